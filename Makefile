@@ -1,0 +1,47 @@
+# `make` alone lists the targets. Everything runs from this folder; nothing is installed outside it
+# except distribution packages.
+
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+SEEDS ?= 1000
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup setup-test demo test lint types sim sim-mutants lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: ## distribution packages and .venv (quick when there is nothing to do)
+	@scripts/setup runtime
+
+setup-test: ## the same, and what only the tests need
+	@scripts/setup test
+
+demo: setup ## two nodes on this machine: sync, mount, kill one, fail over, resync
+	@.venv/bin/pydrbd demo $(DEMO_ARGS)
+
+test: setup-test lint types ## lint, types and all tests, virtual machine and container ones included
+	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+lint: setup ## ruff: rules and formatting
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types: setup ## mypy --strict
+	$(PYTHON) -m mypy
+
+sim: setup ## the simulator over SEEDS (1000) seeds
+	$(PYTHON) -m pydrbd.sim --seeds $(SEEDS)
+
+sim-mutants: setup ## each safety rule removed in turn: the simulator must notice every time
+	$(PYTHON) -m pydrbd.sim --mutants
+
+lock: setup ## make the lock files anew from pyproject.toml (LOCK_ARGS=--upgrade for newest versions)
+	scripts/lock $(LOCK_ARGS)
+
+clean: ## remove .venv, caches and build leftovers (images cached for the tests stay in ~/.cache)
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find pydrbd nbd_plugin tests -name __pycache__ -type d -prune -exec rm -rf {} +
