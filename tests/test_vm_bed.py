@@ -1,0 +1,54 @@
+"""The virtual machine itself: it boots, has the modules, returns exit codes and files, and names hangs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.vm import Vm, VmError
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+
+FACTS = """\
+set -e
+modprobe nbd nbds_max=0 max_part=0
+modprobe drbd usermode_helper=/bin/true
+uname -r
+head -1 /proc/drbd
+nbdkit --version
+fio --version
+python3 -c 'import msgpack, uvloop, crc32c, lark, click, rich; print("packages imported")'
+python3 -c 'import pydrbd.units; print("pydrbd imported")'
+test "$(cat hello)" = "from the host"
+echo written > /dev/vdd
+printf 'back' > $RESULT/answer
+ls /dev/nbd* 2>&1 | head -1
+exit 7
+"""
+
+
+@pytest.fixture(scope="module")
+def vm() -> Vm:
+    return Vm()
+
+
+def test_boot_facts_exit_code_and_files(vm: Vm, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    result = vm.run(FACTS, {"hello": b"from the host\n"}, [disk], timeout=240)
+    assert result.exit_code == 7, result.output
+    assert "version: 8.4." in result.output
+    assert "packages imported" in result.output
+    assert "pydrbd imported" in result.output
+    assert "cannot access '/dev/nbd*'" in result.output, "nbds_max=0 leaves no idle nodes"
+    assert result.files == {"answer": b"back"}
+    assert disk.read_bytes().startswith(b"written\n")
+
+
+def test_a_panic_and_a_hang_are_named(vm: Vm) -> None:
+    with pytest.raises(VmError, match="panicked"):
+        vm.run("echo c > /proc/sysrq-trigger; sleep 60", timeout=200)
+    with pytest.raises(VmError, match="did not end within") as hang:
+        vm.run("echo I hang here; sleep 1000", timeout=30)
+    assert "I hang here" in str(hang.value)
