@@ -1,0 +1,48 @@
+"""The settings an engine works with: the subset of a resource's configuration that it implements.
+
+Floor: engine. node.py builds them from the configuration, the simulator makes them directly.
+Times are in seconds, sizes in bytes, rates in bytes per second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydrbd.vocabulary import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeOptions:
+    """Options of one volume (`disk` section and peer-device options)."""
+
+    #: Configured size in bytes (disk option `size`), 0 for all of the backing disk.
+    size: int = 0
+    al_extents: int = 1237
+    #: c-max-rate (0: no limit); with c_plan_ahead 0 the fixed resync_rate counts instead.
+    c_max_rate: int = 102400 * 1024
+    c_plan_ahead: int = 20
+    resync_rate: int = 250 * 1024
+    discard_zeroes_if_aligned: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Options of a resource."""
+
+    resource: str
+    node: str = "alpha"
+    peer: str = "beta"
+    protocol: Protocol = Protocol.C
+    timeout: float = 6.0
+    ping_int: float = 10.0
+    ping_timeout: float = 0.5
+    ko_count: int = 7
+    max_epoch_size: int = 2048
+    #: Bytes of resync requests in flight at the most (max-buffers pages).
+    max_buffers: int = 2048 * 4096
+    use_rle: bool = True
+    cram_hmac_alg: str = ""
+    shared_secret: bytes = b""
+    auto_promote: bool = True
+    volumes: Mapping[int, VolumeOptions] = field(default_factory=lambda: {0: VolumeOptions()})

@@ -1,0 +1,1 @@
+"""Runtime: threads, sockets and files around the engine of one resource."""

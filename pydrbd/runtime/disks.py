@@ -1,0 +1,202 @@
+"""Performs the engine's disk orders on files and block devices, in the calling thread.
+
+Floor: runtime. Neighbours: driver (calls `perform` without the mutex), blockfile (one opened disk).
+Invariants:
+- The result of an order is a value: IoFailed instead of an OSError, never an exception.
+- A descriptor is closed only when no order uses it, so a late write never reaches another file.
+- Data and metadata have descriptors of their own, also on one device: an error that the kernel
+  reports once per descriptor (a lost write-back) is not swallowed by the other's flush.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from pydrbd.engine.orders import (
+    CloseDisk,
+    DiskInfo,
+    FlushDisk,
+    IoFailed,
+    OpenDisk,
+    Order,
+    ReadBlocks,
+    ReadMeta,
+    WriteBlocks,
+    WriteMeta,
+    ZeroBlocks,
+)
+from pydrbd.runtime.blockfile import BlockFile, Slot
+
+#: Bytes of one slot of an indexed metadata device (drbd.conf: meta-disk DEVICE [INDEX]).
+INDEXED_SLOT = 128 << 20
+#: Smallest disk worth looking at; the engine checks real sizes against the metadata.
+SMALLEST = 64 << 10
+#: CloseDisk waits this long for orders still running on the disk.
+CLOSE_SECONDS = 5.0
+#: Up to this many pieces of WriteMeta are made durable one by one, more of them by one flush.
+_FEW_PIECES = 2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    """Where a volume's data and metadata are; `kind` as in orders.DiskInfo."""
+
+    disk: str
+    kind: str = "internal"
+    meta_disk: str = ""
+    index: int = 0
+
+
+class _Volume:
+    """An opened volume and how many orders use it right now."""
+
+    __slots__ = ("closing", "data", "idle", "info", "meta", "users")
+
+    def __init__(self, data: BlockFile, meta: BlockFile, info: DiskInfo, lock: threading.Lock) -> None:
+        self.data, self.meta, self.info = data, meta, info
+        self.users = 0
+        self.closing = False
+        self.idle = threading.Condition(lock)
+
+
+class Disks:
+    """The backing disks of a resource."""
+
+    def __init__(self, specs: Mapping[int, DiskSpec]) -> None:
+        self._specs = dict(specs)
+        self._lock = threading.Lock()
+        self._volumes: dict[int, _Volume] = {}
+        self._perform: dict[type, Callable[[_Volume, Any], Any]] = {
+            ReadBlocks: lambda volume, order: volume.data.read(order.offset, order.length),
+            WriteBlocks: lambda volume, order: volume.data.write(order.offset, order.data),
+            ZeroBlocks: lambda volume, order: volume.data.zero(order.offset, order.length, order.unmap),
+            FlushDisk: lambda volume, _order: volume.data.flush(),
+            ReadMeta: lambda volume, order: volume.meta.read(order.offset, order.length),
+            WriteMeta: _write_meta,
+        }
+
+    def perform(self, order: Order) -> Any:
+        """The order's result as orders.py describes it. May block as long as the disk does."""
+        action = self._perform.get(type(order))
+        if action is None:
+            return self._open_or_close(order)
+        number = cast(Any, order).volume
+        with self._lock:
+            volume = self._volumes.get(number)
+            if volume is None:
+                return IoFailed(errno.ENODEV, f"volume {number} has no open disk")
+            volume.users += 1
+        try:
+            return action(volume, order)
+        except OSError as error:
+            return _failed(error)
+        finally:
+            with self._lock:
+                volume.users -= 1
+                if volume.closing and not volume.users:
+                    _close(volume)
+
+    def close(self) -> None:
+        """Close all disks (at the end of the process)."""
+        for number in list(self._volumes):
+            self._close(number)
+
+    # --- open and close ------------------------------------------------------------------------
+    def _open_or_close(self, order: Order) -> DiskInfo | IoFailed | None:
+        if isinstance(order, OpenDisk):
+            try:
+                return self._open(order.volume)
+            except OSError as error:
+                return _failed(error)
+        assert isinstance(order, CloseDisk), order
+        self._close(order.volume)
+        return None
+
+    def _open(self, number: int) -> DiskInfo:
+        spec = self._specs.get(number)
+        if spec is None:
+            raise OSError(errno.ENODEV, f"volume {number} is not configured")
+        with self._lock:
+            if number in self._volumes:
+                raise OSError(errno.EBUSY, f"the disk {spec.disk} of volume {number} is open already")
+        data = BlockFile(spec.disk)
+        try:
+            meta = _open_meta(spec)
+        except BaseException:
+            data.close()
+            raise
+        if data.size < SMALLEST or meta.size < SMALLEST:
+            small = data if data.size < SMALLEST else meta
+            data.close()
+            meta.close()
+            raise OSError(
+                errno.ENOSPC, f"{small.path} is too small: {small.size} bytes, at least {SMALLEST} needed"
+            )
+        info = DiskInfo(data.size, meta.size, spec.kind, spec.index)
+        with self._lock:
+            self._volumes[number] = _Volume(data, meta, info, self._lock)
+        return info
+
+    def _close(self, number: int) -> None:
+        with self._lock:
+            volume = self._volumes.pop(number, None)
+            if volume is None:
+                return
+            volume.closing = True
+            if not volume.users:
+                _close(volume)
+                return
+            # The last user closes it; waiting makes a following attach find the lock free.
+            volume.idle.wait_for(lambda: not volume.users, CLOSE_SECONDS)
+
+
+def _open_meta(spec: DiskSpec) -> BlockFile:
+    if spec.kind == "internal":
+        return BlockFile(spec.disk, lock=False)
+    try:
+        if spec.kind != "indexed":
+            return BlockFile(spec.meta_disk)
+        slot = Slot(spec.index * INDEXED_SLOT, INDEXED_SLOT)
+        meta = BlockFile(spec.meta_disk, slot=slot)
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, f"meta-disk: {_text(error)}") from error
+    if meta.size < slot.offset + slot.length:
+        size = meta.size
+        meta.close()
+        raise OSError(
+            errno.ENOSPC, f"meta-disk {spec.meta_disk} is too small for index {spec.index}: {size} bytes"
+        )
+    return meta
+
+
+def _write_meta(volume: _Volume, order: WriteMeta) -> None:
+    meta = volume.meta
+    if len(order.pieces) <= _FEW_PIECES:
+        for offset, data in order.pieces:
+            meta.write_durable(offset, data)
+        return
+    for offset, data in order.pieces:
+        meta.write(offset, data)
+    meta.flush()
+
+
+def _close(volume: _Volume) -> None:
+    volume.data.close()
+    volume.meta.close()
+    volume.idle.notify_all()
+
+
+def _text(error: OSError) -> str:
+    text = error.strerror or os.strerror(error.errno or errno.EIO)
+    return f"{error.filename}: {text}" if error.filename else text
+
+
+def _failed(error: OSError) -> IoFailed:
+    return IoFailed(error.errno or errno.EIO, _text(error))
