@@ -99,7 +99,7 @@ class Driver:
         log: LogWriter,
         fatal: Callable[[str], None] | None = None,
     ) -> None:
-        """`fatal(text)` is called when the engine failed; it must not return in production (tests may raise)."""
+        """`fatal(text)` is called when the engine failed; in production it does not return."""
         self.engine = engine
         self.workers = workers
         self.log = log
