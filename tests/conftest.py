@@ -6,47 +6,55 @@ Neighbours: support/waiting.py (waiting with a deadline), support/leaks.py (what
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import leaks
-from tests.support.waiting import WaitedTooLong, wait_until
+from tests.support.waiting import DeadlineError, wait_until
 
 #: How long a process that was told to stop may take after the last test, in seconds.
-GRACE = 5.0
+GRACE = 10.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_folder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """The session's temporary folder, with a name short enough for sockets; TMPDIR points to it.
+
+    After the last test, the run fails when a process, mount, loop device, network namespace or
+    nbd device of the session is still there. The folder goes, unless something failed.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="pydrbd-"))
+    session = leaks.Session(folder.name, (folder, tmp_path_factory.getbasetemp().resolve()))
+    before = session.present()
+    _settle_environment(folder)
+    yield folder
+    try:
+        wait_until(lambda: session.present() <= before, GRACE, "everything that the tests started to be gone")
+    except DeadlineError:
+        left = sorted(session.present() - before)
+        pytest.fail("The tests left behind:\n  " + "\n  ".join(left), pytrace=False)
+    if not request.session.testsfailed:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settle_environment(folder: Path) -> None:
+    """The same environment on every machine, inherited by everything that the tests start."""
+    for name in ("PYDRBD_NODE", "PYDRBD_RUN_DIR", "FORCE_COLOR", "PYTHONOPTIMIZE"):
+        os.environ.pop(name, None)
+    os.environ.update(NO_COLOR="1", COLUMNS="100", LC_ALL="C.UTF-8", TMPDIR=str(folder))
+    os.environ[leaks.MARK] = folder.name
+    tempfile.tempdir = None
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty run directory below the test's own folder, also set as PYDRBD_RUN_DIR."""
-    path = tmp_path / "run"
-    path.mkdir()
+def run_dir(session_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty run directory with a short name (sockets go into it), also set as PYDRBD_RUN_DIR."""
+    path = Path(tempfile.mkdtemp(prefix="run", dir=session_folder))
     monkeypatch.setenv("PYDRBD_RUN_DIR", str(path))
     return path
-
-
-@pytest.fixture(scope="session", autouse=True)
-def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fails the run, loudly, when a test left a process, mount, loop device, namespace or nbd device."""
-    folder = tmp_path_factory.getbasetemp().resolve()
-    before = leaks.take(folder)
-    yield
-
-    def gone() -> bool:
-        return not leaks.take(folder).minus(before)
-
-    try:
-        wait_until(gone, GRACE, "everything that the tests started to be gone")
-    except WaitedTooLong:
-        left = leaks.take(folder).minus(before)
-        pytest.fail("The tests left behind:\n  " + "\n  ".join(left), pytrace=False)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_terminal_habits() -> None:
-    """The same output everywhere: no colours, a fixed width, no configuration of this machine's pydrbd."""
-    for name in ("PYDRBD_NODE", "PYDRBD_RUN_DIR", "FORCE_COLOR", "PYTHONOPTIMIZE"):
-        os.environ.pop(name, None)
-    os.environ.update(NO_COLOR="1", COLUMNS="100", LC_ALL="C.UTF-8")

@@ -16,7 +16,7 @@ T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
 
 
-class WaitedTooLong(AssertionError):
+class DeadlineError(AssertionError):
     """The deadline passed; the text says what was awaited and what was last seen."""
 
 
@@ -24,7 +24,7 @@ def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
     """Calls `predicate` until its result is true and returns that result.
 
     `timeout` is in seconds, measured on the monotonic clock; the predicate is called at least
-    once, and once more after the deadline. Raises WaitedTooLong, naming `what` and the last
+    once, and once more after the deadline. Raises DeadlineError, naming `what` and the last
     result. An exception of the predicate goes through: a look that may fail for a while
     catches its own errors and returns something false (say, the error's text in a tuple).
     """
@@ -36,7 +36,7 @@ def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
         if result:
             return result
         if late:
-            raise WaitedTooLong(f"waited {timeout:g} s for {what}; last seen: {result!r}")
+            raise DeadlineError(f"waited {timeout:g} s for {what}; last seen: {result!r}")
         time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
         pause = min(pause * 1.5, LONGEST_PAUSE)
 
@@ -51,6 +51,8 @@ def wait_equal(look: Callable[[], T], wanted: T, timeout: float, what: str) -> T
 
     try:
         wait_until(matches, timeout, what)
-    except WaitedTooLong:
-        raise WaitedTooLong(f"waited {timeout:g} s for {what} to be {wanted!r}; last seen: {last[0]!r}") from None
+    except DeadlineError:
+        raise DeadlineError(
+            f"waited {timeout:g} s for {what} to be {wanted!r}; last seen: {last[0]!r}"
+        ) from None
     return last[0]
