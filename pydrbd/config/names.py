@@ -1,0 +1,46 @@
+"""Arguments of the command line -> resources and volumes: `RES`, `RES/VOL`, several, `all`.
+
+Floor: words. A resource without a section for this node counts as not defined here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydrbd.config.model import Config
+from pydrbd.config.view import IsLocal, node_host
+from pydrbd.errors import UsageError
+
+
+def resources_here(config: Config, node_name: str, is_local: IsLocal | None = None) -> list[str]:
+    """Names of the resources with a section for this node, in the order of the files."""
+    return [r.name for r in config.resources.values() if node_host(r, node_name, is_local) is not None]
+
+
+def resolve(
+    config: Config, arguments: Sequence[str], node_name: str, is_local: IsLocal | None = None
+) -> list[tuple[str, int | None]]:
+    """(resource, volume or None for all of it) for each argument, each once, in their order.
+
+    Raises UsageError (exit code 1) in drbdadm's words when a resource or volume is not defined.
+    """
+    here = resources_here(config, node_name, is_local)
+    found: list[tuple[str, int | None]] = []
+    for argument in arguments:
+        found += [(name, None) for name in here] if argument == "all" else [_one(config, argument, here)]
+    return list(dict.fromkeys(found))
+
+
+def _one(config: Config, argument: str, here: list[str]) -> tuple[str, int | None]:
+    name, slash, volume = argument.partition("/")
+    if name not in here:
+        raise UsageError(f"'{name}' not defined in your config (for this host).")
+    if not slash:
+        return name, None
+    hosts = config.resources[name].hosts.values()
+    if not (volume.isascii() and volume.isdigit() and len(volume) <= 9):
+        raise UsageError(f"'{volume}' in '{argument}' is not a volume number")
+    number = int(volume)
+    if not any(number in host.volumes for host in hosts):
+        raise UsageError(f"Resource '{name}' has no volume {number}")
+    return name, number

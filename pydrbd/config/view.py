@@ -1,0 +1,207 @@
+"""One resource as one node sees it: everything inherited, me and my peer told apart.
+
+Floor: words. Neighbours: model.py (what the files say), options.py (the table). A node's process
+works from a ResourceView alone. Here also: the refusal, by name, of options that pydrbd reads
+but does not implement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from pydrbd.config.model import Address, Config, Connection, Endpoint, Host, Resource, Volume
+from pydrbd.config.options import (
+    Handlers,
+    NetOptions,
+    OptionGroup,
+    PeerDeviceOptions,
+    ResourceOptions,
+    StartupOptions,
+)
+from pydrbd.config.optionspec import OptionSpec
+from pydrbd.config.syntax import Place, shown, suggestion
+from pydrbd.errors import ConfigError, NotImplementedOption
+
+#: Whether an address (family 'ipv4' or 'ipv6', address) is one of this machine's.
+IsLocal = Callable[[str, str], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceView:
+    """A resource on `node_name`. In `volumes` and `peer_volumes` (by number, the same numbers)
+    the options are complete: disk options of that host, pace options of the connection."""
+
+    name: str
+    node_name: str
+    node_id: int
+    local_address: Address
+    peer_name: str
+    peer_node_id: int
+    peer_address: Address
+    volumes: Mapping[int, Volume]
+    peer_volumes: Mapping[int, Volume]
+    net: NetOptions
+    options: ResourceOptions
+    handlers: Handlers
+    startup: StartupOptions
+    place: Place = field(compare=False, repr=False)
+
+
+def node_host(resource: Resource, node_name: str, is_local: IsLocal | None = None) -> Host | None:
+    """The section of `resource` for this node: `on` by name, `floating` by a local address."""
+    for host in resource.hosts.values():
+        if not host.floating and node_name in host.names:
+            return host
+        if host.floating and is_local and any(is_local(a.family, a.host) for a in host.addresses):
+            return host
+    return None
+
+
+def for_node(
+    config: Config, resource_name: str, node_name: str, is_local: IsLocal | None = None
+) -> ResourceView:
+    """`resource_name` as `node_name` sees it.
+
+    Raises ConfigError when there is no such resource, when it has no section for this node, and
+    when it is not two hosts with one path between them. `is_local` chooses among `floating`
+    sections; without it they match no node.
+    """
+    resource = config.resources.get(resource_name)
+    if resource is None:
+        hint = suggestion(resource_name, config.resources)
+        raise ConfigError(f"{shown(resource_name)} not defined in your config (for this host).{hint}")
+    me = node_host(resource, node_name, is_local)
+    if me is None:
+        raise resource.place.error(
+            f"in resource {resource.name}: a host section ('on {node_name} {{ ... }}') is missing"
+        )
+    if len(resource.hosts) != 2:
+        names = ", ".join(resource.hosts)
+        raise resource.place.error(
+            f"in resource {resource.name}: pydrbd replicates between exactly two hosts, but here are "
+            f"{len(resource.hosts)} ({names})"
+        )
+    peer = next(host for host in resource.hosts.values() if host is not me)
+    return _build(config, resource, me, peer, node_name)
+
+
+def _build(config: Config, resource: Resource, me: Host, peer: Host, node_name: str) -> ResourceView:
+    if not me.volumes:
+        raise resource.place.error(f"in resource {resource.name}: no volume is defined on {me.name}")
+    connection = resource.connections[0] if resource.connections else None
+    mine, theirs = _endpoints(resource, connection, me, peer)
+    net = resource.net.laid_over(config.common.net)
+    if connection:
+        net = connection.net.laid_over(net)
+    return ResourceView(
+        name=resource.name,
+        node_name=node_name,
+        node_id=me.node_id,
+        local_address=mine,
+        peer_name=peer.name,
+        peer_node_id=peer.node_id,
+        peer_address=theirs,
+        volumes=_volumes(config, resource, connection, me),
+        peer_volumes=_volumes(config, resource, connection, peer),
+        net=net,
+        options=resource.options.laid_over(config.common.options),
+        handlers=resource.handlers.laid_over(config.common.handlers),
+        startup=resource.startup.laid_over(config.common.startup),
+        place=resource.place,
+    )
+
+
+def _volumes(
+    config: Config, resource: Resource, connection: Connection | None, host: Host
+) -> Mapping[int, Volume]:
+    """The volumes of `host` with options inherited: common, resource, volume, connection."""
+    disk = resource.disk.laid_over(config.common.disk)
+    pace = resource.peer_device.laid_over(config.common.peer_device)
+    found: dict[int, Volume] = {}
+    for number, volume in host.volumes.items():
+        peer_device = volume.peer_device_options.laid_over(pace)
+        if connection:
+            peer_device = connection.peer_device.laid_over(peer_device)
+            peer_device = connection.volumes.get(number, PeerDeviceOptions()).laid_over(peer_device)
+        disk_options = volume.disk_options.laid_over(disk)
+        found[number] = replace(volume, disk_options=disk_options, peer_device_options=peer_device)
+    return MappingProxyType(found)
+
+
+def _endpoints(
+    resource: Resource, connection: Connection | None, me: Host, peer: Host
+) -> tuple[Address, Address]:
+    """My address and the peer's."""
+    ends: dict[str, Endpoint] = {}
+    if connection:
+        if len(connection.paths) > 1:
+            raise connection.place.error(
+                f"in resource {resource.name}: pydrbd uses one path per connection, but here are "
+                f"{len(connection.paths)}"
+            )
+        ends = {end.host: end for end in connection.paths[0]}
+    mine, theirs = _address(resource, me, ends), _address(resource, peer, ends)
+    if mine.family != theirs.family:
+        raise resource.place.error(
+            f"in resource {resource.name}: the address of {me.name} is {mine.family}, "
+            f"that of {peer.name} {theirs.family}"
+        )
+    return mine, theirs
+
+
+def _address(resource: Resource, host: Host, ends: Mapping[str, Endpoint]) -> Address:
+    end = next((ends[name] for name in (host.name, *host.names) if name in ends), None)
+    address = (end.address if end else None) or (host.addresses[0] if host.addresses else None)
+    if address is None:
+        raise host.place.error(f"in resource {resource.name}, on {host.name}: 'address' keyword missing")
+    return replace(address, port=end.port) if end and end.port else address
+
+
+def unimplemented(view: ResourceView) -> list[str]:
+    """Options given explicitly with a value that pydrbd does not implement, as
+    'net/after-sb-0pri discard-zero-changes'; each once, in the order of the table."""
+    return list(dict.fromkeys(name for name, _ in _refused(view)))
+
+
+def require_implemented(view: ResourceView) -> None:
+    """Raises NotImplementedOption, at the place of the first, when `unimplemented` names any."""
+    refused = list(_refused(view))
+    if not refused:
+        return
+    names = ", ".join(dict.fromkeys(name for name, _ in refused))
+    place = refused[0][1]
+    raise NotImplementedOption(
+        f"in resource {view.name}: pydrbd does not implement: {names}. "
+        "Remove the option or give it its default value",
+        file=place.file,
+        line=place.line,
+        column=place.column,
+    )
+
+
+def _refused(view: ResourceView) -> Iterator[tuple[str, Place]]:
+    groups: list[OptionGroup] = [view.net]
+    for volume in view.volumes.values():
+        groups += [volume.disk_options, volume.peer_device_options]
+    groups += [view.options, view.startup, view.handlers]
+    for group in groups:
+        for spec in group.specs():
+            value = group.value(spec.name)
+            if spec.name in group.given and not spec.accepts(value):
+                yield _named(spec, group), _place(group, spec, view)
+
+
+def _named(spec: OptionSpec, group: OptionGroup) -> str:
+    origin = group.origins.get(spec.name)
+    text = origin.text if origin else str(group.value(spec.name))
+    # A handler's command line says nothing about what is missing, and may be long.
+    return (
+        f"{spec.section}/{spec.name}" if spec.section == "handlers" else f"{spec.section}/{spec.name} {text}"
+    )
+
+
+def _place(group: OptionGroup, spec: OptionSpec, view: ResourceView) -> Place:
+    origin = group.origins.get(spec.name)
+    return origin.place if origin else view.place
