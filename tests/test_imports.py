@@ -34,10 +34,13 @@ class Floor:
 
 
 #: What a deterministic engine must not touch: threads, sockets, files, clock, randomness, logging.
-IMPURE = tuple(
-    "_thread asyncio concurrent datetime fcntl io logging mmap multiprocessing os pathlib queue random secrets select"
-    " selectors shutil signal socket subprocess tempfile threading time uuid uvloop".split()
+# fmt: off
+IMPURE = (
+    "_thread", "asyncio", "concurrent", "datetime", "fcntl", "io", "logging", "mmap", "multiprocessing", "os",
+    "pathlib", "queue", "random", "secrets", "select", "selectors", "shutil", "signal", "socket",
+    "subprocess", "tempfile", "threading", "time", "uuid", "uvloop",
 )
+# fmt: on
 
 FLOORS = {
     "words": Floor(
