@@ -115,6 +115,15 @@ def test_settings_count_for_the_next_packet_of_the_same_read() -> None:
     assert list(packets) == [data]
 
 
+def test_a_packet_under_way_keeps_the_settings_of_its_header() -> None:
+    data = p.Data(0, 1, 2, p.DpFlags.SYNC, b"a" * 1024)
+    raw = wire_bytes(data)
+    decoder = running()
+    assert list(decoder.feed(raw[:20])) == []
+    decoder.integrity_bytes = 512
+    assert list(decoder.feed(raw[20:])) == [data]
+
+
 def test_length_of_sizes_follows_the_feature() -> None:
     short, long = p.Sizes(1, 0, 1, 4096), p.Sizes(1, 0, 1, 4096, limits=p.QueueLimits())
     assert list(running().feed(wire_bytes(short, long))) == [short, long]
