@@ -27,6 +27,8 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV}
 #: A disk that is busy for a moment only (udev probing it) is tried again for this long.
 _BUSY_SECONDS = 1.0
 _ZEROS = bytes(1 << 20)
+#: ioctl: is the block device read-only? (Newer kernels let it be opened for writing all the same.)
+_BLKROGET = 0x125E
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
@@ -55,6 +57,8 @@ class BlockFile:
         try:
             if lock:
                 self._lock(slot)
+            if _is_read_only(self.fd):
+                raise OSError(errno.EROFS, f"{path} is read-only")
             self.size = os.lseek(self.fd, 0, os.SEEK_END)
         except BaseException:
             os.close(self.fd)
@@ -203,6 +207,12 @@ def _open(path: str, *, exclusive: bool) -> int:
             raise
         raise OSError(error.errno or errno.EIO, f"{path}: {error.strerror}") from error
     return opened[0]
+
+
+def _is_read_only(fd: int) -> bool:
+    if not stat.S_ISBLK(os.fstat(fd).st_mode):
+        return False
+    return struct.unpack("i", fcntl.ioctl(fd, _BLKROGET, bytes(4)))[0] != 0
 
 
 def _retry_busy(attempt: Callable[[], object], path: str) -> None:
