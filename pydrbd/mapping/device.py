@@ -1,0 +1,84 @@
+"""What a mapped volume is, and the block device files it needs.
+
+Neighbours: kernel_nbd and fuse_loop make a MappedDevice, map keeps it in a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from pydrbd.errors import MappingError
+
+#: Logical block size of every mapped device in bytes. DRBD's users send direct I/O of 512 bytes.
+BLOCK_SIZE = 512
+
+
+@dataclass(frozen=True)
+class MappedDevice:
+    """A block device that stands for a volume.
+
+    `path` is the real device (/dev/nbdN, /dev/loopN), `kind` is "nbd" or "loop", `size` in bytes.
+    `backend_id` names the volume to the kernel (nbd) and guards against a wrong server. The fuse_*
+    fields are empty for kind "nbd"; `fuse_started` is the start time in clock ticks since boot and
+    tells the recorded process from a later one with the same pid. `links` are the names made for it.
+    """
+
+    path: str
+    kind: str
+    size: int
+    backend_id: str
+    socket_path: str
+    export: str
+    fuse_file: str = ""
+    fuse_pid: int = 0
+    fuse_started: int = 0
+    links: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> MappedDevice:
+        """ValueError if the text is not what to_json wrote."""
+        values = json.loads(text)
+        kinds = {field.name: field.type for field in fields(cls)}
+        if not isinstance(values, dict) or set(values) != set(kinds):
+            raise ValueError("not a record of a mapped device")
+        for name, value in values.items():
+            wanted = {"str": str, "int": int}.get(str(kinds[name]), list)
+            if not isinstance(value, wanted):
+                raise ValueError(f"{name} is not a {wanted.__name__}")
+        return cls(**(values | {"links": tuple(str(link) for link in values["links"])}))
+
+
+def device_number(name: str) -> tuple[int, int]:
+    """(major, minor) of the block device `name` (as in /sys/block), from sysfs. MappingError if unknown."""
+    try:
+        major, minor = Path("/sys/block", name, "dev").read_text().split(":")
+    except OSError as error:
+        raise MappingError(f"The kernel has no block device {name}: {error.strerror}") from error
+    return int(major), int(minor)
+
+
+def ensure_node(name: str) -> str:
+    """/dev/NAME for a block device of the kernel; made where nobody else does (containers)."""
+    path = f"/dev/{name}"
+    number = os.makedev(*device_number(name))
+    try:
+        found = os.stat(path)
+        if stat.S_ISBLK(found.st_mode) and found.st_rdev == number:
+            return path
+        raise MappingError(f"{path} is there, but it is not the kernel's device {name}. Remove it first.")
+    except FileNotFoundError:
+        pass
+    try:
+        os.mknod(path, 0o660 | stat.S_IFBLK, number)
+    except FileExistsError:
+        return path
+    except OSError as error:
+        raise MappingError(f"Cannot make the device node {path}: {error.strerror}") from error
+    return path
