@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import subprocess
@@ -103,7 +104,7 @@ def test_zeroing_writes_zeros_where_fallocate_is_missing(
     file_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unsupported(*_: object) -> int:
-        blockfile.ctypes.set_errno(errno.EOPNOTSUPP)
+        ctypes.set_errno(errno.EOPNOTSUPP)
         return -1
 
     monkeypatch.setattr(blockfile, "_fallocate", unsupported)
@@ -210,13 +211,13 @@ def test_orders_outside_the_disk_or_without_one_answer_an_error(file_disk: Path)
         assert failed.errno == errno.ENODEV
     assert disks.perform(CloseDisk(0)) is None
     disks.perform(OpenDisk(0))
-    for order in (
+    for outside in (
         ReadBlocks(0, 4 * MIB - 512, 1024),
         WriteBlocks(0, 4 * MIB - 512, bytes(1024)),
         ZeroBlocks(0, 4 * MIB, 512, unmap=True),
         WriteMeta(0, ((4 * MIB, b"x"),)),
     ):
-        assert isinstance(disks.perform(order), IoFailed), order
+        assert isinstance(disks.perform(outside), IoFailed), outside
     assert file_disk.stat().st_size == 4 * MIB
     again = disks.perform(OpenDisk(0))
     assert isinstance(again, IoFailed)
@@ -265,9 +266,7 @@ def test_closing_waits_for_orders_in_flight(file_disk: Path, monkeypatch: pytest
     assert results == [bytes(512)]
 
 
-def test_flushes_are_shared_and_a_failed_one_sticks(
-    file_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flushes_are_shared_and_a_failed_one_sticks(file_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disks = opened(file_disk)
     calls: list[int] = []
     entered, go = threading.Event(), threading.Event()
@@ -282,9 +281,7 @@ def test_flushes_are_shared_and_a_failed_one_sticks(
 
     monkeypatch.setattr(os, "fdatasync", fdatasync)
     results: list[Any] = []
-    threads = [
-        threading.Thread(target=lambda: results.append(disks.perform(FlushDisk(0)))) for _ in range(8)
-    ]
+    threads = [threading.Thread(target=lambda: results.append(disks.perform(FlushDisk(0)))) for _ in range(8)]
     threads[0].start()
     assert entered.wait(5)
     for thread in threads[1:]:

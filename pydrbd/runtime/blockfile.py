@@ -212,7 +212,7 @@ def _open(path: str, *, exclusive: bool) -> int:
 def _is_read_only(fd: int) -> bool:
     if not stat.S_ISBLK(os.fstat(fd).st_mode):
         return False
-    return struct.unpack("i", fcntl.ioctl(fd, _BLKROGET, bytes(4)))[0] != 0
+    return fcntl.ioctl(fd, _BLKROGET, bytes(4)) != bytes(4)
 
 
 def _retry_busy(attempt: Callable[[], object], path: str) -> None:

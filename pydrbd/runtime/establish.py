@@ -136,6 +136,9 @@ class Establisher:
         """Take `sock` as the socket of `channel`, or decide which one of two stays."""
         now = asyncio.get_running_loop().time()
         own = self._halves.get(channel)
+        if not alive(sock):
+            sock.close()
+            return
         if own is not None:
             crossing = own.dialed and not dialed and alive(own.sock)
             if crossing and self._higher and now - own.since < _FRESH_SECONDS:

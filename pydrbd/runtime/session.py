@@ -192,7 +192,10 @@ class Session:
 
     # --- the end ---------------------------------------------------------------------------------
     def lost(self, end: _End, error: Exception | None) -> None:
-        """A socket ended."""
+        """A socket ended; when we are closing, that is the peer's answer to our end."""
+        if self._closing:
+            self._loop.call_soon(self._close)
+            return
         name = f"the {end.channel.value} socket"
         if error is None:
             self.fail(Conn.BROKEN_PIPE, f"the peer closed {name}")
@@ -213,6 +216,11 @@ class Session:
             if end.transport is not None:
                 end.transport.abort()
 
+    def _close(self) -> None:
+        for end in (self.data, self.meta):
+            if end.transport is not None:
+                end.transport.close()
+
     def finish(self, seconds: float) -> None:
         """Send all that is queued, then close; what is not out after `seconds` is dropped."""
         if self.live:
@@ -220,10 +228,11 @@ class Session:
                 while queue and end.transport is not None:
                     self._send(end, queue, _BATCH)
         self.live, self._closing = False, True
-        for end in (self.data, self.meta):
-            if end.transport is not None and not end.transport.is_closing():
-                # Not close(): unread bytes of the peer would turn it into a reset, which overtakes data.
-                end.transport.write_eof()
+        transport = self.data.transport
+        if transport is not None and not transport.is_closing():
+            # Not close(): unread bytes of the peer would turn it into a reset, which overtakes data.
+            # And not the meta socket: the peer drops both at the first end it sees.
+            transport.write_eof()
         self._loop.call_later(seconds, self.abort)
 
     @property
