@@ -1,0 +1,98 @@
+"""`python -m pydrbd.sim`: run the simulator over many seeds, replay one, or hunt the mutants."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from pydrbd.sim.mutants import MUTANTS
+from pydrbd.sim.run import Result, run_seed, run_seeds
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pydrbd.sim", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=100, help="number of seeds to run (default 100)")
+    parser.add_argument("--start", type=int, default=0, help="first seed (default 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--steps", type=int, help="actions of each scenario (default: each seed's own)")
+    parser.add_argument("--seed", type=int, help="run this one seed only")
+    parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="run with this deliberate fault")
+    parser.add_argument(
+        "--mutants", action="store_true", help="find each deliberate fault within --seeds seeds"
+    )
+    parser.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
+    return parser
+
+
+def _report(result: Result, mutant: str, steps: int | None) -> None:
+    print(f"\nseed {result.seed}: VIOLATION of {result.rule} at {result.virtual_seconds:.6f} s", flush=True)
+    print("\n".join(result.tail))
+    print(f"\n{result.rule}: {result.text}")
+    more = (f" --mutant {mutant}" if mutant else "") + (f" --steps {steps}" if steps is not None else "")
+    print(f"replay: python -m pydrbd.sim --seed {result.seed} --trace{more}\n", flush=True)
+
+
+def _one(args: argparse.Namespace) -> int:
+    printer = print if args.trace else None
+    result = run_seed(args.seed, steps=args.steps, mutant=args.mutant or "", printer=printer)
+    if not result.ok:
+        _report(result, args.mutant or "", args.steps)
+    print(
+        f"seed {result.seed}: {'ok' if result.ok else result.rule}, {result.events} events, "
+        f"{result.virtual_seconds:.1f} s virtual, {result.seconds:.2f} s, "
+        f"{result.acknowledged} writes acknowledged, {result.crashes} crashes, trace {result.trace_hash}"
+    )
+    return 0 if result.ok else 1
+
+
+def _many(args: argparse.Namespace) -> int:
+    began = time.perf_counter()
+    failed: list[Result] = []
+    done = events = acknowledged = 0
+    seeds = range(args.start, args.start + args.seeds)
+    for result in run_seeds(seeds, jobs=args.jobs, steps=args.steps, mutant=args.mutant or ""):
+        done += 1
+        events += result.events
+        acknowledged += result.acknowledged
+        if not result.ok:
+            failed.append(result)
+            if args.keep_going:
+                print(f"seed {result.seed}: {result.rule}: {result.text[:300]}", flush=True)
+            else:
+                _report(result, args.mutant or "", args.steps)
+                break
+    print(
+        f"{done} seeds, {len(failed)} violations, {events} events, {acknowledged} writes acknowledged, "
+        f"{time.perf_counter() - began:.0f} s"
+    )
+    return 1 if failed else 0
+
+
+def _hunt(args: argparse.Namespace) -> int:
+    missed = 0
+    for name, (text, _) in sorted(MUTANTS.items()):
+        seeds = range(args.start, args.start + args.seeds)
+        results = run_seeds(seeds, jobs=args.jobs, steps=args.steps, mutant=name)
+        found = next((result for result in results if not result.ok), None)
+        results.close()
+        if found is None:
+            missed += 1
+            print(f"{name} ({text}): NOT found within {len(seeds)} seeds", flush=True)
+        else:
+            took = found.seed - args.start + 1
+            print(f"{name} ({text}): found after {took} seeds", flush=True)
+            print(f"    seed {found.seed}: {found.rule}: {found.text[:300]}", flush=True)
+    return 1 if missed else 0
+
+
+def main() -> int:
+    args = _parser().parse_args()
+    if args.mutants:
+        return _hunt(args)
+    return _one(args) if args.seed is not None else _many(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

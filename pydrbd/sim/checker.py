@@ -1,0 +1,281 @@
+"""The invariants, checked from outside both engines after every step.
+
+Floor: sim. The checker sees both disks, what each order and packet does at the moment it happens,
+and (through peek) bitmaps, states and transfer logs. The numbers are those of the invariants:
+ 1 acknowledged writes are where a legal Primary finds them       on_ack, Branch.end_read, finish
+ 3 a block that differs is covered                                _covered
+ 4 the activity log is durable before the write                   before_order, on_send
+ 5 a new current UUID is durable before a lone write is acknowledged   on_ack
+ 6 older data never replaces newer                                _changed
+ 8, 10 good data, equal disks at the end                          history, finish
+ 9 no two Primaries connected; divergence never resolved silently after_step, _claim
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydrbd.engine.orders import Order, WriteBlocks, ZeroBlocks
+from pydrbd.format.bitmap_pages import extents_of
+from pydrbd.format.gi import JUST_CREATED, MdFlag
+from pydrbd.sim import peek
+from pydrbd.sim.clock import Violation
+from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk
+from pydrbd.sim.driver import Observer, Task
+from pydrbd.sim.history import ZERO, Branch, Write, value_of
+from pydrbd.units import SECTOR
+from pydrbd.vocabulary import Conn, Disk
+from pydrbd.wire.packets import Data, Packet, Trim, Zeroes
+
+if TYPE_CHECKING:
+    from pydrbd.sim.node import Node
+    from pydrbd.sim.world import World
+
+_PER_BLOCK = BLOCK // SECTOR
+#: With more differing blocks than this, coverage of all is checked only now and then.
+_FEW = 48
+_OFTEN = 64
+
+
+class Checker(Observer):
+    """The checker of one world (volume 0 of both nodes)."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.writes: dict[int, Write] = {}
+        self.root = Branch("root", self.writes)
+        self.branch: dict[str, Branch] = {}
+        #: The node's disk may miss a write that was acknowledged.
+        self.stale: dict[str, bool] = {}
+        #: The node was Primary without its peer since the two last agreed: it may have a UUID of its own.
+        self.alone: dict[str, bool] = {}
+        self.differs: set[int] = set()
+        self._disk_state: dict[str, Disk] = {}
+
+    def watch(self, node: Node) -> None:
+        self.branch[node.name] = self.root
+        self.stale[node.name] = False
+        self.alone[node.name] = False
+        self._disk_state[node.name] = Disk.DISKLESS
+        node.disk.on_change = self._changed
+
+    def start_comparing(self) -> None:
+        """Both disks have their initial content."""
+        one, two = (node.disk.blocks for node in self.world.nodes.values())
+        keys = one.keys() | two.keys()
+        self.differs = {key for key in keys if one.get(key, ZERO_BLOCK) != two.get(key, ZERO_BLOCK)}
+
+    # --- disks --------------------------------------------------------------------------------
+    def _changed(self, disk: SimDisk, block: int, old: bytes, new: bytes) -> None:
+        node = self.world.node_of(disk)
+        if self.world.other(node).disk.blocks.get(block, ZERO_BLOCK) == new:
+            self.differs.discard(block)
+        else:
+            self.differs.add(block)
+        if self.world.cutting_power:
+            return
+        for index in range(_PER_BLOCK):
+            piece = slice(index * SECTOR, (index + 1) * SECTOR)
+            if old[piece] != new[piece]:
+                self._check_order(node, block * _PER_BLOCK + index, old[piece], new[piece])
+        if block in self.differs:
+            self._check_covered(block)
+
+    def _check_order(self, node: Node, sector: int, old: bytes, new: bytes) -> None:
+        before, after = value_of(old, sector), value_of(new, sector)
+        newer, older = self.writes.get(before), self.writes.get(after)
+        if before == ZERO or newer is None or not newer.acked or after == ZERO:
+            return
+        if older is not None and older.ended >= newer.invoked:
+            return
+        if self.world.is_discarded(newer):
+            return
+        raise Violation(
+            "order",
+            f"{node.name}: sector {sector} of acknowledged write {before} (events {newer.invoked}.."
+            f"{newer.ended}) is overwritten by older write {after}",
+        )
+
+    # --- coverage -----------------------------------------------------------------------------
+    def _check_covered(self, block: int) -> None:
+        if not self._covered(block):
+            a, b = self.world.nodes.values()
+            text = f"{self._tell(a, block)}; {self._tell(b, block)}"
+            raise Violation("coverage", f"block {block} differs and nothing covers it: {text}")
+
+    def _covered(self, block: int) -> bool:
+        for node in self.world.nodes.values():
+            engine = node.engine
+            if engine is not None:
+                if any(
+                    start <= block * BLOCK + BLOCK - 1 and block * BLOCK < start + size
+                    for start, size in peek.in_log(engine, 0)
+                ):
+                    return True
+                if peek.attached(engine, 0):
+                    if peek.bit(engine, 0, block):
+                        return True
+                    continue
+            if node.disk.bit(block) or extents_of(block * BLOCK, BLOCK).start in node.disk.hot_extents():
+                return True
+        # Disks that never were in sync are not tracked: their first resync is a full one.
+        return any(n.disk.superblock().generation.current == JUST_CREATED for n in self.world.nodes.values())
+
+    def _tell(self, node: Node, block: int) -> str:
+        data = node.disk.blocks.get(block, ZERO_BLOCK)
+        values = sorted(
+            {value_of(data[i * SECTOR : (i + 1) * SECTOR], block * _PER_BLOCK + i) for i in range(_PER_BLOCK)}
+        )
+        hot = extents_of(block * BLOCK, BLOCK).start in node.disk.hot_extents()
+        what = "down" if node.engine is None else self.describe(node)
+        return f"{node.name} ({what}) holds {values}, bit on disk {node.disk.bit(block)}, extent hot {hot}"
+
+    def describe(self, node: Node) -> str:
+        if node.engine is None:
+            return "down"
+        s = peek.state(node.engine, 0)
+        return f"{s.role.word}/{s.peer.word} {s.conn.name} {s.disk.word}/{s.pdsk.word}"
+
+    # --- activity log ---------------------------------------------------------------------------
+    def before_order(self, node: str, task: Task, order: Order) -> None:
+        if task.kind == "client" and isinstance(order, WriteBlocks | ZeroBlocks):
+            length = len(order.data) if isinstance(order, WriteBlocks) else order.length
+            self._check_al(self.world.nodes[node], order.offset, length, "written")
+
+    def on_send(self, name: str, packet: Packet) -> None:
+        node = self.world.nodes[name]
+        if isinstance(packet, Data) and node.engine is not None and peek.usable(node.engine, 0):
+            self._check_al(node, packet.sector * SECTOR, len(packet.data), "sent")
+        elif isinstance(packet, Trim | Zeroes) and node.engine is not None and peek.usable(node.engine, 0):
+            self._check_al(node, packet.sector * SECTOR, packet.size, "sent")
+
+    def _check_al(self, node: Node, offset: int, length: int, what: str) -> None:
+        hot = node.disk.hot_extents()
+        cold = [extent for extent in extents_of(offset, length) if extent not in hot]
+        if cold:
+            raise Violation(
+                "activity log",
+                f"{node.name}: {offset}+{length} is {what} while extent {cold[0]} is cold on disk",
+            )
+
+    # --- acknowledgements -------------------------------------------------------------------------
+    def on_ack(self, node: Node, write: Write) -> None:
+        """The client has its answer now; `write` is acknowledged."""
+        assert node.engine is not None
+        peer = self.world.other(node)
+        s = peek.state(node.engine, 0)
+        missing = [n for n in (node, peer) if not self._holds(n, write)]
+        if len(missing) == 2:
+            raise Violation("acknowledged", f"{node.name}: write {write.number} is on neither disk")
+        if (
+            peer in missing
+            and s.conn >= Conn.CONNECTED
+            and s.pdsk == Disk.UP_TO_DATE
+            and not self.stale[peer.name]
+        ):
+            raise Violation(
+                "acknowledged",
+                f"{node.name}: write {write.number} is not on the disk of {peer.name}, which counts as"
+                f" UpToDate ({self.describe(peer)})",
+            )
+        for lacking in missing:
+            self.stale[lacking.name] = True
+            self._check_generation(self.world.other(lacking), lacking, write)
+
+    def _holds(self, node: Node, write: Write) -> bool:
+        """Is the write on the node's disk, or overwritten by one that was under way with it or came later?"""
+        for sector in range(write.first, write.first + write.sectors):
+            value = self.world.sector(node, sector)
+            if value == write.value:
+                continue
+            other = self.writes.get(value)
+            if other is not None and other.ended >= write.invoked:
+                continue
+            if value != ZERO or not self._zeroed_since(write, sector):
+                return write.kind == "trim"
+        return True
+
+    def _zeroed_since(self, write: Write, sector: int) -> bool:
+        """Zeros carry no number: they are newer if a trim or zero was under way or came later."""
+        return any(w.ended >= write.invoked and w.overlaps(sector, 1) for w in self.world.workload.zeros)
+
+    def _check_generation(self, holder: Node, lacking: Node, write: Write) -> None:
+        there = lacking.disk.superblock()
+        here = holder.disk.superblock()
+        if MdFlag.CONSISTENT not in there.flags or there.generation.current == JUST_CREATED:
+            return
+        if here.generation.current | 1 == there.generation.current | 1:
+            raise Violation(
+                "generation",
+                f"write {write.number} is acknowledged without {lacking.name}, and both disks have the"
+                f" current UUID {here.generation.current:016X}",
+            )
+
+    # --- after every step --------------------------------------------------------------------------
+    def after_step(self, name: str) -> None:
+        world = self.world
+        node = world.nodes[name]
+        peer = world.other(node)
+        assert node.engine is not None
+        s = peek.state(node.engine, 0)
+        if s.disk != self._disk_state[name]:
+            old, self._disk_state[name] = self._disk_state[name], s.disk
+            if s.disk == Disk.UP_TO_DATE and s.conn >= Conn.CONNECTED and old < Disk.UP_TO_DATE:
+                self._claim(node, peer)
+            elif s.disk == Disk.INCONSISTENT:
+                self.stale[name] = True
+        if peek.is_primary(node.engine):
+            if s.conn < Conn.CONNECTED:
+                self.alone[name] = True
+            elif (
+                peer.engine is not None
+                and peek.is_primary(peer.engine)
+                and peek.connected(peer.engine)
+                and world.linked()
+            ):
+                raise Violation("two primaries", f"{self.describe(node)}; {self.describe(peer)}")
+        if self.alone[name] and s.conn == Conn.CONNECTED and s.disk == s.pdsk == Disk.UP_TO_DATE:
+            self.alone[name] = False
+        if self.differs and (len(self.differs) <= _FEW or world.clock.step % _OFTEN == 0):
+            for block in self.differs:
+                self._check_covered(block)
+
+    def _claim(self, node: Node, peer: Node) -> None:
+        """The node has become UpToDate by agreement with its peer."""
+        mine, theirs = self.branch[node.name], self.branch[peer.name]
+        self.stale[node.name] = False
+        if mine is theirs:
+            return
+        if mine.acked and not mine.discarded:
+            raise Violation(
+                "divergence",
+                f"{node.name} became UpToDate from {peer.name}, and {mine.acked} writes that it"
+                f" acknowledged vanish without anybody having said so",
+            )
+        self.branch[node.name] = theirs
+
+    def restarted(self, name: str) -> None:
+        self._disk_state[name] = Disk.DISKLESS
+
+    def lost_power(self, name: str) -> None:
+        self.stale[name] = True
+        for block in sorted(self.differs):
+            self._check_covered(block)
+
+    def crashed(self) -> None:
+        """A node's memory is gone: what it covered must be covered by its disk or its peer."""
+        for block in sorted(self.differs):
+            self._check_covered(block)
+
+    # --- the end --------------------------------------------------------------------------------
+    def finish(self) -> None:
+        """Both nodes are UpToDate and nothing is under way: equal disks with acceptable content."""
+        a, b = self.world.nodes.values()
+        if self.differs:
+            block = min(self.differs)
+            text = f"{self._tell(a, block)}; {self._tell(b, block)}"
+            raise Violation("end", f"{len(self.differs)} blocks differ at the end; {text}")
+        if self.branch[a.name] is not self.branch[b.name]:
+            raise Violation("divergence", "both nodes are UpToDate and connected, with two histories")
+        for sector in list(self.branch[a.name].touched()):
+            self.branch[a.name].check_content(sector, self.world.sector(a, sector), a.name)

@@ -1,0 +1,191 @@
+"""A simulated disk of one volume: a data area, and a metadata device of its own.
+
+Floor: sim. The data area is a dict of 4 KiB blocks (absent: zeros), so that a large disk costs
+nothing. Writes go to a page cache that survives a crash of the process; `power_cut` loses what
+was not flushed, each block on its own. Metadata writes are durable when they are done.
+
+`on_change(disk, block, old, new)` is called for every data block that changes: the checker's eye.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+
+from pydrbd.engine.orders import (
+    DiskInfo,
+    FlushDisk,
+    IoFailed,
+    Order,
+    ReadBlocks,
+    ReadMeta,
+    WriteBlocks,
+    WriteMeta,
+    ZeroBlocks,
+)
+from pydrbd.format import al_ring
+from pydrbd.format.bitmap_pages import bitmap_bytes_for
+from pydrbd.format.gi import Generation, MdFlag
+from pydrbd.format.layout import AL_BYTES, SUPERBLOCK_BYTES, Layout, flexible_layout
+from pydrbd.format.superblock import Superblock, decode, new_superblock
+from pydrbd.units import BIT_BYTES, SECTOR
+
+BLOCK = BIT_BYTES
+ZERO_BLOCK = bytes(BLOCK)
+EIO = 5
+
+Watcher = Callable[["SimDisk", int, bytes, bytes], None]
+
+
+class SimDisk:
+    """One node's disk. `size` is that of the data area in bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        md_bytes = max(68 << 10, SUPERBLOCK_BYTES + AL_BYTES + bitmap_bytes_for(size // SECTOR))
+        self.layout: Layout = flexible_layout(size, md_bytes)
+        self.blocks: dict[int, bytes] = {}
+        self.meta = bytearray(md_bytes)
+        #: Versions of a block since it was last durable, the durable one first.
+        self.cached: dict[int, list[bytes]] = {}
+        self.on_change: Watcher | None = None
+        #: Answers an IoFailed for an order that shall fail, else None (hook for read and write errors).
+        self.fault: Callable[[Order], IoFailed | None] | None = None
+        self.meta_writes = 0
+        self._hot: frozenset[int] | None = None
+        self._superblock: Superblock | None = None
+
+    # --- orders -----------------------------------------------------------------------------
+    def info(self) -> DiskInfo:
+        return DiskInfo(self.size, len(self.meta), "flexible-external")
+
+    def perform(self, order: Order) -> object:
+        """Carry out a disk order at once. Result as the order says."""
+        failure = self.fault(order) if self.fault is not None else None
+        if failure is not None:
+            return failure
+        match order:
+            case ReadBlocks(offset=offset, length=length):
+                return self.read(offset, length)
+            case WriteBlocks(offset=offset, data=data):
+                return self.write(offset, bytes(data))
+            case ZeroBlocks(offset=offset, length=length):
+                return self.write(offset, bytes(length))
+            case FlushDisk():
+                self.cached.clear()
+                return None
+            case ReadMeta(offset=offset, length=length):
+                if offset < 0 or offset + length > len(self.meta):
+                    return IoFailed(EIO, f"metadata read at {offset}+{length} beyond the device")
+                return bytes(self.meta[offset : offset + length])
+            case WriteMeta(pieces=pieces):
+                return self.write_meta(pieces)
+        raise TypeError(f"not a disk order: {order!r}")
+
+    def read(self, offset: int, length: int) -> bytes | IoFailed:
+        if offset < 0 or length <= 0 or offset + length > self.size:
+            return IoFailed(EIO, f"read at {offset}+{length} beyond the disk")
+        first, last = offset // BLOCK, (offset + length - 1) // BLOCK
+        get = self.blocks.get
+        joined = b"".join([get(block, ZERO_BLOCK) for block in range(first, last + 1)])
+        start = offset - first * BLOCK
+        return joined if start == 0 and len(joined) == length else joined[start : start + length]
+
+    def write(self, offset: int, data: bytes) -> IoFailed | None:
+        length = len(data)
+        if offset < 0 or length <= 0 or offset + length > self.size:
+            return IoFailed(EIO, f"write at {offset}+{length} beyond the disk")
+        position = 0
+        while position < length:
+            block, within = divmod(offset + position, BLOCK)
+            part = min(BLOCK - within, length - position)
+            piece = data[position : position + part]
+            if part != BLOCK:
+                old = self.blocks.get(block, ZERO_BLOCK)
+                piece = old[:within] + piece + old[within + part :]
+            self._put(block, piece, cached=True)
+            position += part
+        return None
+
+    def write_meta(self, pieces: Iterable[tuple[int, bytes]]) -> IoFailed | None:
+        for offset, data in pieces:
+            if offset < 0 or offset + len(data) > len(self.meta):
+                return IoFailed(EIO, f"metadata write at {offset}+{len(data)} beyond the device")
+            self.meta[offset : offset + len(data)] = data
+            if offset < SUPERBLOCK_BYTES:
+                self._superblock = None
+            if offset < SUPERBLOCK_BYTES + AL_BYTES:
+                self._hot = None
+        self.meta_writes += 1
+        return None
+
+    def _put(self, block: int, new: bytes, *, cached: bool) -> None:
+        old = self.blocks.get(block, ZERO_BLOCK)
+        if cached:
+            self.cached.setdefault(block, [old]).append(new)
+        if old == new:
+            return
+        if new == ZERO_BLOCK:
+            self.blocks.pop(block, None)
+        else:
+            self.blocks[block] = new
+        if self.on_change is not None:
+            self.on_change(self, block, old, new)
+
+    # --- faults -----------------------------------------------------------------------------
+    def power_cut(self, rng: random.Random) -> int:
+        """Lose the page cache: each unflushed block keeps any of its versions. How many changed."""
+        lost = 0
+        for block, versions in sorted(self.cached.items()):
+            kept = rng.choice(versions)
+            if kept != self.blocks.get(block, ZERO_BLOCK):
+                lost += 1
+                self._put(block, kept, cached=False)
+        self.cached.clear()
+        return lost
+
+    # --- what is on disk, for the checker ------------------------------------------------------
+    def superblock(self) -> Superblock:
+        if self._superblock is None:
+            self._superblock = decode(bytes(self.meta[:SUPERBLOCK_BYTES]))
+        return self._superblock
+
+    def hot_extents(self) -> frozenset[int]:
+        """The extents that the activity log on disk holds: what a crash now would mark."""
+        if self._hot is None:
+            ring = bytes(self.meta[self.layout.al_offset : self.layout.al_offset + AL_BYTES])
+            self._hot = al_ring.replay(ring).extents
+        return self._hot
+
+    def bit(self, bit: int) -> bool:
+        """Is the bit set in the bitmap on disk? With a full sync pending every bit counts as set."""
+        if MdFlag.FULL_SYNC in self.superblock().flags:
+            return True
+        return bool(self.meta[self.layout.bitmap_offset + bit // 8] >> (bit % 8) & 1)
+
+
+def create_md(disk: SimDisk, device_uuid: int) -> None:
+    """Write the metadata of a disk as create-md does: just created, Inconsistent."""
+    superblock = new_superblock(disk.layout, device_uuid)
+    disk.write_meta([(0, superblock.encode()), (disk.layout.al_offset, al_ring.EMPTY_RING)])
+    bitmap = bytes(disk.layout.bitmap_bytes)
+    disk.write_meta([(disk.layout.bitmap_offset, bitmap)])
+
+
+def synced_md(disk: SimDisk, device_uuid: int, current: int) -> None:
+    """Metadata of a disk whose pair was in sync and then shut down cleanly, with this current UUID."""
+    create_md(disk, device_uuid)
+    created = disk.superblock()
+    flags = MdFlag.CONSISTENT | MdFlag.WAS_UP_TO_DATE | MdFlag.AL_CLEAN
+    superblock = Superblock(
+        size_sectors=disk.layout.data_bytes // SECTOR,
+        generation=Generation(current),
+        device_uuid=device_uuid,
+        flags=flags,
+        clean=True,
+        md_size_sectors=created.md_size_sectors,
+        al_offset=created.al_offset,
+        al_extents=created.al_extents,
+        bitmap_offset=created.bitmap_offset,
+    )
+    disk.write_meta([(0, superblock.encode())])

@@ -1,0 +1,235 @@
+"""The simulator's driver: runs one engine's scripts in virtual time.
+
+Floor: sim. It keeps the contract of engine/orders.py: a script runs only inside an event (that is
+the mutex), an order is carried out some time later, its result goes back in some time after that,
+and after every entry the outputs are drained. Since every order takes a random time of its own,
+orders of different scripts happen in every possible order. A crash throws the driver away:
+orders not carried out never happen, those carried out stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydrbd.engine.engine import Engine
+from pydrbd.engine.orders import Await, CloseDisk, FlushDisk, IoFailed, OpenDisk, Order, Script, WriteMeta
+from pydrbd.errors import PydrbdError
+from pydrbd.sim.clock import Clock, Violation
+from pydrbd.sim.disk import SimDisk
+from pydrbd.sim.network import Network
+from pydrbd.wire.packets import Channel
+
+T = TypeVar("T")
+#: What a script ended with: its value, or the error it raised.
+Done = Callable[[Any, PydrbdError | None], None]
+
+
+@dataclass(frozen=True)
+class DiskProfile:
+    """How long orders take in one run (seconds, probabilities)."""
+
+    delay: float = 0.0003
+    spike: float = 50.0
+    spike_chance: float = 0.02
+
+
+class Task:
+    """A script under way. `kind` is 'client', 'command' or 'engine' (background)."""
+
+    __slots__ = ("done", "kind", "name", "script")
+
+    def __init__(self, name: str, script: Script[Any], kind: str, done: Done | None) -> None:
+        self.name = name
+        self.script = script
+        self.kind = kind
+        self.done = done
+
+
+class Observer:
+    """What the checker hears from a driver; all methods may raise Violation."""
+
+    def before_order(self, node: str, task: Task, order: Order) -> None:
+        """A disk order of `task` is carried out now."""
+
+    def after_step(self, node: str) -> None:
+        """The engine of `node` has been entered, its outputs are drained."""
+
+
+class SimDriver:
+    """Runs the scripts of one engine. `disks` by volume; `died` tells that the node is gone."""
+
+    def __init__(
+        self,
+        name: str,
+        clock: Clock,
+        engine: Engine,
+        disks: dict[int, SimDisk],
+        network: Network,
+        profile: DiskProfile,
+        observer: Observer,
+    ) -> None:
+        self.name = name
+        self.clock = clock
+        self.rng = clock.rng
+        self.engine = engine
+        self.disks = disks
+        self.network = network
+        self.profile = profile
+        self.observer = observer
+        self.alive = True
+        self.open: set[int] = set()
+        self.running: dict[Task, str] = {}
+        #: Called after every metadata write that was carried out (hook for crashes).
+        self.on_meta_write: Callable[[], None] | None = None
+
+    # --- entries ------------------------------------------------------------------------------
+    def enter(self, what: str, call: Callable[[], T]) -> T:
+        """Call into the engine as one hold of the mutex. Raises PydrbdError of the call."""
+        try:
+            result = call()
+        except PydrbdError:
+            self._settle()
+            raise
+        except Violation:
+            raise
+        except Exception as error:
+            raise self._violation(what, error) from error
+        self._settle()
+        return result
+
+    def start(self, name: str, script: Script[Any], *, kind: str, done: Done | None = None) -> Task:
+        """Run a script; `done` hears of its end."""
+        task = Task(name, script, kind, done)
+        self.running[task] = "started"
+        self.clock.after(self._delay(), self._step, task, None)
+        return task
+
+    def kill(self) -> None:
+        """The process is gone: nothing of this driver happens any more."""
+        self.alive = False
+        self.running.clear()
+
+    # --- scripts --------------------------------------------------------------------------------
+    def _step(self, task: Task, value: object) -> None:
+        if not self.alive:
+            return
+        order: Order | None = None
+        result: object = None
+        refused: PydrbdError | None = None
+        try:
+            order = task.script.send(value)
+            while isinstance(order, Await) and order.ticket.done:
+                order = task.script.send(order.ticket.value)
+        except StopIteration as stop:
+            result = stop.value
+        except PydrbdError as error:
+            refused = error
+        except Exception as error:
+            raise self._violation(task.name, error) from error
+        if order is None:
+            self._end(task, result, refused)
+        else:
+            self._take(task, order)
+        self._settle()
+
+    def _end(self, task: Task, result: object, refused: PydrbdError | None) -> None:
+        del self.running[task]
+        self.clock.note(self.name, f"ends {task.name}", refused if refused is not None else result)
+        if refused is not None and task.done is None:
+            raise Violation("script", f"{self.name}: background script {task.name} raised: {refused}")
+        if task.done is not None:
+            task.done(result, refused)
+
+    def _take(self, task: Task, order: Order) -> None:
+        self.running[task] = type(order).__name__
+        if not isinstance(order, Await):
+            self.clock.after(self._delay(), self._carry_out, task, order)
+        else:
+            ticket = order.ticket
+            ticket.waiters.append(
+                lambda: self.clock.after(self._delay() / 10, lambda: self._step(task, ticket.value))
+            )
+
+    def _carry_out(self, task: Task, order: Order) -> None:
+        if not self.alive:
+            return
+        self.clock.note(self.name, f"{type(order).__name__} for {task.name}", _Brief(order))
+        assert not isinstance(order, Await)
+        disk = self.disks[order.volume]
+        result: object
+        if isinstance(order, OpenDisk):
+            if order.volume in self.open:
+                raise Violation("orders", f"{self.name}: {task.name} opens a disk that is open")
+            self.open.add(order.volume)
+            result = disk.info()
+        elif isinstance(order, CloseDisk):
+            self.open.discard(order.volume)
+            result = None
+        elif order.volume not in self.open:
+            result = IoFailed(9, "the disk is not open")
+            self.clock.note(self.name, "order on a closed disk", task.name)
+        else:
+            self.observer.before_order(self.name, task, order)
+            result = disk.perform(order)
+        self.clock.after(self._delay() / 3, self._step, task, result)
+        if isinstance(order, WriteMeta | FlushDisk) and self.on_meta_write is not None:
+            self.on_meta_write()
+
+    def _delay(self) -> float:
+        delay = self.rng.expovariate(1 / self.profile.delay)
+        return delay * self.profile.spike if self.rng.random() < self.profile.spike_chance else delay
+
+    # --- after every entry ------------------------------------------------------------------------
+    def _settle(self) -> None:
+        if not self.alive:
+            return
+        self.drain()
+        try:
+            self.engine.invariants()
+        except AssertionError as error:
+            raise self._violation("invariants", error) from error
+        self.observer.after_step(self.name)
+
+    def drain(self) -> None:
+        """Hand on what the engine has put out; packets before link actions, as they were made first."""
+        out = self.engine.out
+        while out.data:
+            self.network.send(self.name, Channel.DATA, out.data.popleft())
+        while out.meta:
+            self.network.send(self.name, Channel.META, out.meta.popleft())
+        while out.log:
+            entry = out.log.popleft()
+            self.clock.note(self.name, f"log {entry.level}", entry.text)
+        while out.scripts:
+            name, script = out.scripts.popleft()
+            self.start(name, script, kind="engine")
+        while out.link:
+            action = out.link.popleft()
+            self.clock.note(self.name, f"link {action.value}")
+            self.network.action(self.name, action)
+
+    def _violation(self, what: str, error: Exception) -> Violation:
+        kind = "assertion" if isinstance(error, AssertionError) else "exception"
+        return Violation(kind, f"{self.name} in {what}: {type(error).__name__}: {error}")
+
+
+class _Brief:
+    """An order as text, made only when the trace is read."""
+
+    __slots__ = ("order",)
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+
+    def __str__(self) -> str:
+        order = self.order
+        if isinstance(order, WriteMeta):
+            return str([(offset, len(data)) for offset, data in order.pieces])
+        fields = ((name, getattr(order, name, None)) for name in ("offset", "length", "data"))
+        return " ".join(
+            f"{name}={len(value)}B" if name == "data" else f"{name}={value}"
+            for name, value in fields
+            if value is not None
+        )

@@ -1,0 +1,207 @@
+"""Which values each sector may have: the register model that reads and disks are checked against.
+
+Floor: sim. Every write carries a number, and every sector of its payload the number and the
+sector's own address; so content says which write it is of and whether it lies at its place.
+A sector's possible values are: the last acknowledged write, writes concurrent with it, and
+writes that never ended well (process crashed, error) and were not overwritten since.
+
+A node promoted without access to writes that were acknowledged elsewhere starts a branch of its
+own (`branch`): the split-brain scenarios do that on purpose; one of the two is discarded later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pydrbd.sim.clock import Violation
+from pydrbd.units import SECTOR
+
+#: The value of a sector of zeros.
+ZERO = 0
+ZERO_SECTOR = bytes(SECTOR)
+#: Not ended yet.
+NEVER = 1 << 62
+_REPEATS = SECTOR // 16
+
+
+def payload(number: int, first_sector: int, sectors: int) -> bytes:
+    """The bytes of write `number` for these sectors."""
+    head = number.to_bytes(8, "big")
+    return b"".join(
+        [
+            (head + sector.to_bytes(8, "big")) * _REPEATS
+            for sector in range(first_sector, first_sector + sectors)
+        ]
+    )
+
+
+def value_of(data: bytes | memoryview, sector: int) -> int:
+    """The number of the write that these 512 bytes are of. Raises Violation for anything else."""
+    data = bytes(data)
+    if data == ZERO_SECTOR:
+        return ZERO
+    if data != data[:16] * _REPEATS:
+        raise Violation("content", f"sector {sector} holds a mixture: {data[:32].hex()}...")
+    place = int.from_bytes(data[8:16], "big")
+    if place != sector:
+        raise Violation("content", f"sector {sector} holds the data of sector {place}")
+    return int.from_bytes(data[:8], "big")
+
+
+@dataclass(eq=False, slots=True)
+class Write:
+    """A write, trim or zero of a client. `invoked` and `ended` are event numbers."""
+
+    number: int
+    node: str
+    kind: str
+    first: int
+    sectors: int
+    invoked: int
+    ended: int = NEVER
+    acked: bool = False
+    branch: Branch | None = None
+
+    @property
+    def value(self) -> int:
+        return self.number if self.kind == "write" else ZERO
+
+    def overlaps(self, first: int, sectors: int) -> bool:
+        return self.first < first + sectors and first < self.first + self.sectors
+
+
+@dataclass(eq=False, slots=True)
+class Read:
+    """A read under way: for each sector the values that it may return."""
+
+    first: int
+    sectors: int
+    may: dict[int, set[int]]
+    #: Sectors that no write touched while the read was under way.
+    quiet: set[int] = field(default_factory=set)
+
+
+class Branch:
+    """One history of the device's content."""
+
+    def __init__(self, name: str, writes: dict[int, Write]) -> None:
+        self.name = name
+        #: All writes of the run by number, shared by all branches.
+        self.writes = writes
+        self.discarded = False
+        #: Writes acknowledged since the last fork.
+        self.acked = 0
+        self._possible: dict[int, dict[int, Write | None]] = {}
+        self._flying: set[Write] = set()
+        self._reads: set[Read] = set()
+
+    # --- writes ---------------------------------------------------------------------------------
+    def invoke(self, write: Write) -> None:
+        self.writes[write.number] = write
+        self._flying.add(write)
+        for sector in range(write.first, write.first + write.sectors):
+            self._values(sector)[_key(write)] = write
+        for read in self._reads:
+            if write.overlaps(read.first, read.sectors):
+                for sector in _common(write, read):
+                    read.may[sector].add(write.value)
+                    read.quiet.discard(sector)
+
+    def end(self, write: Write, step: int, *, acked: bool) -> None:
+        """The client has its answer, or its node has crashed (`acked` False)."""
+        write.ended = step
+        write.acked = acked
+        self._flying.discard(write)
+        if not acked:
+            return
+        self.acked += 1
+        if write.kind == "trim":
+            return  # What a trimmed range reads as is not promised: what was there, or zeros.
+        for sector in range(write.first, write.first + write.sectors):
+            values = self._values(sector)
+            for key, other in list(values.items()):
+                if other is None or other.ended < write.invoked:
+                    del values[key]
+
+    # --- reads ----------------------------------------------------------------------------------
+    def begin_read(self, first: int, sectors: int) -> Read:
+        read = Read(first, sectors, {})
+        for sector in range(first, first + sectors):
+            read.may[sector] = self.possible(sector)
+        read.quiet = set(read.may)
+        for write in self._flying:
+            if write.overlaps(first, sectors):
+                read.quiet.difference_update(_common(write, read))
+        self._reads.add(read)
+        return read
+
+    def end_read(self, read: Read, data: bytes | None, who: str) -> None:
+        """Check what a read returned; a value read while nothing was written is settled from then on."""
+        self._reads.discard(read)
+        if data is None:
+            return
+        if len(data) != read.sectors * SECTOR:
+            raise Violation("read", f"{who}: {len(data)} bytes for {read.sectors} sectors")
+        for index in range(read.sectors):
+            sector = read.first + index
+            value = value_of(data[index * SECTOR : (index + 1) * SECTOR], sector)
+            if value not in read.may[sector]:
+                raise Violation(
+                    "read", f"{who}: sector {sector} {self.explain(sector, value, read.may[sector])}"
+                )
+            if sector in read.quiet:
+                self._settle(sector, value)
+
+    def drop_read(self, read: Read) -> None:
+        self._reads.discard(read)
+
+    # --- the rest ---------------------------------------------------------------------------------
+    def possible(self, sector: int) -> set[int]:
+        values = self._possible.get(sector)
+        if values is None:
+            return {ZERO}
+        return {ZERO if write is None else write.value for write in values.values()}
+
+    def touched(self) -> Iterable[int]:
+        """Sectors that may hold anything but zeros."""
+        return self._possible.keys()
+
+    def check_content(self, sector: int, value: int, who: str) -> None:
+        """The content of a disk that counts as good, with nothing under way."""
+        if value not in self.possible(sector):
+            raise Violation(
+                "content", f"{who}: sector {sector} {self.explain(sector, value, self.possible(sector))}"
+            )
+
+    def explain(self, sector: int, value: int, may: set[int]) -> str:
+        write = self.writes.get(value)
+        tell = f"write {value}" if value else "zeros"
+        if write is not None:
+            state = "acknowledged" if write.acked else "not acknowledged"
+            tell += f" of {write.node}, {state}, events {write.invoked}..{write.ended}"
+        return f"holds {tell}; possible: {sorted(may)} (branch {self.name})"
+
+    def fork(self, name: str, content: dict[int, int]) -> Branch:
+        """A branch that starts from the content of a disk (sector to value)."""
+        branch = Branch(name, self.writes)
+        self.acked = 0
+        for sector in set(self._possible) | set(content):
+            branch._settle(sector, content.get(sector, ZERO))
+        return branch
+
+    def _values(self, sector: int) -> dict[int, Write | None]:
+        # The key ZERO stands for the zeros before any write; each trim or zero has a key of its own.
+        return self._possible.setdefault(sector, {ZERO: None})
+
+    def _settle(self, sector: int, value: int) -> None:
+        write = self.writes.get(value) if value else None
+        self._possible[sector] = {ZERO if write is None else _key(write): write}
+
+
+def _key(write: Write) -> int:
+    return write.number
+
+
+def _common(write: Write, read: Read) -> range:
+    return range(max(write.first, read.first), min(write.first + write.sectors, read.first + read.sectors))

@@ -1,0 +1,141 @@
+"""One simulated node: its disk for ever, and a process (engine and driver) that comes and goes.
+
+Floor: sim. A crash throws the process away between two events; what its scripts had carried out
+on the disk stays (`power` loses the unflushed data too). A restart makes a new engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pydrbd.engine.engine import Engine
+from pydrbd.engine.options import EngineOptions
+from pydrbd.errors import PydrbdError
+from pydrbd.sim import peek
+from pydrbd.sim.disk import SimDisk
+from pydrbd.sim.driver import Done, SimDriver
+from pydrbd.sim.network import Host
+from pydrbd.vocabulary import Conn
+from pydrbd.wire.packets import Channel, Packet
+
+if TYPE_CHECKING:
+    from pydrbd.sim.world import World
+
+TICK = 0.1
+
+
+class Node(Host):
+    """Name, options and disk of a node; `engine` and `driver` are None while it is down."""
+
+    def __init__(self, world: World, options: EngineOptions, disk: SimDisk) -> None:
+        self.world = world
+        self.name = options.node
+        self.options = options
+        self.disk = disk
+        self.engine: Engine | None = None
+        self.driver: SimDriver | None = None
+        #: Crash after this many further metadata writes or flushes (0: no).
+        self.crash_after = 0
+        self.crash_power = False
+        self.crashes = 0
+
+    @property
+    def up(self) -> bool:
+        return self.engine is not None
+
+    @property
+    def primary(self) -> bool:
+        return self.engine is not None and peek.is_primary(self.engine)
+
+    # --- life ----------------------------------------------------------------------------------
+    def start(self) -> None:
+        """A new process: nothing attached, nothing connected."""
+        assert self.engine is None
+        world = self.world
+        world.clock.note(self.name, "starts")
+        self.engine = Engine(self.options, world.entropy)
+        self.driver = SimDriver(
+            self.name,
+            world.clock,
+            self.engine,
+            {0: self.disk},
+            world.network,
+            world.profile.disk,
+            world.checker,
+        )
+        self.driver.on_meta_write = self._meta_written
+        world.checker.restarted(self.name)
+        world.network.revived(self.name)
+        self._tick(self.driver)
+
+    def crash(self, *, power: bool = False) -> None:
+        """The process dies now, with `power` the machine's page cache too."""
+        if self.engine is None or self.driver is None:
+            return
+        world = self.world
+        world.clock.note(self.name, "loses power" if power else "crashes")
+        self.crashes += 1
+        self.crash_after = 0
+        self.driver.kill()
+        self.engine = self.driver = None
+        world.workload.crashed(self)
+        world.network.died(self.name, silent=power or world.clock.rng.random() < 0.3)
+        if power:
+            world.cutting_power = True
+            lost = self.disk.power_cut(world.clock.rng)
+            world.cutting_power = False
+            world.clock.note(self.name, "blocks lost", lost)
+            world.checker.lost_power(self.name)
+        else:
+            world.checker.crashed()
+
+    def _meta_written(self) -> None:
+        if self.crash_after:
+            self.crash_after -= 1
+            if not self.crash_after:
+                # As an event of its own: the order's result may never be seen by the script.
+                self.world.clock.after(0.0, self.crash)
+
+    def _tick(self, driver: SimDriver) -> None:
+        if not driver.alive:
+            return
+        now = self.world.clock.now
+        driver.enter("tick", lambda: driver.engine.tick(now))
+        self.world.clock.after(TICK, self._tick, driver)
+
+    # --- commands ------------------------------------------------------------------------------
+    def command(self, name: str, make: Callable[[Engine], Any], done: Done | None = None) -> None:
+        """Run an administrative script; a refusal is an answer like any other."""
+        assert self.engine is not None
+        assert self.driver is not None
+        self.world.clock.note(self.name, f"command {name}")
+
+        def ended(result: object, error: PydrbdError | None) -> None:
+            self.world.clock.note(self.name, f"command {name} ends", error or "")
+            if done is not None:
+                done(result, error)
+
+        self.driver.start(name, make(self.engine), kind="command", done=ended)
+
+    # --- the network's view ----------------------------------------------------------------------
+    def link_up(self, resolve_conflicts: bool) -> int | None:
+        driver = self.driver
+        if driver is None:
+            return None
+        return driver.enter("link_up", lambda: driver.engine.link_up(resolve_conflicts))
+
+    def link_down(self, session: int, reason: Conn, text: str) -> None:
+        driver = self.driver
+        if driver is not None:
+            driver.enter("link_down", lambda: driver.engine.link_down(session, reason, text))
+
+    def packets(self, session: int, channel: Channel, packets: list[Packet]) -> None:
+        driver = self.driver
+        if driver is not None:
+            driver.enter("on_packets", lambda: driver.engine.on_packets(session, channel, packets))
+
+    def traffic(self, session: int, channel: Channel) -> None:
+        driver = self.driver
+        if driver is not None:
+            driver.enter("traffic", lambda: driver.engine.traffic(session, channel))

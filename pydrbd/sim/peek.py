@@ -1,0 +1,52 @@
+"""What the checker may see of an engine's inside; the only module of the simulator that looks there.
+
+Floor: sim. Everything is about one volume of a living engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydrbd.engine.engine import Engine
+from pydrbd.engine.state import State
+from pydrbd.vocabulary import Conn, Disk, Role
+
+
+def state(engine: Engine, volume: int) -> State:
+    return engine.volumes[volume].state
+
+
+def is_primary(engine: Engine) -> bool:
+    return all(volume.state.role == Role.PRIMARY for volume in engine.volumes.values())
+
+
+def connected(engine: Engine) -> bool:
+    """The handshake is over on this side."""
+    return any(volume.state.conn >= Conn.CONNECTED for volume in engine.volumes.values())
+
+
+def attached(engine: Engine, volume: int) -> bool:
+    """The bitmap in memory counts; else the one on disk does."""
+    return engine.volumes[volume].state.disk >= Disk.NEGOTIATING
+
+
+def usable(engine: Engine, volume: int) -> bool:
+    """The own disk takes writes."""
+    return engine.volumes[volume].has_disk
+
+
+def bit(engine: Engine, volume: int, number: int) -> bool:
+    data = engine.volumes[volume].bitmap.data
+    return number >> 3 < len(data) and bool(data[number >> 3] >> (number & 7) & 1)
+
+
+def out_of_sync(engine: Engine, volume: int) -> int:
+    """Bits set in memory."""
+    return engine.volumes[volume].bitmap.count
+
+
+def in_log(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
+    """Byte ranges of the writes in the transfer log."""
+    for request in engine.transfer_log.by_id.values():
+        if request.volume.number == volume:
+            yield request.offset, request.length

@@ -1,0 +1,103 @@
+"""What one seed looks like: sizes, delays, options, and which faults may happen.
+
+Floor: sim. Everything is drawn from the seed's random numbers; swarm testing: each seed switches
+whole kinds of faults off, so that the others meet in more combinations.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from pydrbd.engine.options import EngineOptions, VolumeOptions
+from pydrbd.sim.driver import DiskProfile
+from pydrbd.sim.network import NetProfile
+from pydrbd.units import KIB, MIB, SECTOR
+
+#: Actions of the scenario and how often one is chosen when it is switched on.
+ACTIONS = {
+    "crash_primary": 3,
+    "crash_secondary": 3,
+    "crash_at_meta_write": 3,
+    "power_cut": 4,
+    "partition": 4,
+    "disconnect": 3,
+    "swap": 4,
+    "demote": 2,
+    "detach": 2,
+    "invalidate": 2,
+    "promote": 3,
+}
+NODES = ("alpha", "beta")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One run. Sizes in bytes, times in virtual seconds."""
+
+    size: int
+    #: The pair starts with two just created disks (forced promotion, full sync), else in sync.
+    fresh: bool
+    split_brain: bool
+    actions: tuple[str, ...]
+    steps: int
+    #: Mean time between two actions, and between two requests of a client.
+    pause: float
+    think: float
+    depth: int
+    spots: int
+    disk: DiskProfile
+    net: NetProfile
+    options: dict[str, EngineOptions] = field(repr=False)
+
+
+def make_profile(seed: int, steps: int | None = None) -> Profile:
+    """The profile of a seed; `steps`: number of scenario actions instead of the seed's own."""
+    rng = random.Random(f"profile {seed}")
+    fresh = rng.random() < 0.25
+    small = rng.choice((1 * MIB, 2 * MIB, 5 * MIB + 3 * SECTOR))
+    size = small if fresh else rng.choice((small, 16 * MIB, 48 * MIB + 12 * KIB, 512 * MIB))
+    actions = tuple(name for name in ACTIONS if rng.random() < 0.6)
+    volume = VolumeOptions(
+        al_extents=rng.choice((7, 7, 67)),
+        c_max_rate=rng.choice((0, 100 * MIB)),
+        c_plan_ahead=rng.choice((0, 20)),
+        resync_rate=rng.choice((1 * MIB, 20 * MIB)),
+    )
+    common = {
+        "resource": "r0",
+        "timeout": rng.choice((0.6, 2.0)),
+        "ping_int": rng.choice((0.5, 2.0)),
+        "ping_timeout": rng.choice((0.2, 0.5)),
+        "ko_count": rng.choice((2, 7)),
+        "max_epoch_size": rng.choice((3, 20, 2048)),
+        "use_rle": rng.random() < 0.5,
+        "volumes": {0: volume},
+    }
+    return Profile(
+        size=size,
+        fresh=fresh,
+        split_brain=rng.random() < 0.2,
+        actions=actions,
+        steps=steps if steps is not None else rng.randint(3, 14),
+        pause=rng.choice((0.05, 0.2, 0.6)),
+        think=rng.choice((0.002, 0.01, 0.03)),
+        depth=rng.choice((1, 4, 16)),
+        spots=rng.choice((4, 30, 200)),
+        disk=DiskProfile(
+            delay=rng.choice((0.0001, 0.0005, 0.003)),
+            spike=rng.choice((5.0, 50.0)),
+            spike_chance=rng.choice((0.0, 0.02, 0.1)),
+        ),
+        net=NetProfile(
+            delay=rng.choice((0.0001, 0.0005, 0.005)),
+            spike=rng.choice((5.0, 40.0)),
+            spike_chance=rng.choice((0.0, 0.02, 0.1)),
+            establish=rng.choice((0.01, 0.1)),
+            wire_bytes=rng.random() < 0.15,
+        ),
+        options={
+            node: EngineOptions(node=node, peer=peer, **common)  # type: ignore[arg-type]
+            for node, peer in (NODES, NODES[::-1])
+        },
+    )

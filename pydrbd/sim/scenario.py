@@ -1,0 +1,431 @@
+"""What happens to a world: faults and commands, then healing, then the demand to converge.
+
+Floor: sim. Safety while faults go on is the checker's; liveness is demanded here, after they end.
+Promotion follows the rules of a careful cluster manager: never where the other node may be Primary
+out of sight, never on a disk that may miss acknowledged writes. The split-brain scenario breaks
+them on purpose and demands that the nodes notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pydrbd.engine.engine import Engine
+from pydrbd.errors import PydrbdError
+from pydrbd.sim import peek
+from pydrbd.sim.clock import Process, Violation
+from pydrbd.sim.profile import ACTIONS
+from pydrbd.vocabulary import Conn, Disk
+
+if TYPE_CHECKING:
+    from pydrbd.sim.node import Node
+    from pydrbd.sim.world import World
+
+#: Virtual seconds within which a pair without faults must be in sync and idle.
+CONVERGE = 150.0
+#: Virtual seconds for any single step of the split-brain scenario.
+STEP = 90.0
+
+
+class Scenario:
+    """Runs one world from its start to its end; raises Violation."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.clock = world.clock
+        self.rng = world.clock.rng
+        self.nodes = list(world.nodes.values())
+        self.calm = False
+        self.finished = False
+        self.promoting: str | None = None
+        #: No automatic restarts, promotions and connects of this node now.
+        self.manual: set[str] = set()
+
+    def run(self) -> None:
+        self.clock.spawn(self._story(), self._finish)
+        self.clock.spawn(self.world.workload.run())
+        self.clock.spawn(self._manage())
+        self.clock.run(lambda: self.finished, 3600.0)
+        if not self.finished:
+            raise Violation("liveness", "the scenario did not end within an hour of virtual time")
+
+    def _finish(self) -> None:
+        self.finished = True
+
+    # --- the story ----------------------------------------------------------------------------
+    def _story(self) -> Process:
+        profile = self.world.profile
+        for node in self.nodes:
+            self._boot(node)
+        if profile.fresh:
+            yield from self._first_sync()
+        yield self.rng.expovariate(1 / profile.pause)
+        names = list(profile.actions)
+        for step in range(profile.steps):
+            if profile.split_brain and step == profile.steps // 2:
+                yield from self._split_brain()
+            yield self.rng.expovariate(1 / profile.pause)
+            if names:
+                name = self.rng.choices(names, [ACTIONS[n] for n in names])[0]
+                self.clock.note("", f"action {name}")
+                yield from getattr(self, f"_do_{name}")()
+        yield from self._heal()
+
+    def _first_sync(self) -> Process:
+        """The first forced promotion of a pair of just created disks."""
+        node = self.rng.choice(self.nodes)
+        yield lambda: self._disk(node) == Disk.INCONSISTENT
+        if self.rng.random() < 0.7:
+            yield lambda: all(self._conn(n) == Conn.CONNECTED for n in self.nodes)
+        forked = False
+        while not node.primary:
+            if node.up and self._disk(node) == Disk.INCONSISTENT:
+                branch = self.world.fork(node)
+                forked = True
+                self.world.checker.root = branch
+                self.world.checker.branch[self.world.other(node).name] = branch
+                self.world.checker.stale[self.world.other(node).name] = True
+                self.world.checker.stale[node.name] = False
+                yield from self._command(node, "promote --force", lambda e: e.promote(force=True))
+            yield 0.1
+        assert forked
+        self.world.workload.open(node)
+
+    def _boot(self, node: Node) -> None:
+        """Start the process, attach and connect, as `up` does."""
+        node.start()
+
+        def connect(_result: object, error: PydrbdError | None) -> None:
+            if error is not None:
+                raise Violation("attach", f"{node.name}: attach failed: {error}")
+            if node.up:
+                node.command("connect", lambda e: e.connect())
+
+        node.command("attach", lambda e: e.attach(0), connect)
+
+    # --- the cluster manager ------------------------------------------------------------------
+    def _manage(self) -> Process:
+        """Restarts what crashed, opens the device on a Primary, promotes one when none is there."""
+        while True:
+            yield self.rng.uniform(0.02, 0.3)
+            for node in self.nodes:
+                if not node.up and node.name not in self.manual and (self.calm or self.rng.random() < 0.2):
+                    self._boot(node)
+                elif node.primary and node.name not in self.manual and self.promoting is None:
+                    self.world.workload.open(node)
+            if self.world.primary() is None and self.rng.random() < 0.4 and not self.manual:
+                self._promote(self.rng.choice(self.nodes))
+
+    def may_promote(self, node: Node) -> bool:
+        checker, other = self.world.checker, self.world.other(node)
+        if not node.up or self.promoting is not None or other.primary or node.primary:
+            return False
+        if self._conn(node) >= Conn.CONNECTED:
+            return self._conn(other) >= Conn.CONNECTED and self.world.linked()
+        return not checker.stale[node.name] and not checker.alone[other.name]
+
+    def _promote(self, node: Node) -> None:
+        if not self.may_promote(node):
+            return
+        self.promoting = node.name
+        mine = node.driver
+
+        def done(_result: object, error: PydrbdError | None) -> None:
+            self.promoting = None
+            if error is None and node.up:
+                if self.world.checker.stale[node.name] and self._conn(node) < Conn.CONNECTED:
+                    raise Violation(
+                        "promotion", f"{node.name} is Primary alone on a disk that misses acknowledged writes"
+                    )
+                self.world.workload.open(node)
+
+        def watch() -> Process:
+            # A crash takes the command with it.
+            yield lambda: self.promoting != node.name or node.driver is not mine
+            if self.promoting == node.name:
+                self.promoting = None
+
+        node.command("promote", lambda e: e.promote(), done)
+        self.clock.spawn(watch())
+
+    def _demote(self, node: Node) -> Process:
+        if not node.primary:
+            return
+        self.manual.add(node.name)
+        yield from self.world.workload.close(node, flush=self.rng.random() < 0.7)
+        if node.primary:
+            yield from self._command(node, "demote", lambda e: e.demote())
+        self.manual.discard(node.name)
+
+    # --- actions ------------------------------------------------------------------------------
+    def _do_crash_primary(self) -> Process:
+        node = self.world.primary()
+        if node is not None:
+            node.crash()
+        yield 0.0
+
+    def _do_crash_secondary(self) -> Process:
+        node = self._secondary()
+        if node is not None:
+            node.crash()
+        yield 0.0
+
+    def _do_crash_at_meta_write(self) -> Process:
+        node = self.rng.choice(self.nodes)
+        node.crash_after = self.rng.choice((1, 1, 2, 3, 5, 9))
+        yield 0.0
+
+    def _do_power_cut(self) -> Process:
+        """Only a Secondary whose data the other node has: one node's power, not both."""
+        node = self._secondary()
+        if (
+            node is not None
+            and self.world.other(node).up
+            and not self.world.checker.stale[self.world.other(node).name]
+        ):
+            node.crash(power=True)
+        yield 0.0
+
+    def _do_partition(self) -> Process:
+        self.world.network.partition()
+        self.clock.note("", "partition")
+        length = self.rng.choice((0.05, 0.5, 3.0, 12.0))
+        self.clock.after(self.rng.uniform(0, length), self._end_partition)
+        yield 0.0
+
+    def _end_partition(self) -> None:
+        self.clock.note("", "partition heals")
+        self.world.network.heal()
+
+    def _do_disconnect(self) -> Process:
+        node = self.rng.choice(self.nodes)
+        if not node.up or self._conn(node) == Conn.STANDALONE:
+            return
+        yield from self._command(node, "disconnect", lambda e: e.disconnect(self.rng.random() < 0.3))
+        yield self.rng.expovariate(1 / self.world.profile.pause)
+        for each in self.nodes:
+            yield from self._reconnect(each)
+
+    def _reconnect(self, node: Node) -> Process:
+        if node.up and self._conn(node) == Conn.STANDALONE:
+            yield from self._command(node, "connect", lambda e: e.connect())
+
+    def _do_demote(self) -> Process:
+        node = self.world.primary()
+        if node is not None:
+            yield from self._demote(node)
+
+    def _do_swap(self) -> Process:
+        node = self.world.primary()
+        if node is not None:
+            yield from self._demote(node)
+            self._promote(self.world.other(node))
+            yield lambda: self.promoting is None
+
+    def _do_promote(self) -> Process:
+        """Promote a node, also one that must refuse (the peer is Primary and connected)."""
+        node = self.rng.choice(self.nodes)
+        other = self.world.other(node)
+        if self.may_promote(node):
+            self._promote(node)
+        elif (
+            node.up
+            and other.primary
+            and self._conn(node) >= Conn.CONNECTED
+            and self.world.linked()
+            and not self.world.network.partitioned
+        ):
+            node.command("promote", lambda e: e.promote(), lambda _r, _e: None)
+        yield 0.0
+
+    def _do_detach(self) -> Process:
+        node = self.rng.choice(self.nodes)
+        if not node.up or self._disk(node) == Disk.DISKLESS:
+            return
+        yield from self._command(node, "detach", lambda e: e.detach(0, self.rng.random() < 0.2))
+        yield self.rng.expovariate(1 / self.world.profile.pause)
+        yield from self._attach(node)
+
+    def _attach(self, node: Node) -> Process:
+        if node.up and self._disk(node) == Disk.DISKLESS:
+            yield from self._command(node, "attach", lambda e: e.attach(0))
+
+    def _do_invalidate(self) -> Process:
+        node = self._secondary()
+        if node is None or not node.up:
+            return
+        other = self.world.other(node)
+        if all(self._conn(n) == Conn.CONNECTED and self._disk(n) == Disk.UP_TO_DATE for n in self.nodes):
+            if self.rng.random() < 0.5:
+                yield from self._command(node, "invalidate", lambda e: e.invalidate(0))
+            else:
+                yield from self._command(other, "invalidate-remote", lambda e: e.invalidate_remote(0))
+
+    # --- split brain --------------------------------------------------------------------------
+    def _split_brain(self) -> Process:
+        """Two Primaries out of each other's sight, both write; they must notice; one is discarded."""
+        yield from self._calm_down(serve=True)
+        first = self.world.primary()
+        if first is None:
+            return
+        second = self.world.other(first)
+        self.clock.note("", "split brain begins")
+        self.manual.update((first.name, second.name))
+        self.world.network.partition()
+        yield from self._until(
+            lambda: all(self._conn(n) < Conn.CONNECTED for n in self.nodes), "noticing the partition"
+        )
+        yield from self._promote_anyway(second)
+        for node in self.nodes:
+            self.world.workload.open(node)
+        yield from self._until(
+            lambda: all(self.world.checker.branch[n.name].acked > 2 for n in self.nodes), "lone writes"
+        )
+        self.world.network.heal()
+        yield from self._until(self._split_noticed, "the split brain to be noticed")
+        yield from self._resolve(self.rng.choice(self.nodes))
+        self.manual.clear()
+        self.calm = False
+
+    def _promote_anyway(self, node: Node) -> Process:
+        self.world.fork(node)
+        self.world.checker.stale[node.name] = False
+        yield from self._command(node, "promote", lambda e: e.promote())
+        if not node.primary:
+            raise Violation(
+                "promotion", f"{node.name} refuses promotion while disconnected with an UpToDate disk"
+            )
+
+    def _split_noticed(self) -> bool:
+        conns = [self._conn(node) for node in self.nodes]
+        return Conn.STANDALONE in conns and all(
+            conn in (Conn.STANDALONE, Conn.WF_CONNECTION) for conn in conns
+        )
+
+    def _resolve(self, victim: Node) -> Process:
+        """Discard the data of `victim`, as an administrator does."""
+        winner = self.world.other(victim)
+        self.clock.note(victim.name, "is the split-brain victim")
+        checker = self.world.checker
+        if checker.branch[victim.name] is not checker.branch[winner.name]:
+            checker.branch[victim.name].discarded = True
+        checker.stale[victim.name] = True
+        checker.alone[victim.name] = False
+        checker.stale[winner.name] = False
+        yield from self._demote(victim)
+        self.manual.update((victim.name, winner.name))
+        for _ in range(20):
+            if self._conn(victim) != Conn.STANDALONE:
+                yield from self._command(victim, "disconnect", lambda e: e.disconnect(True))
+            yield from self._command(
+                victim, "connect --discard-my-data", lambda e: e.connect(discard_my_data=True)
+            )
+            yield from self._reconnect(winner)
+            yield from self._wait(self._in_step, 5.0)
+            if self._in_step():
+                self.manual.clear()
+                return
+        raise Violation("split brain", f"discarding {victim.name} does not connect the nodes: {self._tell()}")
+
+    def _in_step(self) -> bool:
+        return all(self._conn(node) >= Conn.CONNECTED for node in self.nodes)
+
+    # --- healing ------------------------------------------------------------------------------
+    def _heal(self) -> Process:
+        yield from self._calm_down(serve=False)
+        self.world.checker.finish()
+
+    def _calm_down(self, *, serve: bool) -> Process:
+        """Faults end; both nodes must come to agree. `serve`: with a Primary and its clients in the end."""
+        self.calm = True
+        world = self.world
+        for node in self.nodes:
+            node.crash_after = 0
+        self._end_partition()
+        if not serve and self.rng.random() < 0.5:
+            world.workload.paused = True
+        deadline = self.clock.now + CONVERGE
+        while not self._healthy():
+            if self.clock.now > deadline:
+                raise Violation("liveness", f"the nodes do not converge: {self._tell()}")
+            for node in self.nodes:
+                yield from self._attach(node)
+            if self._divorced():
+                yield from self._resolve(self.rng.choice(self.nodes))
+            for node in self.nodes:
+                yield from self._reconnect(node)
+            yield 0.3
+        if serve:
+            yield from self._until(lambda: bool(world.workload.serving), "a Primary")
+            return
+        world.workload.paused = True
+        yield from self._until(world.workload.idle(), "requests under way to end")
+        yield from self._until(self._healthy, "the nodes to agree")
+
+    def _divorced(self) -> bool:
+        """Both were Primary without the other, and at least one refuses to talk: a split brain to resolve."""
+        alone = self.world.checker.alone
+        return all(alone.values()) and self._split_noticed() and all(node.up for node in self.nodes)
+
+    def _healthy(self) -> bool:
+        return all(
+            node.up
+            and self._conn(node) == Conn.CONNECTED
+            and self._disk(node) == Disk.UP_TO_DATE
+            and peek.state(_engine(node), 0).pdsk == Disk.UP_TO_DATE
+            for node in self.nodes
+        )
+
+    # --- small things -------------------------------------------------------------------------
+    def _wait(self, condition: Callable[[], bool], seconds: float) -> Process:
+        deadline = self.clock.now + seconds
+        yield lambda: condition() or self.clock.now > deadline
+
+    def _until(self, condition: Callable[[], bool], what: str) -> Process:
+        yield from self._wait(condition, STEP)
+        if not condition():
+            raise Violation("liveness", f"waited {STEP:.0f} s for {what}: {self._tell()}")
+
+    def _command(self, node: Node, name: str, make: Callable[[Engine], object]) -> Process:
+        """Run a command to its end, or to the end of its process."""
+        if not node.up:
+            return
+        ended: list[bool] = []
+        driver = node.driver
+        node.command(name, make, lambda _result, _error: ended.append(True))
+        deadline = self.clock.now + STEP
+        yield lambda: bool(ended) or node.driver is not driver or self.clock.now > deadline
+        if self.clock.now > deadline:
+            raise Violation(
+                "liveness", f"{node.name}: {name} has not ended after {STEP:.0f} s: {self._tell()}"
+            )
+
+    def _secondary(self) -> Node | None:
+        """A node that is up and not Primary, while the other may be."""
+        candidates = [
+            node for node in self.nodes if node.up and not node.primary and self.promoting != node.name
+        ]
+        return self.rng.choice(candidates) if candidates else None
+
+    def _conn(self, node: Node) -> Conn:
+        return peek.state(node.engine, 0).conn if node.engine is not None else Conn.STANDALONE
+
+    def _disk(self, node: Node) -> Disk:
+        return peek.state(node.engine, 0).disk if node.engine is not None else Disk.DISKLESS
+
+    def _tell(self) -> str:
+        checker = self.world.checker
+        text = "; ".join(f"{node.name} {checker.describe(node)}" for node in self.nodes)
+        flying = {name: [r.kind for r in requests] for name, requests in self.world.workload.flying.items()}
+        scripts = {
+            node.name: sorted(f"{task.name}:{waits}" for task, waits in node.driver.running.items())
+            for node in self.nodes
+            if node.driver is not None
+        }
+        return f"{text}; requests {flying}; scripts {scripts}"
+
+
+def _engine(node: Node) -> Engine:
+    assert node.engine is not None
+    return node.engine

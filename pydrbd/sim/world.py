@@ -1,0 +1,110 @@
+"""The simulated pair: two nodes, the network, the clients and the checker around one clock.
+
+Floor: sim. Neighbours: scenario (what happens to the world), run (seeds and results).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from pydrbd.sim.checker import Checker
+from pydrbd.sim.clock import Clock
+from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk, create_md, synced_md
+from pydrbd.sim.history import Branch, Write, payload, value_of
+from pydrbd.sim.network import Network
+from pydrbd.sim.node import Node
+from pydrbd.sim.profile import Profile
+from pydrbd.sim.workload import Workload
+from pydrbd.units import SECTOR
+
+_PER_BLOCK = BLOCK // SECTOR
+
+
+class World:
+    """Everything of one run."""
+
+    def __init__(self, seed: int, profile: Profile, *, printer: Callable[[str], None] | None = None) -> None:
+        self.profile = profile
+        self.clock = Clock(seed, printer=printer)
+        self._entropy = random.Random(f"entropy {seed}")
+        self.network = Network(self.clock, profile.net)
+        self.checker = Checker(self)
+        self.network.on_send = self.checker.on_send
+        #: A page cache is being lost: blocks change without anybody writing.
+        self.cutting_power = False
+        self.nodes: dict[str, Node] = {}
+        current = int.from_bytes(self.entropy(8), "big") & ~1
+        for name, options in profile.options.items():
+            disk = SimDisk(profile.size)
+            device_uuid = int.from_bytes(self.entropy(8), "big")
+            if profile.fresh:
+                create_md(disk, device_uuid)
+            else:
+                synced_md(disk, device_uuid, current)
+            node = self.nodes[name] = Node(self, options, disk)
+            self.network.hosts[name] = node
+        self.workload = Workload(self)
+        if profile.fresh:
+            self._fill()
+        for node in self.nodes.values():
+            self.checker.watch(node)
+        self.checker.start_comparing()
+
+    def entropy(self, count: int) -> bytes:
+        return self._entropy.randbytes(count)
+
+    def _fill(self) -> None:
+        """Just created disks hold different leftovers: numbers that no client writes."""
+        for index, node in enumerate(self.nodes.values()):
+            number = (1 << 40) + index
+            for block in range(self.profile.size // BLOCK):
+                if self.clock.rng.random() < 0.5:
+                    node.disk.blocks[block] = payload(number, block * _PER_BLOCK, _PER_BLOCK)
+
+    # --- who is who ----------------------------------------------------------------------------
+    def other(self, node: Node) -> Node:
+        a, b = self.nodes.values()
+        return b if node is a else a
+
+    def node_of(self, disk: SimDisk) -> Node:
+        return next(node for node in self.nodes.values() if node.disk is disk)
+
+    def primary(self) -> Node | None:
+        return next((node for node in self.nodes.values() if node.primary), None)
+
+    def linked(self) -> bool:
+        """Both ends of the present link are up."""
+        link = self.network.link
+        return link is not None and all(
+            not end.closed and end.session is not None for end in link.ends.values()
+        )
+
+    # --- content ---------------------------------------------------------------------------------
+    def sector(self, node: Node, sector: int) -> int:
+        """The value on the node's disk."""
+        block, index = divmod(sector, _PER_BLOCK)
+        data = node.disk.blocks.get(block, ZERO_BLOCK)
+        return value_of(data[index * SECTOR : (index + 1) * SECTOR], sector)
+
+    def content(self, node: Node) -> dict[int, int]:
+        """All sectors of a disk that are not zero."""
+        values = {}
+        for block, data in node.disk.blocks.items():
+            for index in range(_PER_BLOCK):
+                sector = block * _PER_BLOCK + index
+                value = value_of(data[index * SECTOR : (index + 1) * SECTOR], sector)
+                if value:
+                    values[sector] = value
+        return values
+
+    # --- branches ----------------------------------------------------------------------------------
+    def fork(self, node: Node) -> Branch:
+        """`node` goes on from what its own disk holds, whatever was acknowledged elsewhere."""
+        branch = self.checker.branch[node.name].fork(node.name, self.content(node))
+        self.checker.branch[node.name] = branch
+        self.clock.note(node.name, "forks")
+        return branch
+
+    def is_discarded(self, write: Write) -> bool:
+        return write.branch is not None and write.branch.discarded
