@@ -206,7 +206,7 @@ class ResourceOptions(OptionGroup):
 
     auto_promote: bool = _flag(True, ANY)
     on_no_data_accessible: str = _choice("io-error suspend-io")
-    cpu_mask: str = _text()
+    cpu_mask: str = _text(longest=31)
     auto_promote_timeout: int = _number(20, 0, 600, _TENTHS)
     quorum: int | str = _quorum()
     on_no_quorum: str = _choice("suspend-io io-error")

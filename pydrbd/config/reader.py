@@ -231,15 +231,18 @@ class _ResourceReader:
                 draft.volumes.read(statement)
 
     def _finish_hosts(self) -> MappingProxyType[str, Host]:
-        """Hosts with their volumes complete. Two hosts without node-ids get 0 and 1 in order."""
-        free = iter(sorted(set(range(len(self._hosts) + MAX_NODE_ID)) - {h.node_id for h in self._hosts}))
+        """Hosts with their volumes complete. Exactly two hosts, neither with a node-id and without
+        a `connection`, get 0 and 1 in order; in all other cases each host must have one."""
+        numbered = (
+            len(self._hosts) != 2 or self._connections or any(h.node_id is not None for h in self._hosts)
+        )
         hosts: dict[str, Host] = {}
-        for draft in self._hosts:
-            if draft.node_id is None and (len(self._hosts) != 2 or self._connections):
+        for position, draft in enumerate(self._hosts):
+            if draft.node_id is None and numbered:
                 raise draft.place.error(f"on {draft.label}: 'node-id' keyword missing")
             host = Host(
                 names=draft.names,
-                node_id=next(free) if draft.node_id is None else draft.node_id,
+                node_id=position if draft.node_id is None else draft.node_id,
                 addresses=(draft.address,) if draft.address else (),
                 volumes=draft.volumes.finish(self._volumes, draft.label),
                 floating=draft.floating,

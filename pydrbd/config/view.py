@@ -103,8 +103,8 @@ def _build(config: Config, resource: Resource, me: Host, peer: Host, node_name: 
         peer_name=peer.name,
         peer_node_id=peer.node_id,
         peer_address=theirs,
-        volumes=_volumes(config, resource, connection, me),
-        peer_volumes=_volumes(config, resource, connection, peer),
+        volumes=_volumes(config, resource, connection, me, peer),
+        peer_volumes=_volumes(config, resource, connection, peer, me),
         net=net,
         options=resource.options.laid_over(config.common.options),
         handlers=resource.handlers.laid_over(config.common.handlers),
@@ -114,14 +114,19 @@ def _build(config: Config, resource: Resource, me: Host, peer: Host, node_name: 
 
 
 def _volumes(
-    config: Config, resource: Resource, connection: Connection | None, host: Host
+    config: Config, resource: Resource, connection: Connection | None, host: Host, other: Host
 ) -> Mapping[int, Volume]:
-    """The volumes of `host` with options inherited: common, resource, volume, connection."""
+    """The volumes of `host` with options inherited: common, resource, volume, connection.
+
+    The pace of resync belongs to the connection: what only the other host's volume says about it
+    holds here too, as drbdadm has it.
+    """
     disk = resource.disk.laid_over(config.common.disk)
     pace = resource.peer_device.laid_over(config.common.peer_device)
     found: dict[int, Volume] = {}
     for number, volume in host.volumes.items():
-        peer_device = volume.peer_device_options.laid_over(pace)
+        peer_device = other.volumes[number].peer_device_options.laid_over(pace)
+        peer_device = volume.peer_device_options.laid_over(peer_device)
         if connection:
             peer_device = connection.peer_device.laid_over(peer_device)
             peer_device = connection.volumes.get(number, PeerDeviceOptions()).laid_over(peer_device)
