@@ -337,8 +337,8 @@ def test_accepting_data_is_answered_by_dialing_meta_at_once() -> None:
     end = End(here, there, connect_int=30)
     try:
         end.act(LinkAction.START)
-        wait_until(lambda: listening(end), 5, "the end to listen")
-        # The first dial is refused; only the accepted data socket makes it dial again.
+        wait_until(lambda: end.say("cannot be reached yet"), 5, "the first dial to be refused")
+        # Only the accepted data socket makes it dial again.
         with socket.create_server(there) as peer, socket.create_connection(here) as data:
             data.sendall(H80.pack(MAGIC, INITIAL_DATA, 0))
             peer.settimeout(5)

@@ -78,6 +78,7 @@ class Establisher:
         self._peer_ip = ip_of(options.peer[0])
         self._higher = self._is_higher()
         self._said: dict[str, float] = {}
+        self._unreachable = False
 
     def _is_higher(self) -> bool:
         def key(address: tuple[str, int]) -> tuple[int, bytes, int]:
@@ -183,8 +184,12 @@ class Establisher:
         try:
             async with asyncio.timeout(max(self._options.connect_int, 1.0)):
                 await loop.sock_connect(sock, target)
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError) as error:
             sock.close()
+            if not self._unreachable:
+                self._unreachable = True
+                reason = (error.strerror if isinstance(error, OSError) else None) or "no answer"
+                self._log("info", f"the peer at {show(self._options.peer)} cannot be reached yet: {reason}")
             return None
         except BaseException:
             sock.close()
