@@ -1,0 +1,124 @@
+"""up, down, attach, detach. Floor: outer. Neighbour: runtime/launch.py, which starts the process."""
+
+from __future__ import annotations
+
+import contextlib
+
+import click
+
+from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resource_arguments
+from pydrbd.cli.resource import LocalResource, NotUp
+from pydrbd.errors import PydrbdError
+from pydrbd.vocabulary import Conn, Disk
+
+#: Seconds that a process gets to end after `down` before it is killed.
+END_TIMEOUT = 30.0
+
+
+@click.command("up", epilog=examples("pydrbd up r0", "pydrbd up all"))
+@resource_arguments()
+@pass_app
+def up_command(app: App, names: tuple[str, ...]) -> None:
+    """Start a resource: its process, its disks, its connection.
+
+    A resource that is up already gets what is missing: a disk that was detached, a connection
+    that was given up. When a disk cannot be attached, nothing is left running.
+    """
+
+    def act(target: Target) -> None:
+        if not app.would(f"up {target}"):
+            bring_up(target)
+
+    for_each(app.targets(names), act)
+
+
+def bring_up(target: Target) -> None:
+    """Start the process if there is none, then attach and connect what is not."""
+    from pydrbd.config import require_implemented
+    from pydrbd.runtime.launch import start
+
+    resource = target.resource
+    require_implemented(resource.view)
+    started = resource.pid() is None
+    if started:
+        start(resource.view, resource.app.config_file, resource.run_dir)
+    try:
+        _attach_and_connect(target)
+    except BaseException:
+        if started:
+            with contextlib.suppress(PydrbdError):
+                end_process(resource)
+        raise
+
+
+def _attach_and_connect(target: Target) -> None:
+    resource = target.resource
+    snapshot = resource.snapshot()
+    diskless = {volume.number for volume in snapshot.volumes if volume.disk is Disk.DISKLESS}
+    for volume in target.volumes:
+        if volume in diskless and resource.view.volumes[volume].disk is not None:
+            resource.call("attach", volume=volume)
+    if snapshot.connection is Conn.STANDALONE:
+        resource.call("connect", discard_my_data=False)
+
+
+@click.command("down", epilog=examples("pydrbd down r0", "pydrbd down all"))
+@resource_arguments()
+@pass_app
+def down_command(app: App, names: tuple[str, ...]) -> None:
+    """Stop a resource: unmap, demote, disconnect, detach, end the process.
+
+    Refused with exit code 11 while one of its devices is in use. A resource that is not up is
+    no error.
+    """
+
+    def act(target: Target) -> None:
+        if not app.would(f"down {target.resource.name}"):
+            take_down(target)
+
+    for_each(app.targets(names), act)
+
+
+def take_down(target: Target) -> None:
+    """`down`, also of a resource whose process was killed."""
+    resource = target.resource
+    resource.unmap_all()
+    with contextlib.suppress(NotUp):
+        resource.call("down")
+    end_process(resource)
+
+
+def end_process(resource: LocalResource) -> None:
+    """End the process, kill it if it does not obey, and remove what it left."""
+    from pydrbd.runtime.launch import stop
+
+    stop(resource.run_dir, resource.app.node, resource.name, END_TIMEOUT)
+
+
+@click.command("attach", epilog=examples("pydrbd attach r0/0"))
+@resource_arguments()
+@pass_app
+def attach_command(app: App, names: tuple[str, ...]) -> None:
+    """Attach the backing disk of a volume of a resource that is up."""
+
+    def act(target: Target) -> None:
+        for volume in target.volumes:
+            if not app.would(f"attach {target.resource.name}/{volume}"):
+                target.resource.call("attach", volume=volume)
+
+    for_each(app.targets(names), act)
+
+
+@click.command("detach", epilog=examples("pydrbd detach r0/0"))
+@click.option("--force", is_flag=True, help="Also when this is the last good copy: I/O then fails.")
+@resource_arguments()
+@pass_app
+def detach_command(app: App, names: tuple[str, ...], force: bool) -> None:
+    """Detach the backing disk; the peer's disk serves all I/O."""
+
+    def act(target: Target) -> None:
+        for volume in target.volumes:
+            if not app.would(f"detach{' --force' if force else ''} {target.resource.name}/{volume}"):
+                target.resource.call("detach", volume=volume, force=force)
+
+    for_each(app.targets(names), act)

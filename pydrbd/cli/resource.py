@@ -1,0 +1,153 @@
+"""One resource of this node as a command sees it: its configuration, its process, its devices.
+
+Floor: outer. Neighbours: runtime/launch.py (starts and finds the process), control/client.py
+(talks to it), mapping/ (its block devices). Nothing here loads the event loop.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydrbd.control.client import REPLY_TIMEOUT, Client, NotUpError
+from pydrbd.engine.snapshot import ResourceSnapshot
+from pydrbd.errors import CommandFailed, PydrbdError
+from pydrbd.integrations.picture import Endpoint, Identity, Picture, snapshot_from
+from pydrbd.vocabulary import Failure
+
+if TYPE_CHECKING:
+    from pydrbd.cli.context import App
+    from pydrbd.config import Address, ResourceView
+    from pydrbd.mapping.device import MappedDevice
+
+
+class NotUp(CommandFailed):
+    """The resource has no process here. `crashed`: it had one, and that ended without `down`."""
+
+    def __init__(self, resource: str, detail: str, crashed: bool) -> None:
+        self.crashed = crashed
+        super().__init__(resource, Failure.RESOURCE_NOT_KNOWN, detail)
+
+
+class ObjectMissing(PydrbdError):
+    """`role`, `cstate`, `dstate` or `status` of something that is not there, in drbdsetup's words."""
+
+    exit_code = 10
+
+    def __init__(self, name: str, words: str, detail: str) -> None:
+        super().__init__(f"{name}: {words}\n{detail}")
+
+
+class LocalResource:
+    """A resource that the configuration defines for this node."""
+
+    def __init__(self, view: ResourceView, app: App) -> None:
+        self.view, self.app = view, app
+        self.name = view.name
+
+    @property
+    def run_dir(self) -> Path:
+        return self.app.run_dir
+
+    @property
+    def control_socket(self) -> Path:
+        from pydrbd.runtime.launch import paths
+
+        return paths(self.run_dir, self.app.node, self.name).control_socket
+
+    @property
+    def nbd_socket(self) -> Path:
+        from pydrbd.runtime.launch import paths
+
+        return paths(self.run_dir, self.app.node, self.name).nbd_socket
+
+    def pid(self) -> int | None:
+        """The process of the resource, None if it has none that lives."""
+        from pydrbd.runtime.launch import running
+
+        return running(self.run_dir, self.app.node, self.name)
+
+    def crashed(self) -> bool:
+        """Whether a process ended without `down`: it left its pid file."""
+        from pydrbd.runtime.launch import paths
+
+        return self.pid() is None and paths(self.run_dir, self.app.node, self.name).pid_file.exists()
+
+    # --- talking to the process ------------------------------------------------------------
+
+    def call(self, verb: str, *, timeout: float | None = REPLY_TIMEOUT, **args: Any) -> Any:
+        """A command's result. NotUp (exit code 10) when there is no process; RemoteError."""
+        try:
+            return Client(self.control_socket, name=self.name).call(verb, timeout=timeout, **args)
+        except NotUpError as error:
+            crashed = self.crashed()
+            if crashed:
+                detail = (
+                    f"The process of {self.name} on {self.app.node} was killed or crashed; "
+                    f"`pydrbd up {self.name}` starts it again, and nothing acknowledged is lost."
+                )
+            else:
+                detail = f"{self.name} is not up on {self.app.node}; `pydrbd up {self.name}` starts it."
+            raise NotUp(self.name, detail, crashed) from error
+
+    def snapshot(self) -> ResourceSnapshot:
+        """The present state. NotUp; ControlError."""
+        return snapshot_from(self.call("status", timeout=30.0))
+
+    def snapshot_or(self, words: str) -> ResourceSnapshot:
+        """The present state; when the resource is not up, drbdsetup's `words` for that."""
+        try:
+            return self.snapshot()
+        except NotUp as error:
+            raise ObjectMissing(self.name, words, error.detail) from error
+
+    def picture(self) -> Picture:
+        """What `status` prints. NotUp."""
+        return Picture(self.snapshot(), self._identity())
+
+    def _identity(self) -> Identity:
+        volumes = self.view.volumes.values()
+        minors = {v.number: v.device.minor for v in volumes if v.device.minor is not None}
+        return Identity(
+            node_id=self.view.node_id,
+            peer_node_id=self.view.peer_node_id,
+            minors=minors,
+            disks={v.number: v.disk for v in volumes if v.disk is not None},
+            this_host=_endpoint(self.view.local_address),
+            remote_host=_endpoint(self.view.peer_address),
+        )
+
+    def nbd_uri(self, volume: int) -> str:
+        """The URI that NBD clients open."""
+        from urllib.parse import quote
+
+        return f"nbd+unix:///{volume}?socket={quote(str(self.nbd_socket.absolute()))}"
+
+    # --- block devices -----------------------------------------------------------------------
+
+    def map(self, volume: int, device: str | None = None) -> MappedDevice:
+        """Make a block device of the volume; the present one is connected to the process anew."""
+        from pydrbd.mapping.map import map_volume, mapped, remap_volume
+
+        names = (self.run_dir, self.app.node, self.name, volume)
+        if mapped(*names) is not None:
+            again = remap_volume(*names)
+            if again is not None:
+                return again
+        wanted = device or self.view.volumes[volume].device.path or None
+        return map_volume(*names, self.nbd_socket, wanted)
+
+    def unmap(self, volume: int) -> None:
+        """Take the volume's block device away, if it has one. StateRefused while somebody uses it."""
+        from pydrbd.mapping.map import unmap_volume
+
+        unmap_volume(self.run_dir, self.app.node, self.name, volume)
+
+    def unmap_all(self) -> None:
+        """Take all block devices of the resource away."""
+        for volume in sorted(self.view.volumes):
+            self.unmap(volume)
+
+
+def _endpoint(address: Address) -> Endpoint:
+    return Endpoint(address.family, address.host, address.port)
