@@ -150,6 +150,7 @@ def test_nbdfuse_was_killed_and_the_volume_is_mapped_again(
 def test_a_server_started_anew_is_reached_by_remap(
     run_dir: Path, server: Server, mapped: MappedDevice, links: Path
 ) -> None:
+    assert mapping.remap_volume(run_dir, "alice", "r0", 0) == mapped, "a device that works is left alone"
     server.end()
     fresh = Server(run_dir)
     try:

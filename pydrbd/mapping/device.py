@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from pydrbd.errors import MappingError
 
 #: Logical block size of every mapped device in bytes. DRBD's users send direct I/O of 512 bytes.
 BLOCK_SIZE = 512
+#: Seconds after which a read counts as not answered.
+PROBE_TIMEOUT = 3.0
 
 
 @dataclass(frozen=True)
@@ -82,3 +85,14 @@ def ensure_node(name: str) -> str:
     except OSError as error:
         raise MappingError(f"Cannot make the device node {path}: {error.strerror}") from error
     return path
+
+
+def answers(path: str) -> bool:
+    """Does a direct read of 4 KiB end within PROBE_TIMEOUT? In a process, as it may hang for good."""
+    command = ["dd", f"if={path}", "of=/dev/null", "bs=4096", "count=1", "iflag=direct"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as probe:
+        try:
+            return probe.wait(PROBE_TIMEOUT) == 0
+        except subprocess.TimeoutExpired:
+            probe.kill()
+            return False

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pydrbd.errors import MappingError
 from pydrbd.mapping import netlink
-from pydrbd.mapping.device import BLOCK_SIZE, MappedDevice, ensure_node
+from pydrbd.mapping.device import BLOCK_SIZE, MappedDevice, answers, ensure_node
 from pydrbd.mapping.holders import exclusive
 from pydrbd.mapping.nbd_handshake import Export, open_export
 
@@ -36,7 +36,7 @@ IO_TIMEOUT_MS = 1000
 _DISCONNECT_TIMEOUT = 10.0
 #: Between the death of a server and a new socket; the kernel's receiver may still sit on the old one.
 _SETTLE = 0.05
-_REATTACH_ATTEMPTS, _PROBE_TIMEOUT = 5, 3.0
+_REATTACH_ATTEMPTS = 5
 
 
 def available() -> bool:
@@ -139,7 +139,7 @@ def reattach(mapped: MappedDevice) -> None:
             netlink.reconfigure(index, opened.socket.fileno(), mapped.backend_id)
         finally:
             opened.socket.close()
-        if _answers(mapped.path):
+        if answers(mapped.path):
             return
     raise MappingError(f"{mapped.path} was given a new connection, but reads from it get no answer.")
 
@@ -179,17 +179,6 @@ def _disconnect(index: int) -> None:
         )
     if failure:
         raise failure[0]
-
-
-def _answers(path: str) -> bool:
-    """Does a direct read of 4 KiB end within _PROBE_TIMEOUT? In a process, as it may hang for good."""
-    command = ["dd", f"if={path}", "of=/dev/null", "bs=4096", "count=1", "iflag=direct"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as probe:
-        try:
-            return probe.wait(_PROBE_TIMEOUT) == 0
-        except subprocess.TimeoutExpired:
-            probe.kill()
-            return False
 
 
 def _sysfs(name: str, attribute: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pydrbd.errors import MappingError, StateRefused
 from pydrbd.mapping import fuse_loop, kernel_nbd
-from pydrbd.mapping.device import MappedDevice
+from pydrbd.mapping.device import MappedDevice, answers
 from pydrbd.mapping.holders import DeviceHeld
 from pydrbd.vocabulary import Refusal
 
@@ -68,14 +68,17 @@ def unmap_volume(run_dir: Path, node: str, resource: str, volume: int) -> None:
 def remap_volume(run_dir: Path, node: str, resource: str, volume: int) -> MappedDevice | None:
     """After the resource's server was killed and started again: connects the present device to the new one.
 
-    None if the volume is not mapped. With the kernel's nbd client, waiting I/O goes on; with FUSE the
-    device must be free and is made anew (DeviceHeld otherwise).
+    None if the volume is not mapped. With the kernel's nbd client, waiting I/O goes on; with FUSE
+    a device that does not answer must be free and is made anew (DeviceHeld otherwise).
     """
     with _locked(run_dir, node, resource, volume):
         present = mapped(run_dir, node, resource, volume)
-        if present is None or present.kind == "nbd":
-            if present is not None:
-                kernel_nbd.reattach(present)
+        if present is None:
+            return None
+        if present.kind == "nbd":
+            kernel_nbd.reattach(present)
+            return present
+        if answers(present.path):
             return present
         _forget(run_dir, node, resource, volume)
     names = [link for link in present.links if not link.startswith(str(BY_RESOURCE))]
