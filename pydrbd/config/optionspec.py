@@ -89,7 +89,10 @@ def parse_value(spec: OptionSpec, texts: tuple[str, ...]) -> Value:
     not a size, plain multiples), rounded to the nearest unit as drbdsetup does.
     """
     if spec.kind is Kind.WORDS:
-        return " ".join(texts)
+        names = " ".join(texts).split()
+        if not names:
+            raise ValueError("needs a value")
+        return " ".join(names)
     if len(texts) > 1:
         raise ValueError(f"takes one value, but got {shown(' '.join(texts))} (is a ';' missing?)")
     if spec.kind is Kind.SWITCH:

@@ -143,13 +143,11 @@ def _bad_character(text: str, wrong: UnexpectedCharacters, file: str) -> ConfigE
     return place.error(f"the control character {text[at : at + 1]!r} cannot stand in a configuration file")
 
 
-#: The parser's names for what may come next -> how a person writes it.
-_TOKEN_WORDS = {"SEMICOLON": "';'", "LBRACE": "'{'", "RBRACE": "'}'", "WORD": "a word", "STRING": "a string"}
-
-
 def _bad_token(text: str, wrong: UnexpectedToken, file: str) -> ConfigError:
-    allowed = [word for name, word in _TOKEN_WORDS.items() if name in wrong.expected]
-    expected = " or ".join(allowed) or "the end of the file"
+    if "SEMICOLON" in wrong.expected:
+        expected = "';' or '{'"
+    else:
+        expected = "a word or '}'" if "RBRACE" in wrong.expected else "a word"
     if wrong.token.type == "$END":
         place = Place(file, text.count("\n") + 1, len(text) - text.rfind("\n"))
         return place.error(f"the file ends here, but {expected} is still missing")
