@@ -118,3 +118,14 @@ def listen_failure(options: LinkOptions, error: OSError) -> CommandFailed:
     else:
         hint = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
     return CommandFailed(options.resource, Failure.INVALID_REQUEST, f"Cannot listen on {where}: {hint}.")
+
+
+def is_local(family: str, host: str) -> bool:
+    """Is `host` (family 'ipv4' or 'ipv6') an address of this machine, one that can be bound to?"""
+    kind = socket.AF_INET6 if family == "ipv6" else socket.AF_INET
+    try:
+        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True

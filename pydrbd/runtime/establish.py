@@ -184,11 +184,11 @@ class Establisher:
         try:
             async with asyncio.timeout(max(self._options.connect_int, 1.0)):
                 await loop.sock_connect(sock, target)
-        except (OSError, TimeoutError) as error:
+        except OSError as error:  # TimeoutError is one
             sock.close()
             if not self._unreachable:
                 self._unreachable = True
-                reason = (error.strerror if isinstance(error, OSError) else None) or "no answer"
+                reason = error.strerror or "no answer"
                 self._log("info", f"the peer at {show(self._options.peer)} cannot be reached yet: {reason}")
             return None
         except BaseException:

@@ -29,7 +29,8 @@ class LoopThread:
     @property
     def inside(self) -> bool:
         """Is the caller on the loop's thread?"""
-        return threading.current_thread() is self._thread
+        # By number: current_thread() would make an object for each of nbdkit's threads, for ever.
+        return threading.get_ident() == self._thread.ident
 
     def soon(self, fn: Callable[[], object]) -> None:
         """Run `fn` on the loop; nothing happens once the loop is stopped."""

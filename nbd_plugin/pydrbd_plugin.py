@@ -1,0 +1,148 @@
+"""nbdkit's Python plugin: NBD requests into the driver of one resource (see pydrbd/node.py).
+
+Parameters: config=FILE (default: the standard places) node=NAME resource=RESOURCE run_dir=DIR.
+The export's name is the volume's number; the default export is the lowest volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import nbdkit  # type: ignore[import-not-found]  # exists only inside nbdkit
+
+from pydrbd.config import for_node, load, require_implemented
+from pydrbd.engine.orders import IoFailed, Script
+from pydrbd.node import Node
+from pydrbd.runtime.addresses import is_local
+from pydrbd.runtime.kept_threads import KeptThreads
+
+API_VERSION = 2
+MAX_REQUEST = 32 << 20
+
+_parameters: dict[str, str] = {}
+_node: Node
+_threads = KeptThreads()
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """An open export."""
+
+    volume: int
+    writable: bool
+
+
+def _fail(code: int, text: str) -> NoReturn:
+    nbdkit.set_error(code)
+    raise OSError(code, text)
+
+
+def _run(script: Script[Any]) -> Any:
+    """Run a script in this thread; an IoFailed becomes the NBD error."""
+    _threads.keep()
+    result = _node.driver.run(script)
+    if type(result) is IoFailed:
+        _fail(result.errno, result.text)
+    return result
+
+
+# --- the process -------------------------------------------------------------------------------
+def config(key: str, value: str) -> None:
+    if key not in ("config", "node", "resource", "run_dir"):
+        raise ValueError(f"unknown parameter {key!r}")
+    _parameters[key] = value
+
+
+def thread_model() -> int:
+    return int(nbdkit.THREAD_MODEL_PARALLEL)
+
+
+def get_ready() -> None:
+    """Read the configuration; an error ends nbdkit with its text, before it forks."""
+    global _node
+    file = _parameters.get("config")
+    loaded = load(Path(file) if file else None)
+    view = for_node(loaded, _parameters["resource"], _parameters["node"], is_local)
+    require_implemented(view)
+    _node = Node(view, Path(_parameters["run_dir"]), quit_process=nbdkit.shutdown)
+
+
+def after_fork() -> None:
+    _node.start()
+
+
+def cleanup() -> None:
+    _node.close()
+
+
+# --- exports ---------------------------------------------------------------------------------
+def list_exports(readonly: bool, is_tls: bool) -> Iterator[tuple[str, str]]:
+    return iter([(str(number), f"{_node.view.name}/{number}") for number in sorted(_node.view.volumes)])
+
+
+def default_export(readonly: bool, is_tls: bool) -> str:
+    return str(min(_node.view.volumes))
+
+
+def open(readonly: bool) -> Handle:  # noqa: A001  (the name is nbdkit's)
+    _threads.keep()
+    name = nbdkit.export_name() or default_export(readonly, False)
+    try:
+        return Handle(_node.open_export(name, not readonly), not readonly)
+    except OSError as error:
+        _fail(error.errno or 5, str(error.strerror))
+
+
+def close(h: Handle) -> None:
+    _threads.keep()
+    _node.driver.call(lambda: _node.engine.close(h.volume, h.writable))
+    _threads.reap()
+
+
+def get_size(h: Handle) -> int:
+    return _node.driver.call(lambda: _node.engine.size(h.volume))
+
+
+def can_write(h: Handle) -> bool:
+    return h.writable
+
+
+def _yes(h: Handle) -> bool:
+    return True
+
+
+can_multi_conn = can_flush = can_trim = can_zero = can_fast_zero = _yes
+
+
+def can_fua(h: Handle) -> int:
+    return int(nbdkit.FUA_NATIVE)
+
+
+def block_size(h: Handle) -> tuple[int, int, int]:
+    return 512, 4096, MAX_REQUEST
+
+
+# --- requests ----------------------------------------------------------------------------------
+def pread(h: Handle, buf: bytearray, offset: int, flags: int) -> None:
+    buf[:] = _run(_node.engine.read(h.volume, offset, len(buf)))
+
+
+def pwrite(h: Handle, buf: memoryview, offset: int, flags: int) -> None:
+    # A copy: nbdkit reuses its buffer after the return, and the transfer log may outlive it.
+    _run(_node.engine.write(h.volume, offset, bytes(buf), bool(flags & nbdkit.FLAG_FUA)))
+
+
+def flush(h: Handle, flags: int) -> None:
+    _run(_node.engine.flush(h.volume))
+
+
+def trim(h: Handle, count: int, offset: int, flags: int) -> None:
+    _run(_node.engine.trim(h.volume, offset, count, bool(flags & nbdkit.FLAG_FUA)))
+
+
+def zero(h: Handle, count: int, offset: int, flags: int) -> None:
+    may_trim = bool(flags & nbdkit.FLAG_MAY_TRIM)
+    _run(_node.engine.zero(h.volume, offset, count, may_trim, bool(flags & nbdkit.FLAG_FUA)))

@@ -1,0 +1,344 @@
+"""One resource on one node, put together: configuration, engine, driver, disks, link, control socket.
+
+Floor: outer (the composition root). Neighbours: nbd_plugin/pydrbd_plugin.py makes a Node in
+nbdkit's process and serves NBD from its driver; control/server.py calls `command`.
+
+Verbs of the control socket are the table VERBS: name -> function and its arguments.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydrbd.config import MetaDiskKind, ResourceView
+from pydrbd.control.protocol import plain
+from pydrbd.control.server import ControlServer
+from pydrbd.engine.engine import Engine
+from pydrbd.engine.options import EngineOptions, VolumeOptions
+from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
+from pydrbd.errors import CommandFailed, PydrbdError, UsageError, WaitTimeout
+from pydrbd.format.gi import gi_line, show_gi
+from pydrbd.runtime.addresses import LinkOptions
+from pydrbd.runtime.disks import Disks, DiskSpec
+from pydrbd.runtime.driver import Driver
+from pydrbd.runtime.launch import RunPaths, paths
+from pydrbd.runtime.link import Link
+from pydrbd.runtime.logs import LogWriter
+from pydrbd.runtime.loop import LoopThread
+from pydrbd.runtime.workers import Workers
+from pydrbd.units import SECTOR
+from pydrbd.version import __version__
+from pydrbd.vocabulary import Conn, Failure
+
+PAGE = 4096
+#: What nbdkit gets to end in order after `down`.
+QUIT_SECONDS = 3.0
+
+
+def engine_options(view: ResourceView) -> EngineOptions:
+    """The settings of the engine; the configuration counts in tenths, KiB/s, sectors and pages."""
+    net = view.net
+    return EngineOptions(
+        resource=view.name,
+        node=view.node_name,
+        peer=view.peer_name,
+        protocol=net.wire_protocol,
+        timeout=net.timeout / 10,
+        ping_int=float(net.ping_int),
+        ping_timeout=net.ping_timeout / 10,
+        ko_count=net.ko_count,
+        max_epoch_size=net.max_epoch_size,
+        max_buffers=net.max_buffers * PAGE,
+        use_rle=net.use_rle,
+        cram_hmac_alg=net.cram_hmac_alg,
+        shared_secret=net.shared_secret.encode(),
+        auto_promote=view.options.auto_promote,
+        volumes={
+            number: VolumeOptions(
+                size=volume.disk_options.size * SECTOR,
+                al_extents=volume.disk_options.al_extents,
+                c_max_rate=volume.peer_device_options.c_max_rate * 1024,
+                c_plan_ahead=volume.peer_device_options.c_plan_ahead,
+                resync_rate=volume.peer_device_options.resync_rate * 1024,
+                discard_zeroes_if_aligned=volume.disk_options.discard_zeroes_if_aligned,
+            )
+            for number, volume in view.volumes.items()
+        },
+    )
+
+
+def link_options(view: ResourceView) -> LinkOptions:
+    """The settings of the network side."""
+    net = view.net
+    return LinkOptions(
+        resource=view.name,
+        local=(view.local_address.host, view.local_address.port),
+        peer=(view.peer_address.host, view.peer_address.port),
+        connect_int=float(net.connect_int),
+        ping_timeout=net.ping_timeout / 10,
+        sock_check_timeout=net.socket_check_timeout / 10,
+        sndbuf_size=net.sndbuf_size,
+        rcvbuf_size=net.rcvbuf_size,
+    )
+
+
+def disk_specs(view: ResourceView) -> dict[int, DiskSpec]:
+    """Where the volumes' data and metadata are; a diskless volume has no entry."""
+    specs = {}
+    for number, volume in view.volumes.items():
+        if volume.disk is None:
+            continue
+        meta = volume.meta_disk
+        index = meta.index if meta.kind is MetaDiskKind.INDEXED and meta.index is not None else 0
+        specs[number] = DiskSpec(volume.disk, meta.kind.value, meta.path, index)
+    return specs
+
+
+class Node:
+    """A resource's process from start() to `down`."""
+
+    def __init__(
+        self, view: ResourceView, run_dir: Path, *, quit_process: Callable[[], None] = lambda: None
+    ) -> None:
+        """Makes no thread and opens nothing. `quit_process` is called after `down` has been answered."""
+        self.view = view
+        self.paths: RunPaths = paths(run_dir, view.node_name, view.name)
+        self._quit = quit_process
+        self.engine = Engine(engine_options(view), secrets.token_bytes)
+        self.log = LogWriter(view.name)
+        self.disks = Disks(disk_specs(view))
+        self.workers = Workers()
+        self.driver = Driver(self.engine, self.disks, self.workers, self.log)
+        self.loop = LoopThread()
+        self.link = Link(link_options(view), self.driver, self.loop)
+        self.server = ControlServer(
+            self, self.paths.control_socket, log=lambda text: self.log.put("error", text)
+        )
+        self._down = threading.Lock()
+        self._closed = threading.Lock()
+
+    def start(self) -> None:
+        """Start all threads, and answer on the control socket. ControlError."""
+        self.log.start()
+        self.workers.start()
+        self.loop.start()
+        self.link.start()
+        self.server.start()
+        self.log.put("info", f"pydrbd {__version__} serves {self.view.name} on {self.view.node_name}")
+
+    def close(self) -> None:
+        """End what start() began, without a word to the engine (after `down`, or on SIGTERM); once."""
+        if not self._closed.acquire(blocking=False):
+            return
+        self.server.stop()
+        self.link.stop()
+        self.loop.stop()
+        self.workers.stop()
+        self.disks.close()
+        self.log.put("info", "the process ends")
+        self.log.stop()
+        self.paths.remove()
+
+    # --- NBD -----------------------------------------------------------------------------------
+    def open_export(self, name: str, writable: bool) -> int:
+        """Open the export `name` (a volume's number) for a client; the volume.
+
+        Promotes first where auto-promote asks for it. OSError with the errno for the client.
+        """
+        if not (name.isascii() and name.isdigit()) or int(name) not in self.view.volumes:
+            raise OSError(errno.ENOENT, f"{self.view.name} has no volume {name[:40]!r}")
+        volume = int(name)
+        if self.driver.call(lambda: self.engine.auto_promotes(volume, writable)):
+            try:
+                self.driver.run(self.engine.promote())
+            except PydrbdError as error:
+                self.log.put("warning", f"auto-promote: {error}")
+        code = self.driver.call(lambda: self._open(volume, writable))
+        if code:
+            role = self.snapshot().role.word
+            text = f"{self.view.name}/{volume} cannot be opened now: {os.strerror(code)} (the role is {role})"
+            self.log.put("info", text)
+            raise OSError(code, text)
+        return volume
+
+    def _open(self, volume: int, writable: bool) -> int:
+        """Under the mutex: Engine.open, and no export without a size."""
+        code = self.engine.open(volume, writable)
+        if code == 0 and not self.engine.size(volume):
+            self.engine.close(volume, writable)
+            return errno.ENODATA
+        return code
+
+    # --- control -------------------------------------------------------------------------------
+    def command(self, verb: str, args: dict[str, Any]) -> Any:
+        """Carry out a verb (worker threads of the control server). PydrbdErrors go back to the client."""
+        entry = VERBS.get(verb)
+        if entry is None:
+            raise UsageError(f"{self.view.name}: its process does not know the verb {verb[:40]!r}")
+        return entry.function(self, **entry.check(self.view.name, verb, args))
+
+    def volume(self, snapshot: ResourceSnapshot, number: int) -> VolumeSnapshot:
+        """The snapshot of one volume. CommandFailed when the resource has no such volume."""
+        for volume in snapshot.volumes:
+            if volume.number == number:
+                return volume
+        raise CommandFailed(
+            self.view.name, Failure.MINOR_NOT_KNOWN, f"{self.view.name} has no volume {number}."
+        )
+
+    def snapshot(self) -> ResourceSnapshot:
+        return self.driver.call(self.engine.snapshot)
+
+    def end(self) -> None:
+        """After `down`: let the reply leave, close everything, end the process."""
+
+        def finish() -> None:
+            self.close()
+            self._quit()
+            time.sleep(QUIT_SECONDS)
+            os._exit(0)  # an NBD client that does not let go must not keep the process
+
+        threading.Thread(target=finish, name="end", daemon=True).start()
+
+
+def _volume_script(name: str) -> Callable[..., None]:
+    """A verb that runs the engine's script `name` on a volume that exists."""
+
+    def act(node: Node, volume: int, **args: Any) -> None:
+        node.volume(node.snapshot(), volume)
+        node.driver.run(getattr(node.engine, name)(volume, **args))
+
+    return act
+
+
+def _script(name: str) -> Callable[..., None]:
+    """A verb that runs the engine's script `name`."""
+
+    def act(node: Node, **args: Any) -> None:
+        node.driver.run(getattr(node.engine, name)(**args))
+
+    return act
+
+
+def _status(node: Node) -> Any:
+    return plain(node.snapshot())
+
+
+def _connect(node: Node, discard_my_data: bool) -> None:
+    # The port is taken here, so that a port in use is this command's error and not a line in the log.
+    node.link.reserve()
+    try:
+        node.driver.run(node.engine.connect(discard_my_data))
+    except BaseException:
+        node.link.unreserve()
+        raise
+
+
+def _down(node: Node) -> None:
+    with node._down:
+        node.driver.run(node.engine.down())
+        node.end()
+
+
+_CONDITIONS: Mapping[str, Callable[[ResourceSnapshot], bool]] = {
+    "connected": lambda snapshot: snapshot.connection is Conn.CONNECTED,
+    "synced": lambda snapshot: all(volume.conn is Conn.CONNECTED for volume in snapshot.volumes),
+}
+
+
+def _wait(node: Node, condition: str, timeout: float) -> None:
+    holds = _CONDITIONS.get(condition)
+    if holds is None:
+        known = " or ".join(_CONDITIONS)
+        raise UsageError(f"{node.view.name}: wait knows the conditions {known}, not {condition[:40]!r}")
+    if not node.driver.run(node.engine.wait_for(holds, timeout or None)):
+        state = node.snapshot().connection.connection_word
+        raise WaitTimeout(
+            f"{node.view.name}: not {condition} within {timeout:g} s; the connection is {state}"
+        )
+
+
+def _get_gi(node: Node, volume: int) -> dict[str, str]:
+    found = node.volume(node.snapshot(), volume)
+    if found.generation is None:
+        raise CommandFailed(node.view.name, Failure.NO_DISK, f"Volume {volume} is not attached.")
+    return {"line": gi_line(found.generation, found.flags)}
+
+
+def _show_gi(node: Node, volume: int) -> dict[str, str]:
+    found = node.volume(node.snapshot(), volume)
+    if found.generation is None:
+        raise CommandFailed(node.view.name, Failure.NO_DISK, f"Volume {volume} is not attached.")
+    return {"text": show_gi(found.generation, found.flags)}
+
+
+def _version(node: Node) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "resource": node.view.name,
+        "node": node.view.node_name,
+    }
+
+
+def _nbd_info(node: Node) -> dict[str, Any]:
+    sizes = {str(volume.number): volume.size for volume in node.snapshot().volumes}
+    return {"socket": str(node.paths.nbd_socket), "exports": sizes}
+
+
+_REQUIRED = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb: its function and its arguments with their types and defaults."""
+
+    function: Callable[..., Any]
+    arguments: Mapping[str, tuple[type, Any]] = field(default_factory=dict)
+
+    def check(self, resource: str, verb: str, args: dict[str, Any]) -> dict[str, Any]:
+        """`args` with defaults filled in. UsageError for an unknown, missing or mistyped one."""
+        if unknown := set(args) - set(self.arguments):
+            raise UsageError(f"{resource}: '{verb}' has no argument {min(unknown)[:40]!r}")
+        values = {}
+        for name, (kind, default) in self.arguments.items():
+            value = args.get(name, default)
+            if value is _REQUIRED:
+                raise UsageError(f"{resource}: '{verb}' needs the argument {name!r}")
+            if kind is float and type(value) is int:
+                value = float(value)
+            if type(value) is not kind:
+                raise UsageError(f"{resource}: '{verb}': {name!r} must be of type {kind.__name__}")
+            values[name] = value
+        return values
+
+
+_VOLUME = {"volume": (int, _REQUIRED)}
+_FORCE = {"force": (bool, False)}
+
+VERBS: Mapping[str, Verb] = {
+    "status": Verb(_status),
+    "attach": Verb(_volume_script("attach"), _VOLUME),
+    "detach": Verb(_volume_script("detach"), {**_VOLUME, **_FORCE}),
+    "connect": Verb(_connect, {"discard_my_data": (bool, False)}),
+    "disconnect": Verb(_script("disconnect"), _FORCE),
+    "primary": Verb(_script("promote"), _FORCE),
+    "secondary": Verb(_script("demote")),
+    "invalidate": Verb(_volume_script("invalidate"), _VOLUME),
+    "invalidate-remote": Verb(_volume_script("invalidate_remote"), _VOLUME),
+    "new-current-uuid": Verb(_volume_script("new_current_uuid"), {**_VOLUME, "clear_bitmap": (bool, False)}),
+    "get-gi": Verb(_get_gi, _VOLUME),
+    "show-gi": Verb(_show_gi, _VOLUME),
+    "wait": Verb(_wait, {"condition": (str, _REQUIRED), "timeout": (float, 0.0)}),
+    "down": Verb(_down),
+    "version": Verb(_version),
+    "nbd-info": Verb(_nbd_info),
+}
