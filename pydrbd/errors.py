@@ -44,6 +44,17 @@ class MetadataError(PydrbdError):
     exit_code = 1
 
 
+class ExistingDataError(MetadataError):
+    """create-md would overwrite or cut off what is there. `forcible`: `--force` goes over it.
+
+    Exit code 1 for DRBD metadata, 40 for other data (as drbdmeta).
+    """
+
+    def __init__(self, message: str, *, exit_code: int, forcible: bool) -> None:
+        self.exit_code, self.forcible = exit_code, forcible
+        super().__init__(message)
+
+
 class DiskError(PydrbdError):
     """A backing disk cannot be opened, locked, read or written."""
 

@@ -58,7 +58,15 @@ FLOORS = {
     ),
     "control": Floor(("pydrbd.control",), ("words",), never=("uvloop", "asyncio")),
     "outer": Floor(
-        ("pydrbd.integrations", "pydrbd.mapping", "pydrbd.node", "pydrbd.cli", "nbd_plugin"),
+        (
+            "pydrbd.integrations",
+            "pydrbd.mapping",
+            "pydrbd.metadata_probe",
+            "pydrbd.metadata_tool",
+            "pydrbd.node",
+            "pydrbd.cli",
+            "nbd_plugin",
+        ),
         ("words", "format", "wire", "engine", "runtime", "control"),
     ),
 }

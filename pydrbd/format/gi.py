@@ -64,10 +64,15 @@ def gi_line(generation: Generation, flags: MdFlag) -> str:
 
 
 def disk_word(flags: MdFlag) -> str:
-    """The disk state that the flags alone tell, as `dstate` prints it for a disk that is not attached."""
+    """The disk state that the flags alone tell, as `dstate` prints it for a disk that is not attached.
+
+    UpToDate needs the peer outdated: without that the peer may hold newer data.
+    """
     if MdFlag.CONSISTENT not in flags:
         return "Inconsistent"
-    return "Consistent" if MdFlag.WAS_UP_TO_DATE in flags else "Outdated"
+    if MdFlag.WAS_UP_TO_DATE not in flags:
+        return "Outdated"
+    return "UpToDate" if MdFlag.PEER_OUTDATED in flags else "Consistent"
 
 
 def show_gi(
@@ -109,7 +114,7 @@ def _flag_words(flags: MdFlag) -> list[str]:
     words = [
         "Primary" if MdFlag.PRIMARY in flags else "Secondary",
         "Connected" if MdFlag.CONNECTED in flags else "StandAlone",
-        "UpToDate" if disk_word(flags) == "Consistent" else disk_word(flags),
+        disk_word(flags | MdFlag.PEER_OUTDATED),
     ]
     extra = {
         MdFlag.FULL_SYNC: "full sync pending",
