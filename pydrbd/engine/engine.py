@@ -1,132 +1,450 @@
 """The engine of one resource on one node: a monitor that any thread may enter under the driver's mutex.
 
-Floor: engine. (Interface first; the bodies follow.)
+Floor: engine. Neighbours: orders (the contract with drivers), connection (packets), requests (clients),
+admin (commands), sync and resync. This module owns the state: every change goes through
+`enter_state`, which completes nothing (see state.imply) but acts on the difference (`_aftermath`).
 
-Entry points that return a Script must be run by a driver; the plain ones act at once.
-After any call the driver drains `engine.out`.
+Entry points that return a Script must be run by a driver; the plain ones act at once. After any
+call the driver drains `engine.out`.
 """
 
 from __future__ import annotations
 
+import errno
+import heapq
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
+from pydrbd.engine import admin, generations, observe, peer_state, requests
+from pydrbd.engine.connection import Phase, Session
 from pydrbd.engine.options import EngineOptions
-from pydrbd.engine.orders import IoFailed, Outputs, Script, Ticket
+from pydrbd.engine.orders import Await, CloseDisk, IoFailed, LinkAction, LogLine, Outputs, Script, Ticket
 from pydrbd.engine.snapshot import ResourceSnapshot
-from pydrbd.vocabulary import Conn
-from pydrbd.wire.packets import Channel, Packet
+from pydrbd.engine.state import State, describe_change, imply
+from pydrbd.engine.sync import finish_source
+from pydrbd.engine.transfer_log import TransferLog
+from pydrbd.engine.volume import Volume
+from pydrbd.vocabulary import Conn, Disk, Role
+from pydrbd.wire.packets import BlockAck, Channel, NegAck, Packet
+from pydrbd.wire.packets import State as StatePacket
+
+#: An idle epoch is ended after this many seconds, so that its extents cool down and little is
+#: left to copy if the peer is lost.
+EPOCH_IDLE_SECONDS = 0.3
 
 
 class Engine:
+    """See the module. `entropy(n)` gives n random bytes (seeded in the simulator)."""
+
     def __init__(self, options: EngineOptions, entropy: Callable[[int], bytes]) -> None:
-        """`entropy(n)` gives n random bytes (secrets.token_bytes in production, seeded in the simulator)."""
         self.options = options
+        self.entropy = entropy
         self.out = Outputs()
         self.now = 0.0
+        self.volumes = {n: Volume(self, n, o) for n, o in sorted(options.volumes.items())}
+        self.connection = Conn.STANDALONE
+        self.session: Session | None = None
+        self.transfer_log = TransferLog(self)
+        self.discard_my_data = False
+        self.auto_promoted = False
+        self.last_disconnect = ""
+        #: Serialises our own administrative commands that change states.
+        self.busy: Ticket | None = None
+        self._sessions = 0
+        self._timers: list[tuple[float, int, Ticket]] = []
+        self._timer_count = 0
+        self._watchers: list[Ticket] = []
 
-    # --- clients (NBD) -------------------------------------------------------------------
-    def open(self, volume: int, writable: bool) -> int:
-        """An NBD client opens an export: 0, or the errno that refuses it (EROFS, EMEDIUMTYPE, ENODATA)."""
-        raise NotImplementedError
+    # --- small services ------------------------------------------------------------------------
 
-    def auto_promotes(self, volume: int, writable: bool) -> bool:
-        """True when open() needs promote() to be run first (auto-promote yes, Secondary, writable)."""
-        raise NotImplementedError
+    @property
+    def role(self) -> Role:
+        return next(iter(self.volumes.values())).state.role
 
-    def close(self, volume: int, writable: bool) -> None:
-        raise NotImplementedError
+    @property
+    def peer_role(self) -> Role:
+        roles = {v.state.peer for v in self.volumes.values()}
+        return Role.PRIMARY if Role.PRIMARY in roles else min(roles, key=lambda r: r == Role.UNKNOWN)
 
-    def size(self, volume: int) -> int:
-        """Size of the exported device in bytes (0: not known yet)."""
-        raise NotImplementedError
+    def log(self, level: str, text: str) -> None:
+        self.out.log.append(LogLine(level, text))
 
-    def read(self, volume: int, offset: int, length: int) -> Script[bytes | IoFailed]:
-        raise NotImplementedError
+    def spawn(self, name: str, script: Script[Any]) -> None:
+        """Let the driver run a script in the background."""
+        self.out.scripts.append((name, script))
 
-    def write(self, volume: int, offset: int, data: bytes, fua: bool = False) -> Script[IoFailed | None]:
-        raise NotImplementedError
+    def is_stand_alone(self) -> bool:
+        """There is no connection, and none is looked for."""
+        return self.connection == Conn.STANDALONE
 
-    def trim(self, volume: int, offset: int, length: int, fua: bool = False) -> Script[IoFailed | None]:
-        raise NotImplementedError
+    def random_uuid(self) -> int:
+        """A random UUID without the Primary bit, never one of the reserved values."""
+        while True:
+            uuid = generations.masked(int.from_bytes(self.entropy(8), "big"))
+            if uuid > 4:
+                return uuid
 
-    def zero(self, volume: int, offset: int, length: int, may_trim: bool, fua: bool = False) -> Script[IoFailed | None]:
-        raise NotImplementedError
+    def io_error(self, text: str) -> IoFailed:
+        return IoFailed(errno.EIO, text)
 
-    def flush(self, volume: int) -> Script[IoFailed | None]:
-        """Durable here and on the connected peer when it returns; covers writes of all connections."""
-        raise NotImplementedError
+    # --- state -----------------------------------------------------------------------------------
 
-    # --- administration: scripts that raise StateRefused or CommandFailed ------------------
-    def attach(self, volume: int) -> Script[None]:
-        raise NotImplementedError
+    def set_state(self, volume: Volume, **changes: Any) -> None:
+        """Change fields of a volume's state, with what they imply."""
+        self.enter_state(volume, imply(replace(volume.state, **changes)))
 
-    def detach(self, volume: int, force: bool = False) -> Script[None]:
-        raise NotImplementedError
+    def enter_state(self, volume: Volume, new: State) -> None:
+        """Make the completed state `new` the volume's."""
+        old = volume.state
+        if new == old:
+            return
+        volume.state = new
+        self.log("info", f"volume {volume.number}: {describe_change(old, new)}")
+        self._aftermath(volume, old, new)
+        self.changed()
 
-    def promote(self, force: bool = False) -> Script[None]:
-        raise NotImplementedError
+    def _aftermath(self, volume: Volume, old: State, new: State) -> None:
+        """What a change of state brings with it."""
+        if old.peer_has_our_data and not new.peer_has_our_data:
+            self._lost_peer_data(volume, new)
+        if old.conn > Conn.CONNECTED >= new.conn:
+            volume.resync.reset()
+            if self.session is not None:
+                self.session.bitmaps.pop(volume.number, None)
+                self.session.sync_uuids.pop(volume.number, None)
+        both_inconsistent = old.disk == old.pdsk == Disk.INCONSISTENT
+        if both_inconsistent and old.peer == Role.SECONDARY and new.peer == Role.PRIMARY:
+            volume.consider_resync = True
+        if new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE:
+            volume.crashed_primary = False
+        if new.disk >= Disk.INCONSISTENT and new.disk != Disk.DUNKNOWN:
+            volume.attached_as = new.disk
+        if volume.base is not None and new.disk > Disk.FAILED:
+            self.persist_later(volume)
 
-    def demote(self) -> Script[None]:
-        raise NotImplementedError
+    def _lost_peer_data(self, volume: Volume, new: State) -> None:
+        """The other copy is out of reach: from now on this one is a generation of its own."""
+        if self.session is not None:
+            self.transfer_log.lose(volume)
+        if Role.PRIMARY not in (new.role, new.peer) or new.disk != Disk.UP_TO_DATE:
+            return
+        if volume.generation is not None and volume.generation.bitmap == 0:
+            self.mint(volume)
 
-    def connect(self, discard_my_data: bool = False) -> Script[None]:
-        """Returns at once with the connection in state WFConnection."""
-        raise NotImplementedError
+    def mint(self, volume: Volume) -> None:
+        """Make a new current UUID; no write completes before it is durable (DESIGN 4.5)."""
+        assert volume.generation is not None
+        uuid = generations.with_role(self.random_uuid(), volume.state.role == Role.PRIMARY)
+        volume.generation = generations.new_current(volume.generation, uuid)
+        volume.touch()
+        ticket = Ticket()
+        volume.minting = ticket
+        self.log("info", f"volume {volume.number}: new current UUID {uuid:016X}")
+        self.spawn(f"new current UUID {volume.number}", self._minted(volume, ticket))
 
-    def disconnect(self, force: bool = False) -> Script[None]:
-        raise NotImplementedError
+    def _minted(self, volume: Volume, ticket: Ticket) -> Script[None]:
+        yield from volume.persist()
+        if volume.minting is ticket:
+            volume.minting = None
+        ticket.resolve()
+        if self.session is not None and volume.state.conn >= Conn.CONNECTED:
+            peer_state.send_uuids(self.session, volume)
 
-    def invalidate(self, volume: int) -> Script[None]:
-        raise NotImplementedError
+    def persist_later(self, volume: Volume) -> None:
+        """The superblock has changed; write it in the background."""
+        volume.touch()
+        self.spawn(f"superblock {volume.number}", volume.persist())
 
-    def invalidate_remote(self, volume: int) -> Script[None]:
-        raise NotImplementedError
+    def send_state(self, volume: Volume) -> None:
+        """Tell the peer our state of a volume."""
+        if self.session is not None and self.session.phase is Phase.RUNNING:
+            self.session.send(StatePacket(volume.state.word, volume.number))
 
-    def new_current_uuid(self, volume: int, clear_bitmap: bool = False) -> Script[None]:
-        raise NotImplementedError
+    def disk_failed(self, volume: Volume, failure: IoFailed) -> None:
+        """An I/O error (on-io-error detach): let go of the disk and go on without it."""
+        if volume.state.disk <= Disk.FAILED or volume.layout is None:
+            return
+        self.log("error", f"volume {volume.number}: local I/O error: {failure.text}; detaching")
+        if volume.generation is not None:
+            volume.exposed = generations.masked(volume.generation.current)
+        self.set_state(volume, disk=Disk.FAILED)
+        self.send_state(volume)
+        self.spawn(f"drop disk {volume.number}", self._drop_disk(volume))
 
-    def down(self) -> Script[None]:
-        """Demote, disconnect, detach: after it the process may end."""
-        raise NotImplementedError
+    def _drop_disk(self, volume: Volume) -> Script[None]:
+        admin.forget_disk(volume)
+        self.set_state(volume, disk=Disk.DISKLESS)
+        self.send_state(volume)
+        yield CloseDisk(volume.number)
 
-    def wait_for(self, condition: Callable[[ResourceSnapshot], bool], timeout: float | None) -> Script[bool]:
-        """Wait until the condition holds (checked at every state change and tick). False: timed out."""
-        raise NotImplementedError
+    def attach_aborted(self, volume: Volume, why: str) -> None:
+        """The peer's data and that of the disk being attached do not go together."""
+        volume.resync.reset()
+        self.set_state(volume, disk=Disk.FAILED)
+        self.last_disconnect = why
+        self.spawn(f"drop disk {volume.number}", self._drop_disk(volume))
 
-    # --- network ---------------------------------------------------------------------------
+    # --- network -----------------------------------------------------------------------------------
+
     def link_up(self, resolve_conflicts: bool) -> int:
         """Both sockets exist, INITIAL packets are exchanged. Answers the session number.
 
         `resolve_conflicts`: this node accepted INITIAL_META (its peer dialed it). The next packet
         on the data socket, both ways, is CONNECTION_FEATURES.
         """
-        raise NotImplementedError
+        self._sessions += 1
+        self.session = Session(self, self._sessions, resolve_conflicts)
+        self.connection = Conn.WF_REPORT_PARAMS
+        self.session.start()
+        return self._sessions
+
+    def connected(self, volume: Volume) -> None:
+        """The handshake of a volume is over (its state is Connected or above)."""
+        self.connection = Conn.CONNECTED
+        self.discard_my_data = False
+        self.last_disconnect = ""
+        volume.exposed = 0 if volume.generation is not None else volume.exposed
 
     def link_down(self, session: int, reason: Conn, text: str) -> None:
-        """A socket ended or the decoder raised: reason NETWORK_FAILURE, BROKEN_PIPE, TIMEOUT or
-        PROTOCOL_ERROR. Ignored when the session is not the current one."""
-        raise NotImplementedError
+        """A socket ended or the decoder raised. Ignored when the session is not the current one."""
+        if self.session is None or self.session.number != session:
+            return
+        if self.session.peer_closing:
+            reason, text = Conn.TEAR_DOWN, "the peer disconnected"
+        self._lose_connection(reason, text)
+        self._reconnect()
+
+    def drop(self, session: Session, reason: Conn, text: str) -> None:
+        """Give this connection up and try again."""
+        if self.session is session:
+            self.out.link.append(LinkAction.DROP)
+            self._lose_connection(reason, text)
+            self._reconnect()
+
+    def stand_alone(self, why: str) -> None:
+        """Give the connection up and do not try again: a human must decide."""
+        self.log("error", why)
+        self.out.link.append(LinkAction.STOP)
+        self._lose_connection(Conn.DISCONNECTING, why)
+        self.connection = Conn.STANDALONE
+        for volume in self.volumes.values():
+            self.set_state(volume, conn=Conn.STANDALONE)
+        self.changed()
+
+    def _lose_connection(self, reason: Conn, text: str) -> None:
+        session, self.session = self.session, None
+        self.log(
+            "warning" if reason != Conn.TEAR_DOWN else "info",
+            f"connection lost ({reason.connection_word}): {text}",
+        )
+        self.last_disconnect = text
+        self.connection = reason
+        if session is not None:
+            session.close()
+        self.transfer_log.lose()
+        for volume in self.volumes.values():
+            volume.resync.reset()
+            disk = volume.attached_as if volume.state.disk == Disk.NEGOTIATING else volume.state.disk
+            self.set_state(volume, conn=reason, disk=disk)
+
+    def _reconnect(self) -> None:
+        for conn in (Conn.UNCONNECTED, Conn.WF_CONNECTION):
+            self.connection = conn
+            for volume in self.volumes.values():
+                self.set_state(volume, conn=conn)
+        self.out.link.append(LinkAction.START)
+        self.changed()
 
     def on_packets(self, session: int, channel: Channel, packets: Sequence[Packet]) -> None:
         """Packets in the order of the channel. Ignored when the session is not the current one."""
-        raise NotImplementedError
+        for packet in packets:
+            current = self.session
+            if current is None or current.number != session:
+                return
+            self.traffic(session, channel)
+            current.handle(packet)
 
     def traffic(self, session: int, channel: Channel) -> None:
         """Bytes came (part of a packet): the peer is alive."""
-        raise NotImplementedError
+        current = self.session
+        if current is None or current.number != session:
+            return
+        if channel is Channel.META:
+            current.last_meta = self.now
+        else:
+            current.last_data = self.now
+            current.ping_deadline = None
+
+    def write_acked(self, packet: BlockAck, in_sync: bool) -> None:
+        """The peer has a write (RECV_ACK, WRITE_ACK, RS_WRITE_ACK)."""
+        request = self.transfer_log.request_of(packet)
+        if request.lost:
+            return
+        request.acked = request.net_ok = True
+        if in_sync and request.local_done:
+            if request.local_ok:
+                self.blocks_in_sync(request.volume, request.offset, request.length)
+        else:
+            request.in_sync = in_sync
+        request.net.resolve()
+
+    def write_refused(self, packet: NegAck) -> None:
+        """The peer could not write (NEG_ACK)."""
+        request = self.transfer_log.request_of(packet)
+        request.volume.set_out_of_sync(request.offset, request.length)
+        request.acked = request.lost = True
+        request.net.resolve()
+
+    def blocks_in_sync(self, volume: Volume, offset: int, length: int) -> None:
+        """Both disks hold the same data in this range."""
+        if volume.set_in_sync(offset, length):
+            self.source_may_end(volume)
+
+    def source_may_end(self, volume: Volume) -> None:
+        """End a resync as source when the bits are clear and the target has said that it is done."""
+        resync = volume.resync
+        if volume.state.conn != Conn.SYNC_SOURCE or not resync.active or not resync.target_done:
+            return
+        if volume.bitmap.count <= resync.failed_bits:
+            finish_source(volume)
+
+    # --- time ----------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Called about every 100 ms with the monotonic clock: pings, time-outs, resync pace."""
-        raise NotImplementedError
-
-    # --- observation -------------------------------------------------------------------------
-    def snapshot(self) -> ResourceSnapshot:
-        raise NotImplementedError
-
-    def invariants(self) -> None:
-        """Assert what must hold between any two steps (DESIGN section 4, the part one node can see)."""
-        raise NotImplementedError
+        self.now = now
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2].resolve(False)
+        if self.session is not None:
+            self.session.tick()
+        current = self.transfer_log.current
+        if current.requests and now - current.opened > EPOCH_IDLE_SECONDS:
+            self.transfer_log.close_epoch()
+        for volume in self.volumes.values():
+            volume.resync.move_mark()
+            volume.resync.pump()
 
     def timer(self, seconds: float) -> Ticket:
         """A ticket that resolves at the first tick after `seconds`."""
-        raise NotImplementedError
+        ticket = Ticket()
+        self._timer_count += 1
+        heapq.heappush(self._timers, (self.now + seconds, self._timer_count, ticket))
+        return ticket
+
+    # --- clients (NBD) -----------------------------------------------------------------------------
+
+    def open(self, volume: int, writable: bool) -> int:
+        """An NBD client opens an export: 0, or the errno that refuses it (EROFS, EMEDIUMTYPE, ENODATA)."""
+        v = self.volumes.get(volume)
+        if v is None:
+            return errno.ENOENT
+        if v.state.role != Role.PRIMARY:
+            return errno.EMEDIUMTYPE if v.state.peer == Role.PRIMARY else errno.EROFS
+        if v.size == 0 or Disk.UP_TO_DATE not in (v.state.disk, v.state.pdsk):
+            return errno.ENODATA
+        if writable:
+            v.open_write += 1
+        else:
+            v.open_read += 1
+        return 0
+
+    def auto_promotes(self, volume: int, writable: bool) -> bool:
+        """True when open() needs promote() to be run first (auto-promote yes, Secondary, writable)."""
+        return self.options.auto_promote and writable and volume in self.volumes and self.role != Role.PRIMARY
+
+    def close(self, volume: int, writable: bool) -> None:
+        """An NBD client has gone; the last one of an automatic promotion demotes."""
+        v = self.volumes[volume]
+        if writable:
+            v.open_write -= 1
+        else:
+            v.open_read -= 1
+        if self.auto_promoted and not any(x.open_count for x in self.volumes.values()):
+            self.spawn("auto-demote", admin.auto_demote(self))
+
+    def size(self, volume: int) -> int:
+        """Size of the exported device in bytes (0: not known yet)."""
+        return self.volumes[volume].size
+
+    def read(self, volume: int, offset: int, length: int) -> Script[bytes | IoFailed]:
+        return requests.read(self, self.volumes[volume], offset, length)
+
+    def write(self, volume: int, offset: int, data: bytes, fua: bool = False) -> Script[IoFailed | None]:
+        return requests.write(self, self.volumes[volume], offset, data, fua)
+
+    def trim(self, volume: int, offset: int, length: int, fua: bool = False) -> Script[IoFailed | None]:
+        return requests.zero(self, self.volumes[volume], offset, length, True, True, fua)
+
+    def zero(
+        self, volume: int, offset: int, length: int, may_trim: bool, fua: bool = False
+    ) -> Script[IoFailed | None]:
+        return requests.zero(self, self.volumes[volume], offset, length, False, may_trim, fua)
+
+    def flush(self, volume: int) -> Script[IoFailed | None]:
+        """Durable here and on the connected peer when it returns; covers writes of all connections."""
+        return requests.flush(self, self.volumes[volume])
+
+    # --- administration: scripts that raise StateRefused or CommandFailed ------------------------
+
+    def attach(self, volume: int) -> Script[None]:
+        return admin.attach(self, self.volumes[volume])
+
+    def detach(self, volume: int, force: bool = False) -> Script[None]:
+        return admin.detach(self, self.volumes[volume], force)
+
+    def promote(self, force: bool = False, auto: bool = False) -> Script[None]:
+        return admin.promote(self, force, auto)
+
+    def demote(self) -> Script[None]:
+        return admin.demote(self)
+
+    def connect(self, discard_my_data: bool = False) -> Script[None]:
+        """Returns at once with the connection in state WFConnection."""
+        return admin.connect(self, discard_my_data)
+
+    def disconnect(self, force: bool = False) -> Script[None]:
+        return admin.disconnect(self, force)
+
+    def invalidate(self, volume: int) -> Script[None]:
+        return admin.invalidate(self, self.volumes[volume])
+
+    def invalidate_remote(self, volume: int) -> Script[None]:
+        return admin.invalidate_remote(self, self.volumes[volume])
+
+    def new_current_uuid(self, volume: int, clear_bitmap: bool = False) -> Script[None]:
+        return admin.new_current_uuid(self, self.volumes[volume], clear_bitmap)
+
+    def down(self) -> Script[None]:
+        """Demote, disconnect, detach: after it the process may end."""
+        return admin.down(self)
+
+    def wait_for(self, condition: Callable[[ResourceSnapshot], bool], timeout: float | None) -> Script[bool]:
+        """Wait until the condition holds (checked at every state change). False: timed out."""
+        deadline = None if timeout is None else self.now + timeout
+        while not condition(self.snapshot()):
+            if deadline is not None and self.now >= deadline:
+                return False
+            ticket = self.timer(min(1.0, deadline - self.now) if deadline is not None else 1.0)
+            self.watch(ticket)
+            yield Await(ticket)
+        return True
+
+    # --- observation -------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """Something that people wait for may be true now."""
+        watchers, self._watchers = self._watchers, []
+        for ticket in watchers:
+            ticket.resolve(True)
+
+    def watch(self, ticket: Ticket) -> None:
+        """Resolve the ticket at the next change of state."""
+        self._watchers.append(ticket)
+
+    def snapshot(self) -> ResourceSnapshot:
+        return observe.snapshot(self)
+
+    def invariants(self) -> None:
+        """Assert what must hold between any two steps (DESIGN section 4, the part one node can see)."""
+        observe.invariants(self)

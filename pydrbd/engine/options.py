@@ -44,5 +44,5 @@ class EngineOptions:
     use_rle: bool = True
     cram_hmac_alg: str = ""
     shared_secret: bytes = b""
-    auto_promote: bool = True
+    auto_promote: bool = False
     volumes: Mapping[int, VolumeOptions] = field(default_factory=lambda: {0: VolumeOptions()})

@@ -76,7 +76,7 @@ class ReadBlocks:
 
 @dataclass(frozen=True, slots=True)
 class WriteBlocks:
-    """Write `data` at byte `offset` (to the page cache: volatile until FlushDisk). Result: None | IoFailed."""
+    """Write `data` at byte `offset` (volatile until FlushDisk). Result: None | IoFailed."""
 
     volume: int
     offset: int
@@ -111,7 +111,7 @@ class ReadMeta:
 
 @dataclass(frozen=True, slots=True)
 class WriteMeta:
-    """Write pieces (absolute byte offset, bytes), in order, and make them durable. Result: None | IoFailed."""
+    """Write pieces (absolute byte offset, bytes) in order, durably. Result: None | IoFailed."""
 
     volume: int
     pieces: tuple[tuple[int, bytes], ...]
@@ -124,7 +124,9 @@ class Await:
     ticket: Ticket
 
 
-Order = OpenDisk | CloseDisk | ReadBlocks | WriteBlocks | ZeroBlocks | FlushDisk | ReadMeta | WriteMeta | Await
+Order = (
+    OpenDisk | CloseDisk | ReadBlocks | WriteBlocks | ZeroBlocks | FlushDisk | ReadMeta | WriteMeta | Await
+)
 Script = Generator[Order, Any, T]
 
 

@@ -1,0 +1,120 @@
+"""The activity log of one volume: which 4 MiB extents may be written without a transaction.
+
+Floor: engine. Neighbours: format/al_ring.py (the blocks on disk), volume.py (writes them and the
+bitmap pages of evicted extents), requests.py (takes and drops references).
+
+Invariants (DESIGN 4.4): an extent is in `hot` only while the ring on disk says so; it leaves the ring
+only when nobody holds a reference, and its bitmap pages are on disk before the transaction that
+evicts it. One transaction serves all who wait; at most 64 changes go into one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from pydrbd.engine.orders import Await, IoFailed, Script, Ticket
+from pydrbd.format.al_ring import MAX_UPDATES, MIN_AL_EXTENTS, RingWriter
+
+if TYPE_CHECKING:
+    from pydrbd.engine.volume import Volume
+
+
+class ActivityLog:
+    """`capacity`: the most extents that are hot at once (al-extents)."""
+
+    def __init__(self, capacity: int) -> None:
+        self.ring = RingWriter(max(capacity, MIN_AL_EXTENTS))
+        self.capacity = capacity
+        #: Extent -> slot, for every extent the ring on disk holds.
+        self.hot: dict[int, int] = {}
+        self.references: dict[int, int] = {}
+        #: Hot extents without references, least recently used first.
+        self.idle: OrderedDict[int, None] = OrderedDict()
+        self.free = list(range(capacity))
+        self.wanted: dict[int, None] = {}
+        self.running: Ticket | None = None
+        self.released = Ticket()
+        self.transactions = 0
+
+    def begin(self, volume: Volume, extents: Iterable[int]) -> Script[IoFailed | None]:
+        """Take a reference on each extent; cold ones are made hot on disk first."""
+        needed = list(extents)
+        while True:
+            cold = [extent for extent in needed if extent not in self.hot]
+            if not cold:
+                for extent in needed:
+                    self._take(extent)
+                return None
+            self.wanted.update(dict.fromkeys(cold))
+            if self.running is not None:
+                failed = yield Await(self.running)
+            else:
+                failed = yield from self._transaction(volume)
+            if isinstance(failed, IoFailed):
+                return failed
+
+    def _take(self, extent: int) -> None:
+        self.references[extent] = self.references.get(extent, 0) + 1
+        self.idle.pop(extent, None)
+
+    def end(self, extents: Iterable[int]) -> None:
+        """Drop the references that `begin` took."""
+        for extent in extents:
+            left = self.references[extent] - 1
+            if left:
+                self.references[extent] = left
+            else:
+                del self.references[extent]
+                self.idle[extent] = None
+        if self.wanted and self.idle:
+            ticket, self.released = self.released, Ticket()
+            ticket.resolve()
+
+    def _transaction(self, volume: Volume) -> Script[IoFailed | None]:
+        """Evict what must go, write its bitmap pages, then the transaction; one at a time."""
+        done = self.running = Ticket()
+        result: IoFailed | None = None
+        try:
+            updates, evicted = self._choose()
+            if not updates:
+                # All slots are held by writes the peer has not yet confirmed: make it confirm them.
+                volume.engine.transfer_log.close_epoch()
+                yield Await(self.released)
+                return None
+            result = yield from volume.write_bitmap_of_extents(evicted)
+            if result is None:
+                index, block = self.ring.transaction(updates)
+                result = yield from volume.write_al_block(index, block)
+            if result is None:
+                self.transactions += 1
+                for slot, extent in updates:
+                    self.hot[extent] = slot
+                    self.idle[extent] = None
+            return result
+        finally:
+            self.running = None
+            done.resolve(result)
+
+    def _choose(self) -> tuple[list[tuple[int, int]], list[int]]:
+        """The changes of the next transaction, as (slot, extent), and the extents they evict."""
+        updates: list[tuple[int, int]] = []
+        evicted: list[int] = []
+        for extent in list(self.wanted):
+            if len(updates) == MAX_UPDATES:
+                break
+            if extent in self.hot:
+                del self.wanted[extent]
+                continue
+            if self.free:
+                slot = self.free.pop()
+            elif self.idle:
+                old, _ = self.idle.popitem(last=False)
+                slot = self.hot.pop(old)
+                evicted.append(old)
+            else:
+                break
+            del self.wanted[extent]
+            updates.append((slot, extent))
+        return updates, evicted

@@ -1,0 +1,360 @@
+"""The administrator's commands as scripts: attach, detach, promote, demote, connect, disconnect…
+
+Floor: engine. Neighbours: state (rules), peer_state (what the peer must agree to), sync, volume.
+
+Each script leaves a state that every later command can start from, wherever the process dies. A command
+that changes states takes `engine.busy` first, so two of them never interleave. Refusals are raised as
+StateRefused with drbdsetup's numbers; nothing has changed then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from pydrbd.engine import generations, peer_state, sync
+from pydrbd.engine.disk_admin import attach, close_disk, forget_disk
+from pydrbd.engine.orders import Await, FlushDisk, LinkAction, Script, Ticket
+from pydrbd.engine.state import State, imply, refusal
+from pydrbd.errors import CommandFailed, StateRefused
+from pydrbd.format.gi import JUST_CREATED
+from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
+from pydrbd.wire import packets
+from pydrbd.wire.packets import UuidFlags
+from pydrbd.wire.stateword import CONN_MASK, DISK_MASK, ROLE_MASK
+
+if TYPE_CHECKING:
+    from pydrbd.engine.engine import Engine
+    from pydrbd.engine.volume import Volume
+
+__all__ = [
+    "attach",
+    "auto_demote",
+    "connect",
+    "demote",
+    "detach",
+    "disconnect",
+    "down",
+    "forget_disk",
+    "invalidate",
+    "invalidate_remote",
+    "new_current_uuid",
+    "promote",
+]
+
+T = TypeVar("T")
+
+
+def exclusively(engine: Engine, script: Script[T]) -> Script[T]:
+    """Run a command's script while no other command runs."""
+    while engine.busy is not None:
+        yield Await(engine.busy)
+    mine = engine.busy = Ticket()
+    try:
+        return (yield from script)
+    finally:
+        engine.busy = None
+        mine.resolve()
+
+
+def _refuse(engine: Engine, why: Refusal | None, detail: str = "") -> None:
+    if why is not None:
+        raise StateRefused(engine.options.resource, why, detail)
+
+
+def _check(engine: Engine, volume: Volume, change: Callable[[State], State]) -> None:
+    """Raise StateRefused unless the volume may take this step."""
+    _refuse(engine, refusal(volume.state, imply(change(volume.state))))
+
+
+def _ask_peer(engine: Engine, volume: Volume, mask: int, value: int) -> Script[None]:
+    """Have the peer agree to a change of one volume (STATE_CHG_REQ); raises StateRefused if it does not."""
+    session = engine.session
+    if session is None or volume.state.conn < Conn.CONNECTED:
+        return
+    ticket = session.change = Ticket()
+    session.send(packets.StateChangeRequest(mask, value, volume.number))
+    result = yield Await(ticket)
+    if result < peer_state.SUCCESS:
+        _refuse(engine, _known(result))
+
+
+def _known(result: int) -> Refusal:
+    try:
+        return Refusal(result)
+    except ValueError:
+        return Refusal.CW_FAILED_BY_PEER
+
+
+# --- role --------------------------------------------------------------------------------------
+
+
+def promote(engine: Engine, force: bool, auto: bool = False) -> Script[None]:
+    """Become Primary; `force` takes a disk that is only Inconsistent or Outdated for good."""
+    return exclusively(engine, _promote(engine, force, auto))
+
+
+def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
+    if engine.role == Role.PRIMARY:
+        engine.auto_promoted = engine.auto_promoted and auto
+        return
+    forced = []
+    for volume in engine.volumes.values():
+        disk = volume.state.disk
+        weak = Disk.INCONSISTENT <= disk < Disk.UP_TO_DATE and volume.state.pdsk != Disk.UP_TO_DATE
+        change = {"role": Role.PRIMARY}
+        if force and weak:
+            forced.append(volume)
+            change["disk"] = Disk.UP_TO_DATE  # type: ignore[assignment]
+        _check(engine, volume, lambda s, c=change: replace(s, **c))  # type: ignore[misc]
+    for volume in engine.volumes.values():
+        mask, value = ROLE_MASK, int(Role.PRIMARY)
+        if volume in forced:
+            mask, value = mask | DISK_MASK, value | Disk.UP_TO_DATE << 9
+        yield from _ask_peer(engine, volume, mask, value)
+        # Meanwhile much may have happened; the rules decide again at the very step.
+        _check(engine, volume, partial(replace, role=Role.PRIMARY, disk=_raised(volume, forced)))
+    engine.auto_promoted = auto
+    for volume in engine.volumes.values():
+        engine.set_state(volume, role=Role.PRIMARY, disk=_raised(volume, forced))
+    for volume in engine.volumes.values():
+        yield from _primary_generation(engine, volume, volume in forced)
+    for volume in engine.volumes.values():
+        if engine.session is not None and volume.state.conn >= Conn.CONNECTED:
+            if volume in forced:
+                peer_state.send_uuids(engine.session, volume)
+            engine.send_state(volume)
+
+
+def _raised(volume: Volume, forced: list[Volume]) -> Disk:
+    return Disk.UP_TO_DATE if volume in forced else volume.state.disk
+
+
+def _primary_generation(engine: Engine, volume: Volume, forced: bool) -> Script[None]:
+    """The UUIDs of a new Primary, durable before it takes a write."""
+    generation = volume.generation
+    if generation is None:
+        return
+    alone = volume.state.conn < Conn.CONNECTED or volume.state.pdsk <= Disk.FAILED
+    if forced or (alone and generation.bitmap == 0 and volume.state.disk == Disk.UP_TO_DATE):
+        if forced and generation.bitmap != 0:
+            # Keep the older bitmap UUID: the bitmap still counts from there.
+            current = generations.with_role(engine.random_uuid(), True)
+            volume.generation = replace(generation, current=current)
+        else:
+            engine.mint(volume)
+    assert volume.generation is not None
+    volume.generation = replace(
+        volume.generation, current=generations.with_role(volume.generation.current, True)
+    )
+    volume.touch()
+    yield from volume.persist()
+
+
+def demote(engine: Engine) -> Script[None]:
+    """Become Secondary; refused while a client has the device open."""
+    return exclusively(engine, _demote(engine))
+
+
+def auto_demote(engine: Engine) -> Script[None]:
+    """Undo an automatic promotion after the last close; nobody is there to hear a refusal."""
+    try:
+        if engine.auto_promoted:
+            yield from demote(engine)
+    except StateRefused as refused:
+        engine.log("warning", str(refused))
+
+
+def _open_clients(engine: Engine) -> str:
+    opened = {v.number: v.open_count for v in engine.volumes.values() if v.open_count}
+    return "; ".join(f"volume {n}: {count} NBD client(s) connected" for n, count in opened.items())
+
+
+def _demote(engine: Engine) -> Script[None]:
+    if engine.role != Role.PRIMARY:
+        return
+    _refuse(engine, Refusal.DEVICE_IN_USE if _open_clients(engine) else None, _open_clients(engine))
+    # What the clients wrote is durable on both nodes before anybody else may become Primary.
+    epoch = engine.transfer_log.close_epoch()
+    for volume in engine.volumes.values():
+        if volume.has_disk:
+            result = yield FlushDisk(volume.number)
+            if result is not None:
+                engine.disk_failed(volume, result)
+    if epoch is not None and not epoch.done.done:
+        yield Await(epoch.done)
+    for volume in engine.volumes.values():
+        yield from volume.settled()
+        yield from volume.write_bitmap()
+    _refuse(engine, Refusal.DEVICE_IN_USE if _open_clients(engine) else None, _open_clients(engine))
+    engine.auto_promoted = False
+    for volume in engine.volumes.values():
+        if volume.generation is not None:
+            current = generations.masked(volume.generation.current)
+            volume.generation = replace(volume.generation, current=current)
+        engine.set_state(volume, role=Role.SECONDARY)
+    for volume in engine.volumes.values():
+        yield from volume.persist()
+        engine.send_state(volume)
+
+
+# --- connection ----------------------------------------------------------------------------------
+
+
+def connect(engine: Engine, discard_my_data: bool) -> Script[None]:
+    """Start to look for the peer."""
+    return exclusively(engine, _connect(engine, discard_my_data))
+
+
+def _connect(engine: Engine, discard_my_data: bool) -> Script[None]:
+    if engine.connection != Conn.STANDALONE:
+        if discard_my_data:
+            raise CommandFailed(engine.options.resource, Failure.NET_CONFIGURED)
+        return
+    if discard_my_data and engine.role == Role.PRIMARY:
+        raise CommandFailed(engine.options.resource, Failure.DISCARD_IMPOSSIBLE)
+    engine.discard_my_data = discard_my_data
+    for conn in (Conn.UNCONNECTED, Conn.WF_CONNECTION):
+        engine.connection = conn
+        for volume in engine.volumes.values():
+            engine.set_state(volume, conn=conn)
+    engine.out.link.append(LinkAction.START)
+    yield from ()
+
+
+def disconnect(engine: Engine, force: bool) -> Script[None]:
+    """Part from the peer, with its agreement if it is there; nothing to do when StandAlone."""
+    return exclusively(engine, _disconnect(engine, force))
+
+
+def _disconnect(engine: Engine, force: bool) -> Script[None]:
+    if engine.is_stand_alone():
+        return
+    session = engine.session
+    if not force:
+        for volume in engine.volumes.values():
+            _check(engine, volume, lambda s: replace(s, conn=Conn.DISCONNECTING))
+        if session is not None and engine.connection == Conn.CONNECTED:
+            yield from _drain(engine)
+            ticket = session.connection_change = Ticket()
+            session.send(packets.ConnStateChangeRequest(CONN_MASK, Conn.DISCONNECTING << 4))
+            result = yield Await(ticket)
+            if result < peer_state.SUCCESS and engine.session is session:
+                _refuse(engine, _known(result))
+    if not engine.is_stand_alone():
+        engine.stand_alone("disconnected by the administrator")
+    for volume in engine.volumes.values():
+        yield from volume.write_bitmap()
+        yield from volume.persist()
+
+
+def _drain(engine: Engine) -> Script[None]:
+    """Wait until the peer has everything durably, so that nothing counts as out of sync for no reason."""
+    epoch = engine.transfer_log.close_epoch()
+    if epoch is not None and not epoch.done.done:
+        yield Await(epoch.done)
+
+
+# --- disk ------------------------------------------------------------------------------------------
+
+
+def detach(engine: Engine, volume: Volume, force: bool) -> Script[None]:
+    """Let go of a disk; its metadata is clean afterwards. Nothing to do when Diskless."""
+    return exclusively(engine, _detach(engine, volume, force))
+
+
+def _detach(engine: Engine, volume: Volume, force: bool) -> Script[None]:
+    if volume.state.disk <= Disk.FAILED:
+        return
+    if not force:
+        _check(engine, volume, lambda s: replace(s, disk=Disk.FAILED))
+    yield from _drain(engine)
+    if not force:
+        yield from _ask_peer(engine, volume, DISK_MASK, Disk.FAILED << 9)
+        _check(engine, volume, lambda s: replace(s, disk=Disk.FAILED))
+    yield from close_disk(engine, volume)
+
+
+def down(engine: Engine) -> Script[None]:
+    """Demote, disconnect, detach."""
+    yield from demote(engine)
+    try:
+        yield from disconnect(engine, False)
+    except StateRefused:
+        # A process that ends takes its connection with it; the peer's refusal cannot hold it.
+        yield from disconnect(engine, True)
+    for volume in engine.volumes.values():
+        yield from detach(engine, volume, True)
+
+
+# --- resync by hand ----------------------------------------------------------------------------------
+
+
+def invalidate(engine: Engine, volume: Volume) -> Script[None]:
+    """Make the local data the target of a full sync; unconnected: Inconsistent with all bits set."""
+    return exclusively(engine, _full_sync(engine, volume, Conn.STARTING_SYNC_T))
+
+
+def invalidate_remote(engine: Engine, volume: Volume) -> Script[None]:
+    """Make the peer's data the target of a full sync."""
+    return exclusively(engine, _full_sync(engine, volume, Conn.STARTING_SYNC_S))
+
+
+def _full_sync(engine: Engine, volume: Volume, start: Conn) -> Script[None]:
+    if volume.state.conn < Conn.CONNECTED and start == Conn.STARTING_SYNC_T and volume.has_disk:
+        _check(engine, volume, lambda s: replace(s, disk=Disk.INCONSISTENT))
+        volume.bitmap.set_all()
+        volume.full_sync = True
+        engine.set_state(volume, disk=Disk.INCONSISTENT)
+        yield from sync.settle_full_sync(volume)
+        return
+    _check(engine, volume, lambda s: replace(s, conn=start))
+    _check_target(engine, volume, start)
+    yield from _ask_peer(engine, volume, CONN_MASK, start << 4)
+    session = engine.session
+    if session is None or volume.state.conn != Conn.CONNECTED:
+        _refuse(engine, Refusal.INTERRUPTED)
+        return
+    engine.set_state(volume, conn=start)
+    yield from peer_state.start_full_sync(session, volume)
+
+
+def _check_target(engine: Engine, volume: Volume, start: Conn) -> None:
+    """The side that keeps its data must have good data."""
+    state = volume.state
+    source = state.disk if start == Conn.STARTING_SYNC_S else state.pdsk
+    _refuse(engine, Refusal.NO_UP_TO_DATE_DISK if source != Disk.UP_TO_DATE else None)
+
+
+def new_current_uuid(engine: Engine, volume: Volume, clear_bitmap: bool) -> Script[None]:
+    """A new data generation; with `clear_bitmap` on a just created pair: skip the initial sync."""
+    return exclusively(engine, _new_current_uuid(engine, volume, clear_bitmap))
+
+
+def _new_current_uuid(engine: Engine, volume: Volume, clear_bitmap: bool) -> Script[None]:
+    name = engine.options.resource
+    if volume.generation is None or not volume.has_disk:
+        raise CommandFailed(name, Failure.NO_DISK)
+    connected = volume.state.conn == Conn.CONNECTED and engine.session is not None
+    skip = connected and clear_bitmap and volume.generation.current == JUST_CREATED
+    if not skip and engine.connection != Conn.STANDALONE:
+        raise CommandFailed(
+            name, Failure.CONNECTED, "Only a just created pair (current UUID 4) can skip its initial sync."
+        )
+    if clear_bitmap:
+        volume.bitmap.clear_all()
+    base = volume.generation if skip else generations.source_ends(volume.generation)
+    uuid = generations.with_role(engine.random_uuid(), engine.role == Role.PRIMARY)
+    volume.generation = generations.new_current(base, uuid)
+    volume.touch()
+    if skip:
+        assert engine.session is not None
+        peer_state.send_uuids(engine.session, volume, UuidFlags.SKIP_INITIAL_SYNC)
+        volume.generation = replace(volume.generation, bitmap=0)
+        sync.remember_equal(volume)
+        engine.set_state(volume, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
+    elif clear_bitmap:
+        volume.generation = replace(volume.generation, bitmap=0)
+    yield from sync.persist_all(volume)

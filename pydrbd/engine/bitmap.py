@@ -1,0 +1,157 @@
+"""The out-of-sync bitmap of one volume in memory, and which of its pages differ from the disk.
+
+Floor: engine, pure. Bit n covers data bytes n*4096 and up; byte order is that of disk and wire
+(lowest bit first). Neighbours: volume.py writes the dirty pages, wire/rle.py sends it.
+
+Invariants: `count` is the number of set bits below `bits`; no bit at or beyond `bits` is set; every
+page whose content may differ from the disk is in `dirty`; a page from which bits were cleared since
+it was last written is in `cleared` too (data must be flushed before it is written).
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydrbd.format.bitmap_pages import BITS_PER_PAGE, PAGE_BYTES
+from pydrbd.units import align_up
+
+_NOT_ZERO = re.compile(rb"[^\x00]")
+_NOT_ONES = re.compile(rb"[^\xff]")
+
+
+class Bitmap:
+    """`bits` bits, all clear. Sizes are in bits unless a name says bytes."""
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+        self.data = bytearray(align_up((bits + 7) // 8, PAGE_BYTES))
+        self.count = 0
+        self.dirty: set[int] = set()
+        self.cleared: set[int] = set()
+
+    def load(self, data: bytes) -> None:
+        """Take the content read from disk; bits beyond the end are dropped."""
+        size = (self.bits + 7) // 8
+        self.data[:size] = data[:size]
+        self._drop_tail()
+        self.count = int.from_bytes(self.data, "little").bit_count()
+
+    def resize(self, bits: int) -> None:
+        """Change the number of bits; new ones are clear, dropped ones are forgotten."""
+        grown = bytearray(align_up((bits + 7) // 8, PAGE_BYTES))
+        keep = min(len(grown), len(self.data))
+        grown[:keep] = self.data[:keep]
+        self.bits, self.data = bits, grown
+        self._drop_tail()
+        self.count = int.from_bytes(self.data, "little").bit_count()
+        self.dirty = set(range(self.pages))
+
+    def _drop_tail(self) -> None:
+        whole, rest = divmod(self.bits, 8)
+        if rest:
+            self.data[whole] &= (1 << rest) - 1
+            whole += 1
+        self.data[whole:] = bytes(len(self.data) - whole)
+
+    @property
+    def pages(self) -> int:
+        """Number of 4 KiB pages."""
+        return len(self.data) // PAGE_BYTES
+
+    def page(self, number: int) -> bytes:
+        """The content of one page."""
+        return bytes(self.data[number * PAGE_BYTES : (number + 1) * PAGE_BYTES])
+
+    def set(self, first: int, end: int) -> int:
+        """Set bits first..end-1; how many were clear before."""
+        changed = self._change(first, end, True)
+        self.count += changed
+        return changed
+
+    def clear(self, first: int, end: int) -> int:
+        """Clear bits first..end-1; how many were set before."""
+        changed = self._change(first, end, False)
+        self.count -= changed
+        return changed
+
+    def _change(self, first: int, end: int, value: bool) -> int:
+        end = min(end, self.bits)
+        if first >= end:
+            return 0
+        low, high = first >> 3, (end + 7) >> 3
+        old = int.from_bytes(self.data[low:high], "little")
+        mask = ((1 << (end - first)) - 1) << (first & 7)
+        new = old | mask if value else old & ~mask
+        changed = (old ^ new).bit_count()
+        if changed:
+            self.data[low:high] = new.to_bytes(high - low, "little")
+            pages = range(first // BITS_PER_PAGE, (end - 1) // BITS_PER_PAGE + 1)
+            self.dirty.update(pages)
+            if not value:
+                self.cleared.update(pages)
+        return changed
+
+    def set_all(self) -> None:
+        """Everything is out of sync."""
+        self.data[:] = b"\xff" * len(self.data)
+        self._drop_tail()
+        self.count = self.bits
+        self.dirty = set(range(self.pages))
+
+    def clear_all(self) -> None:
+        """Everything is in sync."""
+        self.data[:] = bytes(len(self.data))
+        self.count = 0
+        self.dirty = set(range(self.pages))
+        self.cleared = set(range(self.pages))
+
+    def merge(self, byte_offset: int, data: bytes | memoryview) -> None:
+        """OR `data` in at `byte_offset` (bits beyond the end are dropped)."""
+        end = min(byte_offset + len(data), len(self.data))
+        size = end - byte_offset
+        if size <= 0:
+            return
+        own = int.from_bytes(self.data[byte_offset:end], "little")
+        both = own | int.from_bytes(bytes(data[:size]), "little")
+        beyond = byte_offset * 8 + size * 8 - self.bits
+        if beyond > 0:
+            both &= (1 << max(0, size * 8 - beyond)) - 1
+        changed = (both ^ own).bit_count()
+        if changed:
+            self.data[byte_offset:end] = both.to_bytes(size, "little")
+            self.count += changed
+            self.dirty.update(range(byte_offset // PAGE_BYTES, (end - 1) // PAGE_BYTES + 1))
+
+    def any_set(self, first: int, end: int) -> bool:
+        """Is any of bits first..end-1 set?"""
+        found = self.next_set(first)
+        return found is not None and found < end
+
+    def next_set(self, start: int) -> int | None:
+        """The first set bit at or after `start`."""
+        if start >= self.bits or not self.count:
+            return None
+        byte = start >> 3
+        head = self.data[byte] >> (start & 7)
+        if head:
+            return start + ((head & -head).bit_length() - 1)
+        match = _NOT_ZERO.search(self.data, byte + 1)
+        if match is None:
+            return None
+        value = self.data[match.start()]
+        return match.start() * 8 + (value & -value).bit_length() - 1
+
+    def run_end(self, start: int, limit: int) -> int:
+        """The end (exclusive) of the run of set bits that starts at `start`, at most `limit`."""
+        limit = min(limit, self.bits)
+        bit = start
+        while bit < limit:
+            if bit & 7 == 0:
+                match = _NOT_ONES.search(self.data, bit >> 3, (limit + 7) >> 3)
+                bit = match.start() * 8 if match else limit
+                if match is None or bit >= limit:
+                    return limit
+            if not self.data[bit >> 3] >> (bit & 7) & 1:
+                return bit
+            bit += 1
+        return limit

@@ -1,0 +1,447 @@
+"""One connection to the peer, from the two sockets to its loss: handshake, states, packets.
+
+Floor: engine. Neighbours: sync.py (the decision and what follows), peer_requests.py (the peer's writes
+and reads), transfer_log (acks), engine.py (state changes, the loss of a connection).
+
+A Session lives from `link_up` to the loss of either socket; whatever still runs afterwards compares
+`engine.session` with its own and holds its tongue. Handlers run under the mutex and do no I/O; what
+needs the disk becomes a script. Source of the order: section on the handshake of protocol 101.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from pydrbd.engine import peer_requests, peer_state, sync
+from pydrbd.engine.orders import Ticket
+from pydrbd.errors import ProtocolViolation
+from pydrbd.units import MAX_DATA_BYTES, SECTOR
+from pydrbd.version import PROTOCOL_MAX, PROTOCOL_MIN
+from pydrbd.vocabulary import Conn, Disk, Refusal
+from pydrbd.wire import auth, packets
+from pydrbd.wire.packets import Features, Packet
+from pydrbd.wire.rle import BitmapReceiver, BitmapRuns
+
+if TYPE_CHECKING:
+    from pydrbd.engine.engine import Engine
+    from pydrbd.engine.volume import Volume
+
+OUR_FEATURES = Features.TRIM | Features.THIN_RESYNC | Features.WSAME | Features.WZEROES
+#: In the reserved bytes of CONNECTION_FEATURES, which DRBD ignores: our flush waits for the peer's
+#: barrier ack, so the peer need not flush before it takes the writes behind a barrier.
+FLUSH_WAITS_MARK = b"pydrbd:flush-waits"
+
+Handler = Callable[["Session", Any], None]
+
+
+class Phase(Enum):
+    """What the data socket must carry next."""
+
+    FEATURES = "CONNECTION_FEATURES"
+    CHALLENGE = "AUTH_CHALLENGE"
+    RESPONSE = "AUTH_RESPONSE"
+    PROTOCOL = "PROTOCOL"
+    RUNNING = "packets"
+
+
+class Session:
+    """A connection. `number` tells it from earlier ones."""
+
+    def __init__(self, engine: Engine, number: int, resolve_conflicts: bool) -> None:
+        self.engine = engine
+        self.number = number
+        self.resolve_conflicts = resolve_conflicts
+        self.phase = Phase.FEATURES
+        self.features = Features(0)
+        #: The peer is a pydrbd whose flush waits for our durable ack.
+        self.flush_waits = False
+        self.opened = engine.now
+        self.challenge = b""
+        self.sequences: dict[int, int] = {}
+        self.replies: dict[int, tuple[Ticket, int, int, int]] = {}
+        self._next_reply = 1
+        #: The answer to our own state change request.
+        self.change: Ticket | None = None
+        self.connection_change: Ticket | None = None
+        self.peer_closing = False
+        self.bitmaps: dict[int, BitmapReceiver] = {}
+        self.prepared: set[int] = set()
+        self.sync_uuids: dict[int, int] = {}
+        self.receiver = peer_requests.Receiver(self)
+        self.last_meta = engine.now
+        self.last_data = engine.now
+        self.ping_deadline: float | None = None
+        self.ping_waiters: list[Ticket] = []
+
+    # --- sending ---------------------------------------------------------------------------------
+
+    def send(self, packet: Packet) -> None:
+        self.engine.out.data.append(packet)
+
+    def send_meta(self, packet: Packet) -> None:
+        self.engine.out.meta.append(packet)
+
+    def next_sequence(self, volume: int) -> int:
+        """The next number of the volume's counter over DATA and block acks (from 1)."""
+        number = self.sequences.get(volume, 0) + 1 & 0xFFFFFFFF
+        self.sequences[volume] = number
+        return number
+
+    def expect_reply(self, ticket: Ticket, volume: Volume, offset: int, length: int) -> int:
+        """A block id for DATA_REQUEST whose answer resolves `ticket`."""
+        ident, self._next_reply = self._next_reply, self._next_reply + 1
+        self.replies[ident] = (ticket, volume.number, offset, length)
+        return ident
+
+    def ping(self) -> None:
+        """Ask for a sign of life within ping-timeout."""
+        if self.ping_deadline is None:
+            self.ping_deadline = self.engine.now + self.engine.options.ping_timeout
+            self.send_meta(packets.Ping())
+
+    # --- receiving -------------------------------------------------------------------------------
+
+    def violation(self, text: str) -> None:
+        """The peer broke the protocol: close, name the reason, connect again."""
+        self.engine.drop(self, Conn.PROTOCOL_ERROR, text)
+
+    def handle(self, packet: Packet) -> None:
+        """Act on one packet."""
+        try:
+            if self.phase is not Phase.RUNNING:
+                self._handshake(packet)
+                return
+            handler = HANDLERS.get(type(packet))
+            if handler is None:
+                raise ProtocolViolation(f"unexpected packet {type(packet).__name__}")
+            handler(self, packet)
+        except ProtocolViolation as violation:
+            self.violation(violation.reason)
+
+    def volume(self, packet: Packet) -> Volume:
+        """The packet's volume; raises ProtocolViolation if we have none of that number."""
+        found = self.engine.volumes.get(packet.volume)
+        if found is None:
+            raise ProtocolViolation(
+                f"{type(packet).__name__} for volume {packet.volume}, which does not exist here"
+            )
+        return found
+
+    def ranged(self, packet: Any, length: int) -> Volume:
+        """The packet's volume, its range checked against the device."""
+        volume = self.volume(packet)
+        if length <= 0 or length % SECTOR or packet.sector * SECTOR + length > volume.size:
+            raise ProtocolViolation(
+                f"{type(packet).__name__} of {length} bytes at sector {packet.sector} is outside volume"
+                f" {packet.volume} of {volume.size // SECTOR} sectors"
+            )
+        return volume
+
+    # --- handshake -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """The sockets exist: say what we can."""
+        reserved = FLUSH_WAITS_MARK.ljust(60, b"\0")
+        self.send(packets.ConnectionFeatures(PROTOCOL_MIN, OUR_FEATURES, PROTOCOL_MAX, reserved))
+
+    def _handshake(self, packet: Packet) -> None:
+        if isinstance(packet, packets.Ping | packets.PingAck):
+            HANDLERS[type(packet)](self, packet)
+            return
+        expected, step = _HANDSHAKE[self.phase]
+        if type(packet) is not expected:
+            text = f"expected {self.phase.value}, received {type(packet).__name__}"
+            if self.phase in (Phase.CHALLENGE, Phase.PROTOCOL) and isinstance(
+                packet, packets.Protocol | packets.AuthChallenge
+            ):
+                self.engine.stand_alone(f"{text}: only one side has a shared secret configured")
+                return
+            raise ProtocolViolation(text)
+        step(self, packet)
+
+    def on_features(self, packet: packets.ConnectionFeatures) -> None:
+        version = min(packet.max or packet.min, PROTOCOL_MAX)
+        if version < max(packet.min, PROTOCOL_MIN):
+            self.engine.stand_alone(
+                f"incompatible DRBD dialects: we speak {PROTOCOL_MIN}-{PROTOCOL_MAX},"
+                f" the peer {packet.min}-{packet.max}"
+            )
+            return
+        self.features = packet.features & OUR_FEATURES
+        self.flush_waits = packet.reserved.startswith(FLUSH_WAITS_MARK)
+        if self.engine.options.cram_hmac_alg:
+            self.challenge = self.engine.entropy(packets.CHALLENGE_BYTES)
+            self.send(packets.AuthChallenge(self.challenge))
+            self.phase = Phase.CHALLENGE
+        else:
+            self._send_configuration()
+
+    def on_challenge(self, packet: packets.AuthChallenge) -> None:
+        if packet.data == self.challenge:
+            self.engine.stand_alone("the peer sent our own challenge back: refused")
+            return
+        options = self.engine.options
+        answer = auth.response(options.cram_hmac_alg, options.shared_secret, packet.data)
+        self.send(packets.AuthResponse(answer))
+        self.phase = Phase.RESPONSE
+
+    def on_response(self, packet: packets.AuthResponse) -> None:
+        options = self.engine.options
+        if not auth.response_matches(
+            options.cram_hmac_alg, options.shared_secret, self.challenge, packet.data
+        ):
+            self.engine.stand_alone(
+                "authentication of the peer failed: its shared-secret or cram-hmac-alg is not ours"
+            )
+            return
+        self._send_configuration()
+
+    def _send_configuration(self) -> None:
+        self.phase = Phase.PROTOCOL
+        engine = self.engine
+        discard = 1 if engine.discard_my_data else 0
+        self.send(packets.Protocol(engine.options.protocol.number, 0, 0, 0, discard, 0, ""))
+        for volume in engine.volumes.values():
+            volume.peer_uuids = volume.peer_sizes = None
+            volume.discard_my_data = engine.discard_my_data
+            engine.set_state(volume, conn=Conn.WF_REPORT_PARAMS)
+            peer_state.send_parameters(self, volume)
+
+    def on_protocol(self, packet: packets.Protocol) -> None:
+        engine = self.engine
+        problem = protocol_mismatch(packet, engine.options.protocol.number, engine.discard_my_data)
+        if problem:
+            engine.stand_alone(f"incompatible {problem} settings")
+            return
+        self.phase = Phase.RUNNING
+
+    # --- bitmap exchange ---------------------------------------------------------------------------
+
+    def on_bitmap(self, packet: packets.Bitmap | packets.CompressedBitmap) -> None:
+        volume = self.volume(packet)
+        if volume.state.conn not in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T):
+            raise ProtocolViolation(f"bitmap in state {volume.state.conn.name}")
+        receiver = self.bitmaps.setdefault(volume.number, BitmapReceiver(volume.bitmap.bits))
+        part = receiver.feed(packet)
+        if isinstance(part, BitmapRuns):
+            for first, end in part.runs:
+                volume.bitmap.set(first, end)
+        else:
+            volume.bitmap.merge(part.word_offset * 8, part.data)
+        if receiver.done:
+            self._bitmap_complete(volume)
+
+    def bitmap_prepared(self, volume: Volume) -> None:
+        """Target: our own bits are on disk; the answer may follow once the source's bitmap is here."""
+        self.prepared.add(volume.number)
+        receiver = self.bitmaps.get(volume.number)
+        if receiver is not None and receiver.done:
+            self._bitmap_complete(volume)
+
+    def _bitmap_complete(self, volume: Volume) -> None:
+        spawn, number = self.engine.spawn, volume.number
+        if volume.state.conn == Conn.WF_BITMAP_S:
+            del self.bitmaps[number]
+            spawn(f"resync start {number}", sync.start_source(self, volume))
+        elif number in self.prepared:
+            del self.bitmaps[number]
+            self.prepared.discard(number)
+            spawn(f"bitmap answer {number}", sync.answer_bitmap(self, volume))
+
+    def on_sync_uuid(self, packet: packets.SyncUuid) -> None:
+        volume = self.volume(packet)
+        if volume.state.disk < Disk.INCONSISTENT:
+            return
+        self.sync_uuids[volume.number] = packet.uuid
+        self.sync_uuid_due(volume)
+
+    def sync_uuid_due(self, volume: Volume) -> None:
+        """Start as target once both are there: the state WFSyncUUID and the packet."""
+        if volume.state.conn in (Conn.WF_SYNC_UUID, Conn.BEHIND) and volume.number in self.sync_uuids:
+            uuid = self.sync_uuids.pop(volume.number)
+            self.engine.spawn(f"resync start {volume.number}", sync.start_target(self, volume, uuid))
+
+    # --- answers -----------------------------------------------------------------------------------
+
+    def on_data_reply(self, packet: packets.DataReply) -> None:
+        ticket, number, offset, length = self._expected(packet)
+        if (packet.volume, packet.sector * SECTOR, len(packet.data)) != (number, offset, length):
+            raise ProtocolViolation(f"DATA_REPLY for sector {packet.sector} does not fit its request")
+        ticket.resolve(bytes(packet.data))
+
+    def on_neg_reply(self, packet: packets.NegDReply) -> None:
+        ticket, *_ = self._expected(packet)
+        ticket.resolve(self.engine.io_error("the peer could not read the blocks"))
+
+    def _expected(self, packet: packets.DataReply | packets.NegDReply) -> tuple[Ticket, int, int, int]:
+        found = self.replies.pop(packet.block_id, None)
+        if found is None:
+            raise ProtocolViolation(f"{type(packet).__name__} that was not asked for")
+        return found
+
+    def on_change_reply(self, packet: packets.StateChangeReply) -> None:
+        ticket, self.change = self.change, None
+        if ticket is not None:
+            ticket.resolve(packet.result)
+
+    def on_connection_change_reply(self, packet: packets.ConnStateChangeReply) -> None:
+        ticket, self.connection_change = self.connection_change, None
+        if ticket is not None:
+            ticket.resolve(packet.result)
+
+    def on_ping(self, _packet: packets.Ping) -> None:
+        self.send_meta(packets.PingAck())
+
+    def on_ping_ack(self, _packet: packets.PingAck) -> None:
+        self.ping_deadline = None
+
+    # --- time ----------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Pings and time-outs."""
+        engine, options = self.engine, self.engine.options
+        now = engine.now
+        if self.phase is not Phase.RUNNING and now - self.opened > max(4 * options.ping_timeout, 2.0):
+            engine.drop(self, Conn.NETWORK_FAILURE, f"no {self.phase.value} from the peer in time")
+            return
+        if self.ping_deadline is not None:
+            if now > self.ping_deadline:
+                engine.drop(self, Conn.NETWORK_FAILURE, "PingAck did not arrive in time")
+            return
+        if now - max(self.last_meta, self.last_data) >= options.ping_int:
+            self.ping()
+            return
+        oldest = engine.transfer_log.oldest_unacked()
+        limit = options.timeout * max(options.ko_count, 1)
+        if oldest is not None and now - oldest > limit:
+            engine.drop(self, Conn.TIMEOUT, f"the peer answered nothing to a write for {limit:.0f} s")
+
+    def close(self) -> None:
+        """The connection is gone: nobody waits for it any more."""
+        for ticket, *_ in self.replies.values():
+            ticket.resolve(self.engine.io_error("the connection was lost"))
+        self.replies.clear()
+        for change in (self.change, self.connection_change):
+            if change is not None:
+                change.resolve(Refusal.INTERRUPTED.value)
+        self.receiver.close()
+
+
+def protocol_mismatch(packet: packets.Protocol, protocol: int, discard: bool) -> str | None:
+    """The first net option of packet PROTOCOL that does not fit ours, by name."""
+    table = (
+        ("protocol", packet.protocol, protocol),
+        ("after-sb-0pri", packet.after_sb_0p, 0),
+        ("after-sb-1pri", packet.after_sb_1p, 0),
+        ("after-sb-2pri", packet.after_sb_2p, 0),
+        ("allow-two-primaries", packet.two_primaries, 0),
+        ("data-integrity-alg", packet.integrity_alg, ""),
+    )
+    for name, theirs, ours in table:
+        if theirs != ours:
+            return name
+    return "discard-my-data (both nodes want to discard)" if discard and packet.flags & 1 else None
+
+
+def _on_sync_param(session: Session, packet: packets.SyncParam) -> None:
+    for name, theirs in (("verify-alg", packet.verify_alg), ("csums-alg", packet.csums_alg)):
+        if theirs:
+            session.engine.stand_alone(f"incompatible {name} settings: the peer has {theirs}, we have none")
+            return
+
+
+def _ignore(_session: Session, _packet: Packet) -> None:
+    pass
+
+
+def _on_write_ack(session: Session, packet: packets.BlockAck) -> None:
+    session.engine.write_acked(packet, in_sync=isinstance(packet, packets.RsWriteAck))
+
+
+def _on_rs_write_ack(session: Session, packet: packets.RsWriteAck) -> None:
+    if packet.block_id == packets.RESYNC_ID:
+        session.ranged(packet, packet.size).resync.acknowledged(packet.sector, packet.size)
+    else:
+        _on_write_ack(session, packet)
+
+
+def _on_neg_ack(session: Session, packet: packets.NegAck) -> None:
+    if packet.block_id == packets.RESYNC_ID:
+        volume = session.ranged(packet, packet.size)
+        volume.resync.failed_bits += packet.size // 4096
+    else:
+        session.engine.write_refused(packet)
+
+
+def _on_resync_request(session: Session, packet: packets.RsDataRequest | packets.RsThinRequest) -> None:
+    if packet.size > MAX_DATA_BYTES:
+        raise ProtocolViolation(f"resync request of {packet.size} bytes")
+    session.ranged(packet, packet.size).resync.asked(session, packet)
+
+
+def _on_resync_reply(session: Session, packet: packets.RsDataReply) -> None:
+    session.ranged(packet, len(packet.data)).resync.answered(session, packet)
+
+
+def _on_deallocated(session: Session, packet: packets.RsDeallocated) -> None:
+    session.ranged(packet, packet.size).resync.answered(session, packet)
+
+
+def _on_resync_refused(session: Session, packet: packets.NegRsDReply) -> None:
+    session.ranged(packet, packet.size).resync.refused(packet.sector, packet.size)
+
+
+def _on_out_of_sync(session: Session, packet: packets.OutOfSync) -> None:
+    session.ranged(packet, packet.size).set_out_of_sync(packet.sector * SECTOR, packet.size)
+
+
+def _on_barrier_ack(session: Session, packet: packets.BarrierAck) -> None:
+    session.engine.transfer_log.barrier_acked(packet.number, packet.count)
+
+
+_HANDSHAKE: dict[Phase, tuple[type[Packet], Handler]] = {
+    Phase.FEATURES: (packets.ConnectionFeatures, Session.on_features),
+    Phase.CHALLENGE: (packets.AuthChallenge, Session.on_challenge),
+    Phase.RESPONSE: (packets.AuthResponse, Session.on_response),
+    Phase.PROTOCOL: (packets.Protocol, Session.on_protocol),
+}
+
+#: What each packet does once the handshake is over; one that is not here closes the connection.
+HANDLERS: dict[type[Packet], Handler] = {
+    packets.Ping: Session.on_ping,
+    packets.PingAck: Session.on_ping_ack,
+    packets.SyncParam: _on_sync_param,
+    packets.Sizes: peer_state.on_sizes,
+    packets.Uuids: peer_state.on_uuids,
+    packets.State: peer_state.on_state,
+    packets.StateChangeRequest: peer_state.on_change_request,
+    packets.ConnStateChangeRequest: peer_state.on_connection_change_request,
+    packets.StateChangeReply: Session.on_change_reply,
+    packets.ConnStateChangeReply: Session.on_connection_change_reply,
+    packets.Bitmap: Session.on_bitmap,
+    packets.CompressedBitmap: Session.on_bitmap,
+    packets.SyncUuid: Session.on_sync_uuid,
+    packets.Data: peer_requests.on_data,
+    packets.Trim: peer_requests.on_data,
+    packets.Zeroes: peer_requests.on_data,
+    packets.Barrier: peer_requests.on_barrier,
+    packets.DataRequest: peer_requests.on_read,
+    packets.DataReply: Session.on_data_reply,
+    packets.NegDReply: Session.on_neg_reply,
+    packets.RsDataRequest: _on_resync_request,
+    packets.RsThinRequest: _on_resync_request,
+    packets.RsDataReply: _on_resync_reply,
+    packets.RsDeallocated: _on_deallocated,
+    packets.NegRsDReply: _on_resync_refused,
+    packets.RsCancel: _on_resync_refused,
+    packets.OutOfSync: _on_out_of_sync,
+    packets.RecvAck: _on_write_ack,
+    packets.WriteAck: _on_write_ack,
+    packets.RsWriteAck: _on_rs_write_ack,
+    packets.NegAck: _on_neg_ack,
+    packets.BarrierAck: _on_barrier_ack,
+    packets.UnplugRemote: _ignore,
+    packets.DelayProbe: _ignore,
+}

@@ -1,0 +1,227 @@
+"""Attaching a disk and letting go of it, in the order that survives a crash after any step.
+
+Floor: engine. Neighbours: admin (the commands), volume (metadata), format/ (bytes), peer_state.
+
+Attach: what the activity log says goes into the bitmap; the bitmap is durable before the log is
+emptied, and that before the superblock says that the disk is in use. Detach: writes have ended, data
+is flushed, then bitmap, empty log and a clean superblock are written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydrbd.engine import generations, peer_state
+from pydrbd.engine.activity_log import ActivityLog
+from pydrbd.engine.bitmap import Bitmap
+from pydrbd.engine.orders import (
+    Await,
+    CloseDisk,
+    FlushDisk,
+    IoFailed,
+    OpenDisk,
+    ReadMeta,
+    Script,
+    Ticket,
+    WriteMeta,
+)
+from pydrbd.errors import CommandFailed, MetadataError
+from pydrbd.format.al_ring import EMPTY_RING, replay
+from pydrbd.format.bitmap_pages import bits_for, bits_of_extent
+from pydrbd.format.gi import MdFlag
+from pydrbd.format.layout import SUPERBLOCK_BYTES
+from pydrbd.format.superblock import Superblock, decode, validate
+from pydrbd.units import SECTOR, align_up
+from pydrbd.vocabulary import Conn, Disk, Failure, Role
+
+if TYPE_CHECKING:
+    from pydrbd.engine.engine import Engine
+    from pydrbd.engine.volume import Volume
+
+
+def forget_disk(volume: Volume) -> None:
+    """Drop all that was known of the disk (it is closed, or about to be)."""
+    volume.layout = volume.base = volume.generation = None
+    volume.bitmap = Bitmap(0)
+    volume.activity_log = ActivityLog(volume.options.al_extents)
+    volume.full_sync = volume.in_use = volume.crashed_primary = False
+    volume.attached_as = Disk.DISKLESS
+
+
+def attach(engine: Engine, volume: Volume) -> Script[None]:
+    """Attach the configured disk. Raises CommandFailed; the volume is Diskless again then."""
+    while engine.busy is not None:
+        yield Await(engine.busy)
+    mine = engine.busy = Ticket()
+    try:
+        yield from _attach(engine, volume)
+    finally:
+        engine.busy = None
+        mine.resolve()
+
+
+def _attach(engine: Engine, volume: Volume) -> Script[None]:
+    name = engine.options.resource
+    if volume.state.disk != Disk.DISKLESS:
+        raise CommandFailed(name, Failure.DISK_CONFIGURED)
+    engine.set_state(volume, disk=Disk.ATTACHING)
+    try:
+        yield from _read_metadata(engine, volume)
+        yield from _take_into_use(volume)
+    except CommandFailed:
+        forget_disk(volume)
+        engine.set_state(volume, disk=Disk.DISKLESS)
+        yield CloseDisk(volume.number)
+        raise
+    yield from _announce(engine, volume)
+
+
+def _value(engine: Engine, result: bytes | IoFailed) -> bytes:
+    if isinstance(result, IoFailed):
+        raise CommandFailed(engine.options.resource, Failure.NO_METADATA, result.text)
+    return result
+
+
+def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
+    from pydrbd.engine.volume import layout_for
+
+    name, number = engine.options.resource, volume.number
+    info = yield OpenDisk(number)
+    if isinstance(info, IoFailed):
+        raise CommandFailed(name, Failure.OPEN_BACKING_DEVICE, info.text)
+    try:
+        layout = layout_for(info)
+        block = _value(engine, (yield ReadMeta(number, layout.superblock_offset, SUPERBLOCK_BYTES)))
+        superblock = decode(block)
+        validate(superblock, layout)
+        ring = _value(engine, (yield ReadMeta(number, layout.al_offset, layout.al_bytes)))
+        hot = _hot_extents(superblock, ring)
+    except MetadataError as error:
+        raise CommandFailed(
+            name, Failure.NO_METADATA, f"volume {number}: {error}\nNothing was changed; see create-md."
+        ) from None
+    if superblock.size_sectors * SECTOR > layout.data_bytes:
+        raise CommandFailed(
+            name,
+            Failure.IMPLICIT_SHRINK,
+            f"volume {number}: the device had {superblock.size_sectors} sectors, the disk has room for"
+            f" {layout.data_bytes // SECTOR}. Nothing was changed.",
+        )
+    current = generations.masked(superblock.generation.current)
+    if volume.state.role == Role.PRIMARY and volume.exposed not in (0, current):
+        raise CommandFailed(name, Failure.DATA_NOT_CURRENT)
+    volume.layout, volume.base, volume.generation = layout, superblock, superblock.generation
+    volume.size = volume.size or superblock.size_sectors * SECTOR or peer_state.agreed_size(volume)
+    volume.size = min(volume.size, layout.data_bytes)
+    volume.bitmap = Bitmap(bits_for(volume.size))
+    length = align_up((volume.bitmap.bits + 7) // 8, 4096)
+    volume.bitmap.load(_value(engine, (yield ReadMeta(number, layout.bitmap_offset, length))))
+    for extent in hot:
+        bits = bits_of_extent(extent)
+        volume.bitmap.set(bits.start, bits.stop)
+    if hot:
+        engine.log("info", f"volume {number}: {len(hot)} activity-log extents marked out of sync")
+
+
+def _hot_extents(superblock: Superblock, ring: bytes) -> frozenset[int]:
+    """The extents that a crashed Primary may have been writing to."""
+    if superblock.clean or not superblock.flags & MdFlag.PRIMARY:
+        return frozenset()
+    return replay(ring).extents
+
+
+def _take_into_use(volume: Volume) -> Script[None]:
+    """The metadata on disk says from here on that the disk is in use."""
+    base, layout, engine = volume.base, volume.layout, volume.engine
+    assert base is not None
+    assert layout is not None
+    name = engine.options.resource
+    volume.crashed_primary = bool(base.flags & (MdFlag.PRIMARY | MdFlag.CRASHED_PRIMARY))
+    if base.flags & MdFlag.FULL_SYNC:
+        volume.bitmap.set_all()
+    volume.full_sync = False
+    volume.in_use = True
+    volume.touch()
+    result = yield from volume.write_bitmap()
+    if result is None:
+        result = yield from volume.initialise_al()
+    if result is None:
+        result = yield from volume.persist()
+    if result is not None:
+        raise CommandFailed(name, Failure.OPEN_MD_DEVICE, result.text)
+
+
+def _stored_disk(flags: MdFlag) -> Disk:
+    """The state of a disk as its metadata remembers it."""
+    if not flags & MdFlag.CONSISTENT:
+        return Disk.INCONSISTENT
+    return Disk.UP_TO_DATE if flags & MdFlag.WAS_UP_TO_DATE else Disk.OUTDATED
+
+
+def _announce(engine: Engine, volume: Volume) -> Script[None]:
+    """The disk is usable; a connected peer has a say in what it is."""
+    assert volume.base is not None
+    flags = volume.base.flags
+    stored = _stored_disk(flags)
+    session = engine.session
+    if session is None or volume.state.conn != Conn.CONNECTED:
+        outdated = bool(flags & MdFlag.PEER_OUTDATED) and volume.state.conn < Conn.CONNECTED
+        pdsk = Disk.OUTDATED if outdated else volume.state.pdsk
+        engine.set_state(volume, disk=stored, pdsk=pdsk)
+        yield from volume.persist()
+        return
+    volume.attached_as = stored
+    engine.set_state(volume, disk=Disk.NEGOTIATING)
+    peer_state.send_sizes(session, volume)
+    peer_state.send_uuids(session, volume)
+    engine.send_state(volume)
+    while volume.state.disk == Disk.NEGOTIATING:
+        ticket = engine.timer(1.0)
+        engine.watch(ticket)
+        yield Await(ticket)
+    if volume.state.disk <= Disk.FAILED:
+        raise CommandFailed(
+            engine.options.resource,
+            Failure.DATA_NOT_CURRENT,
+            f"volume {volume.number}: {engine.last_disconnect} The volume is Diskless.",
+        )
+    yield from volume.persist()
+
+
+def close_disk(engine: Engine, volume: Volume) -> Script[None]:
+    """Let go of the disk and leave its metadata clean; the state is Diskless afterwards."""
+    assert volume.generation is not None
+    yield from volume.settled()
+    if volume.current_layout() is None:
+        return
+    flags = volume.md_flags() & ~(MdFlag.PRIMARY | MdFlag.CONNECTED) | MdFlag.AL_CLEAN
+    volume.exposed = generations.masked(volume.generation.current)
+    engine.set_state(volume, disk=Disk.FAILED)
+    engine.send_state(volume)
+    for active in list(volume.ranges.active):
+        if not active.local.done:
+            yield Await(active.local)
+    layout = volume.current_layout()
+    if layout is None:
+        # An I/O error took the disk meanwhile.
+        return
+    final = replace(volume.superblock(), flags=flags, clean=True)
+    pages = tuple(
+        (layout.bitmap_offset + n * 4096, volume.bitmap.page(n)) for n in sorted(volume.bitmap.dirty)
+    )
+    steps = (
+        FlushDisk(volume.number),
+        WriteMeta(volume.number, pages) if pages else FlushDisk(volume.number),
+        WriteMeta(volume.number, ((layout.al_offset, EMPTY_RING),)),
+        WriteMeta(volume.number, ((layout.superblock_offset, final.encode()),)),
+    )
+    for step in steps:
+        result = yield step
+        if isinstance(result, IoFailed):
+            engine.log("error", f"volume {volume.number}: {result.text}; the metadata stays unclean")
+            break
+    forget_disk(volume)
+    engine.set_state(volume, disk=Disk.DISKLESS)
+    engine.send_state(volume)
+    yield CloseDisk(volume.number)

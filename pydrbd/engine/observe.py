@@ -1,0 +1,91 @@
+"""What can be seen of an engine: the snapshot for status, and the assertions between any two steps.
+
+Floor: engine. Reads everything, changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
+from pydrbd.units import BIT_BYTES
+from pydrbd.vocabulary import Conn, Disk, Role
+
+if TYPE_CHECKING:
+    from pydrbd.engine.engine import Engine
+    from pydrbd.engine.volume import Volume
+
+
+def volume_snapshot(v: Volume) -> VolumeSnapshot:
+    """One volume as it is now."""
+    log, c = v.engine.transfer_log, v.counters
+    mine = [r for r in log.by_id.values() if r.volume is v]
+    return VolumeSnapshot(
+        number=v.number,
+        size=v.size,
+        disk=v.state.disk,
+        peer_disk=v.state.pdsk,
+        conn=v.state.conn,
+        aftr_isp=v.state.aftr_isp,
+        peer_isp=v.state.peer_isp,
+        user_isp=v.state.user_isp,
+        generation=v.generation,
+        flags=v.md_flags(),
+        read=c.read,
+        written=c.written,
+        received=c.received,
+        sent=c.sent,
+        al_writes=c.al_writes,
+        bm_writes=c.bm_writes,
+        upper_pending=c.upper_pending,
+        lower_pending=c.lower_pending,
+        out_of_sync=min(v.bitmap.count * BIT_BYTES, v.size),
+        pending=sum(1 for r in mine if r.wants_ack and not r.acked),
+        unacked=c.unacked,
+        open_count=v.open_count,
+        resync=v.resync.snapshot(),
+    )
+
+
+def snapshot(engine: Engine) -> ResourceSnapshot:
+    """The resource as it is now."""
+    volumes = engine.volumes.values()
+    return ResourceSnapshot(
+        name=engine.options.resource,
+        node=engine.options.node,
+        peer=engine.options.peer,
+        role=engine.role,
+        peer_role=engine.peer_role,
+        connection=engine.connection,
+        suspended_user=False,
+        suspended_no_data=False,
+        suspended_fencing=False,
+        ap_in_flight=engine.transfer_log.bytes_in_flight,
+        rs_in_flight=sum(v.resync.bytes_requested for v in volumes),
+        last_disconnect=engine.last_disconnect,
+        resynced=sum(v.counters.resynced for v in volumes),
+        volumes=tuple(volume_snapshot(v) for v in volumes),
+    )
+
+
+def invariants(engine: Engine) -> None:
+    """Raise AssertionError where the engine contradicts itself."""
+    connected = engine.session is not None
+    roles = {v.state.role for v in engine.volumes.values()}
+    assert len(roles) == 1, f"volumes with different roles: {roles}"
+    for v in engine.volumes.values():
+        s = v.state
+        assert s.conn < Conn.CONNECTED or connected, f"{s.conn.name} without a connection"
+        assert not (s.role == Role.PRIMARY and s.peer == Role.PRIMARY), "two Primaries"
+        assert v.bitmap.count == 0 or v.layout is not None or not v.bitmap.bits, "bits without a disk"
+        log = v.activity_log
+        assert not set(log.idle) & set(log.references), "an extent both idle and in use"
+        assert set(log.references) <= set(log.hot), "an extent in use that is not in the log"
+        if s.disk == Disk.DISKLESS:
+            assert v.layout is None or not v.in_use, "a diskless volume with a disk"
+    for request in engine.transfer_log.by_id.values():
+        assert request.in_log, "a request in the log that says it is not"
+        hot = request.volume.activity_log.hot
+        if request.log is request.volume.activity_log:
+            assert all(e in hot for e in request.extents), "a request whose extent is cold"
+    assert connected or not engine.transfer_log.by_id, "a transfer log without a connection"

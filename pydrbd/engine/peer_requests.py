@@ -1,0 +1,234 @@
+"""The peer's writes and reads: what a Secondary does for its Primary.
+
+Floor: engine. Neighbours: connection (packets), ranges (order), activity_log (only when the peer has
+no disk), transfer_log (the other end of the epochs).
+
+An epoch here is the run of writes between two BARRIERs. Its BARRIER_ACK, with the exact count, is
+sent when all its writes are done *and* the disks are flushed; acks go out in the order of the
+BARRIERs, and one flush serves all epochs that are complete when it starts. A kernel peer relies on
+more: writes behind a barrier may not overtake those before it, so with such a peer they wait for
+the flush.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from pydrbd.engine.orders import (
+    Await,
+    FlushDisk,
+    IoFailed,
+    ReadBlocks,
+    Script,
+    Ticket,
+    WriteBlocks,
+    ZeroBlocks,
+)
+from pydrbd.errors import ProtocolViolation
+from pydrbd.format.bitmap_pages import extents_of
+from pydrbd.units import MAX_DATA_BYTES, SECTOR
+from pydrbd.vocabulary import Conn, Disk
+from pydrbd.wire.packets import (
+    Barrier,
+    BarrierAck,
+    Data,
+    DataReply,
+    DataRequest,
+    DpFlags,
+    NegAck,
+    NegDReply,
+    RecvAck,
+    RsWriteAck,
+    Trim,
+    WriteAck,
+    Zeroes,
+)
+
+if TYPE_CHECKING:
+    from pydrbd.engine.connection import Session
+    from pydrbd.engine.volume import Volume
+
+Change = Data | Trim | Zeroes
+
+
+class PeerEpoch:
+    """The peer's writes between two BARRIERs."""
+
+    __slots__ = ("active", "count", "flushed", "number", "volumes")
+
+    def __init__(self) -> None:
+        #: The BARRIER's number once it has come.
+        self.number: int | None = None
+        self.count = 0
+        self.active = 0
+        self.volumes: set[int] = set()
+        self.flushed = Ticket()
+
+    @property
+    def complete(self) -> bool:
+        return self.number is not None and self.active == 0
+
+
+class Receiver:
+    """The epochs of one session; the last one is open."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.epochs: deque[PeerEpoch] = deque([PeerEpoch()])
+        self.flushing = False
+
+    def barrier(self, number: int) -> None:
+        """BARRIER: close the open epoch."""
+        self.epochs[-1].number = number
+        self.epochs.append(PeerEpoch())
+        self.settle()
+
+    def settle(self) -> None:
+        """Start the flush if an epoch is complete and none runs."""
+        if self.epochs[0].complete and not self.flushing:
+            self.flushing = True
+            self.session.engine.spawn("epoch end", self._flush())
+
+    def _flush(self) -> Script[None]:
+        engine = self.session.engine
+        while engine.session is self.session and self.epochs[0].complete:
+            complete = []
+            for epoch in self.epochs:
+                if not epoch.complete:
+                    break
+                complete.append(epoch)
+            for number in sorted(set().union(*(e.volumes for e in complete))):
+                volume = engine.volumes[number]
+                result = (yield FlushDisk(number)) if volume.has_disk else None
+                if isinstance(result, IoFailed):
+                    engine.disk_failed(volume, result)
+                    # No ack may leave: the loss of the connection marks the writes on the peer.
+                    engine.drop(self.session, Conn.NETWORK_FAILURE, "the disk could not be flushed")
+                    return
+            if engine.session is not self.session:
+                break
+            for epoch in complete:
+                self.epochs.popleft()
+                assert epoch.number is not None
+                engine.out.meta.append(BarrierAck(epoch.number, epoch.count))
+                epoch.flushed.resolve()
+        self.flushing = False
+
+    def close(self) -> None:
+        """The session is over."""
+        for epoch in self.epochs:
+            epoch.flushed.resolve()
+
+
+def on_data(session: Session, packet: Change) -> None:
+    """DATA, TRIM or ZEROES: a replicated write."""
+    length = len(packet.data) if isinstance(packet, Data) else packet.size
+    volume = session.ranged(packet, length)
+    epoch = session.receiver.epochs[-1]
+    epoch.count += 1
+    epoch.active += 1
+    epoch.volumes.add(volume.number)
+    earlier = session.receiver.epochs[-2] if len(session.receiver.epochs) > 1 else None
+    if packet.flags & DpFlags.SEND_RECEIVE_ACK:
+        sequence = session.next_sequence(volume.number)
+        session.send_meta(RecvAck(packet.sector, packet.block_id, length, sequence, volume.number))
+    wait = earlier.flushed if earlier is not None and not session.flush_waits else None
+    name = f"peer write {volume.number}"
+    session.engine.spawn(name, _write(session, volume, packet, length, epoch, wait))
+
+
+def on_barrier(session: Session, packet: Barrier) -> None:
+    """BARRIER: the epoch ends."""
+    session.receiver.barrier(packet.number)
+
+
+def _order(volume: Volume, packet: Change, offset: int, length: int) -> WriteBlocks | ZeroBlocks:
+    if isinstance(packet, Data):
+        return WriteBlocks(volume.number, offset, bytes(packet.data))
+    unmap = isinstance(packet, Trim) or bool(packet.flags & DpFlags.DISCARD)
+    return ZeroBlocks(volume.number, offset, length, unmap)
+
+
+def _write(
+    session: Session, volume: Volume, packet: Change, length: int, epoch: PeerEpoch, wait: Ticket | None
+) -> Script[None]:
+    engine = session.engine
+    offset = packet.sector * SECTOR
+    mine = volume.ranges.enter(offset, length)
+    volume.counters.unacked += 1
+    if wait is not None and not wait.done:
+        yield Await(wait)
+    for earlier in mine.blockers:
+        yield Await(earlier.local)
+    extents, log = range(0), volume.activity_log
+    if volume.has_disk and volume.state.pdsk < Disk.INCONSISTENT:
+        # Our disk is the only one: the peer cannot keep the books for us.
+        extents = extents_of(offset, length)
+        if (yield from log.begin(volume, extents)) is not None:
+            extents = range(0)
+    yield from volume.settled()
+    result: IoFailed | None = IoFailed(5, "no disk")
+    if volume.has_disk:
+        if volume.state.pdsk < Disk.INCONSISTENT:
+            volume.set_out_of_sync(offset, length)
+        result = yield _order(volume, packet, offset, length)
+        if result is None and packet.flags & DpFlags.FUA:
+            result = yield FlushDisk(volume.number)
+        if result is not None:
+            engine.disk_failed(volume, result)
+    if extents:
+        log.end(extents)
+    volume.ranges.leave(mine)
+    volume.counters.unacked -= 1
+    volume.counters.received += length
+    epoch.active -= 1
+    if engine.session is session:
+        _acknowledge(session, volume, packet, length, result)
+        session.receiver.settle()
+
+
+def _acknowledge(
+    session: Session, volume: Volume, packet: Change, length: int, result: IoFailed | None
+) -> None:
+    engine = session.engine
+    sequence = session.next_sequence(volume.number)
+    args = (packet.sector, packet.block_id, length, sequence, volume.number)
+    if result is not None:
+        volume.set_out_of_sync(packet.sector * SECTOR, length)
+        session.send_meta(NegAck(*args))
+        return
+    syncing = Conn.SYNC_SOURCE <= volume.state.conn <= Conn.PAUSED_SYNC_T
+    if syncing and packet.flags & DpFlags.MAY_SET_IN_SYNC:
+        engine.blocks_in_sync(volume, packet.sector * SECTOR, length)
+        session.send_meta(RsWriteAck(*args))
+    elif packet.flags & DpFlags.SEND_WRITE_ACK:
+        session.send_meta(WriteAck(*args))
+
+
+def on_read(session: Session, packet: DataRequest) -> None:
+    """DATA_REQUEST: a read of the peer's application."""
+    if packet.size > MAX_DATA_BYTES:
+        raise ProtocolViolation(f"DATA_REQUEST of {packet.size} bytes")
+    volume = session.ranged(packet, packet.size)
+    session.engine.spawn(f"peer read {volume.number}", _read(session, volume, packet))
+
+
+def _read(session: Session, volume: Volume, packet: DataRequest) -> Script[None]:
+    engine, offset = session.engine, packet.sector * SECTOR
+    mine = volume.ranges.enter(offset, packet.size)
+    for earlier in mine.blockers:
+        yield Await(earlier.local)
+    data: bytes | IoFailed = IoFailed(5, "no UpToDate disk")
+    if volume.state.disk == Disk.UP_TO_DATE:
+        data = yield ReadBlocks(volume.number, offset, packet.size)
+        if isinstance(data, IoFailed):
+            engine.disk_failed(volume, data)
+    volume.ranges.leave(mine)
+    if engine.session is not session:
+        return
+    if isinstance(data, IoFailed):
+        sequence = session.next_sequence(volume.number)
+        session.send_meta(NegDReply(packet.sector, packet.block_id, packet.size, sequence, volume.number))
+    else:
+        session.send(DataReply(packet.sector, packet.block_id, data, b"", volume.number))

@@ -1,0 +1,349 @@
+"""What the nodes tell each other about themselves: SIZES, UUIDS, STATE and requests to change state.
+
+Floor: engine. Neighbours: connection (dispatch), sync (the decision), state (rules), admin (our own
+requests). The flow when a STATE comes mirrors what a kernel peer does at the same moment, because the
+two verdicts are never compared: sections on the handshake and on the sync decision of protocol 101.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydrbd.engine import sync
+from pydrbd.engine.generations import masked
+from pydrbd.engine.orders import Script
+from pydrbd.engine.state import State, imply, refusal
+from pydrbd.format.gi import JUST_CREATED
+from pydrbd.units import BIT_BYTES, KIB, MAX_DATA_BYTES, SECTOR
+from pydrbd.vocabulary import Conn, Disk, Refusal, Role
+from pydrbd.wire import packets
+from pydrbd.wire.packets import Features, UuidFlags
+from pydrbd.wire.packets_config import NO_UUID_FLAGS
+from pydrbd.wire.stateword import (
+    CONN_MASK,
+    DISK_MASK,
+    PDSK_MASK,
+    PEER_MASK,
+    ROLE_MASK,
+    StateFields,
+    mirror,
+    unpack_state,
+)
+
+if TYPE_CHECKING:
+    from pydrbd.engine.connection import Session
+    from pydrbd.engine.volume import Volume
+
+SUCCESS = 1
+
+
+# --- telling -----------------------------------------------------------------------------------
+
+
+def send_parameters(session: Session, volume: Volume) -> None:
+    """SYNC_PARAM89, SIZES, UUIDS (with a disk) and STATE of one volume, in this order."""
+    o = volume.options
+    rates = (o.resync_rate // KIB, "", "", o.c_plan_ahead, 10, 100, o.c_max_rate // KIB)
+    session.send(packets.SyncParam(*rates, volume.number))
+    send_sizes(session, volume)
+    send_uuids(session, volume)
+    session.send(packets.State(volume.state.word, volume.number))
+
+
+def send_sizes(session: Session, volume: Volume) -> None:
+    """SIZES; all zero but the current size without a disk."""
+    limits = packets.QueueLimits(512, 512, 0, 512, 0, 1, 1, 0) if session.features & Features.WSAME else None
+    sizes = packets.Sizes(
+        backing_sectors=volume.data_limit // SECTOR,
+        configured_sectors=volume.options.size // SECTOR if volume.layout else 0,
+        current_sectors=volume.size // SECTOR,
+        max_bio=MAX_DATA_BYTES,
+        limits=limits,
+        volume=volume.number,
+    )
+    session.send(sizes)
+
+
+def send_uuids(session: Session, volume: Volume, extra: UuidFlags = NO_UUID_FLAGS) -> None:
+    """UUIDS; nothing without a disk."""
+    g = volume.generation
+    if g is None or volume.state.disk < Disk.NEGOTIATING:
+        return
+    flags = extra
+    if volume.discard_my_data:
+        flags |= UuidFlags.DISCARD_MY_DATA
+    if volume.crashed_primary:
+        flags |= UuidFlags.CRASHED_PRIMARY
+    if volume.attached_as == Disk.INCONSISTENT and volume.state.disk in (Disk.NEGOTIATING, Disk.INCONSISTENT):
+        flags |= UuidFlags.INCONSISTENT
+    session.send(packets.Uuids(*g.values(), volume.bitmap.count, flags, volume.number))
+
+
+# --- being told --------------------------------------------------------------------------------
+
+
+def agreed_size(volume: Volume) -> int:
+    """Size of the device in bytes as both disks and both configurations allow."""
+    peer = volume.peer_sizes
+    limits = [volume.data_limit, volume.options.size]
+    if peer is not None:
+        limits += [peer.backing_sectors * SECTOR, peer.configured_sectors * SECTOR]
+    known = [limit for limit in limits if limit]
+    if peer is None or not peer.backing_sectors:
+        known += [volume.size] if volume.size else []
+    return min(known, default=0)
+
+
+def on_sizes(session: Session, packet: packets.Sizes) -> None:
+    """SIZES: agree on the size of the device, or refuse a peer that is too small."""
+    volume = session.engine.volumes.get(packet.volume)
+    if volume is None:
+        return
+    volume.peer_sizes = packet
+    if not volume.has_disk and volume.state.disk != Disk.NEGOTIATING:
+        size = packet.current_sectors or packet.configured_sectors or packet.backing_sectors
+        if not volume.size and size:
+            volume.resize(size * SECTOR)
+        return
+    size = agreed_size(volume)
+    if size < volume.size and volume.state.disk >= Disk.OUTDATED:
+        session.engine.stand_alone(
+            f"volume {volume.number}: the peer's disk is too small: {size // SECTOR} sectors,"
+            f" this device has {volume.size // SECTOR}"
+        )
+        return
+    if size == volume.size:
+        return
+    grown_from, was = volume.size, volume.size
+    volume.resize(size)
+    if was and size > was:
+        volume.bitmap.set(grown_from // BIT_BYTES, volume.bitmap.bits)
+    session.engine.persist_later(volume)
+    if volume.state.conn >= Conn.CONNECTED:
+        send_sizes(session, volume)
+
+
+def on_uuids(session: Session, packet: packets.Uuids) -> None:
+    """UUIDS: remember; skip the initial sync if the peer says so; refuse other data to a diskless Primary."""
+    engine = session.engine
+    volume = engine.volumes.get(packet.volume)
+    if volume is None:
+        return
+    volume.peer_uuids = packet
+    state = volume.state
+    if volume.generation is None or state.disk < Disk.INCONSISTENT:
+        if state.role == Role.PRIMARY and volume.exposed not in (0, masked(packet.current)):
+            engine.stand_alone(
+                f"volume {volume.number}: can only connect to data with current UUID {volume.exposed:016X}"
+            )
+        elif state.conn >= Conn.CONNECTED:
+            volume.exposed = masked(packet.current)
+        return
+    skip = packet.flags & UuidFlags.SKIP_INITIAL_SYNC and state.conn == Conn.CONNECTED
+    if skip and volume.generation.current == JUST_CREATED:
+        engine.log("info", f"volume {volume.number}: accepted the peer's generation, no initial sync")
+        volume.generation = replace(volume.generation, current=packet.current, bitmap=0)
+        volume.bitmap.clear_all()
+        volume.touch()
+        sync.remember_equal(volume)
+        engine.set_state(volume, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
+        engine.spawn(f"skip initial sync {volume.number}", sync.persist_all(volume))
+
+
+def on_state(session: Session, packet: packets.State) -> None:
+    """STATE: take over what the peer says, and decide on a resync when it calls for one."""
+    engine = session.engine
+    volume = engine.volumes.get(packet.volume)
+    if volume is None:
+        return
+    peer = unpack_state(packet.word)
+    old = volume.state
+    peer_disk = _real_peer_disk(volume, peer)
+    if _says_finished(old, peer, peer_disk):
+        volume.resync.target_done = True
+        engine.source_may_end(volume)
+        return
+    peer_disk = _without_flapping(old, peer, peer_disk)
+    conn: Conn = Conn.CONNECTED if old.conn == Conn.WF_REPORT_PARAMS else old.conn
+    if peer.conn == Conn.AHEAD:
+        conn = Conn.BEHIND
+    disk = old.disk
+    if _considers_resync(volume, peer):
+        verdict = sync.decide(session, volume, peer.role, peer_disk)
+        if isinstance(verdict, str):
+            if old.disk == Disk.NEGOTIATING:
+                engine.log("error", f"volume {volume.number}: {verdict} The disk is not attached.")
+                engine.attach_aborted(volume, verdict)
+                return
+            if peer.disk == Disk.NEGOTIATING:
+                engine.log("warning", f"volume {volume.number}: the attach of the peer's disk was aborted")
+                peer_disk = Disk.DISKLESS
+                conn = Conn.CONNECTED
+            else:
+                engine.stand_alone(f"volume {volume.number}: {verdict}")
+                return
+        else:
+            conn = verdict
+    volume.consider_resync = False
+    if disk == Disk.NEGOTIATING and conn in (Conn.CONNECTED, Conn.WF_BITMAP_S):
+        disk = volume.attached_as
+    elif disk == Disk.NEGOTIATING and conn == Conn.WF_BITMAP_T:
+        disk = Disk.OUTDATED if volume.attached_as > Disk.INCONSISTENT else Disk.INCONSISTENT
+    new = imply(
+        replace(
+            old, conn=conn, disk=disk, peer=peer.role, pdsk=peer_disk, peer_isp=peer.aftr_isp or peer.user_isp
+        )
+    )
+    why = refusal(old, new) if old.conn < Conn.CONNECTED else None
+    if why is not None:
+        engine.stand_alone(f"volume {volume.number}: {why.text}")
+        return
+    engine.enter_state(volume, new)
+    _follow_up(session, volume, old, new, peer)
+
+
+def _follow_up(session: Session, volume: Volume, old: State, new: State, peer: StateFields) -> None:
+    engine = session.engine
+    changed = new.conn != old.conn
+    if old.conn == Conn.WF_REPORT_PARAMS:
+        engine.connected(volume)
+        # The peer learns what we have decided.
+        session.send(packets.State(new.word, volume.number))
+    elif new.conn > Conn.CONNECTED >= peer.conn and changed and peer.disk != Disk.NEGOTIATING:
+        # The peer has not decided yet: tell it why it should.
+        send_uuids(session, volume)
+        session.send(packets.State(new.word, volume.number))
+    elif old.conn == Conn.CONNECTED and peer.disk == Disk.NEGOTIATING:
+        send_uuids(session, volume)
+        session.send(packets.State(new.word, volume.number))
+    elif old.disk == Disk.NEGOTIATING and new.disk != Disk.NEGOTIATING:
+        session.send(packets.State(new.word, volume.number))
+    if changed and new.conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T):
+        session.bitmaps.pop(volume.number, None)
+        session.prepared.discard(volume.number)
+        engine.spawn(f"bitmap exchange {volume.number}", sync.exchange_begins(session, volume))
+
+
+def _real_peer_disk(volume: Volume, peer: StateFields) -> Disk:
+    if peer.disk != Disk.NEGOTIATING:
+        return peer.disk
+    uuids = volume.peer_uuids
+    inconsistent = uuids is not None and bool(uuids.flags & UuidFlags.INCONSISTENT)
+    return Disk.INCONSISTENT if inconsistent else Disk.CONSISTENT
+
+
+def _says_finished(old: State, peer: StateFields, peer_disk: Disk) -> bool:
+    """We are source, and the target says that it has come to the end with a good disk."""
+    return (
+        old.conn in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S)
+        and peer.conn == Conn.CONNECTED
+        and peer_disk == Disk.UP_TO_DATE
+    )
+
+
+def _without_flapping(old: State, peer: StateFields, peer_disk: Disk) -> Disk:
+    """The peer's disk, when its word is about a moment that we have already left behind."""
+    preparing = old.conn > Conn.CONNECTED and old.disk == Disk.UP_TO_DATE
+    if preparing and peer_disk == Disk.UP_TO_DATE and Conn.CONNECTED < peer.conn < Conn.SYNC_SOURCE:
+        return Disk.INCONSISTENT
+    ended = old.conn == Conn.CONNECTED and old.pdsk == Disk.UP_TO_DATE
+    if ended and peer_disk == Disk.INCONSISTENT and peer.conn > Conn.SYNC_SOURCE:
+        return Disk.UP_TO_DATE
+    return peer_disk
+
+
+def _considers_resync(volume: Volume, peer: StateFields) -> bool:
+    """Does this STATE call for the sync decision?"""
+    old = volume.state
+    if volume.peer_uuids is None or peer.disk < Disk.NEGOTIATING or volume.generation is None:
+        return False
+    if old.disk < Disk.NEGOTIATING:
+        return False
+    idle = old.conn == Conn.CONNECTED
+    return (
+        old.conn < Conn.CONNECTED
+        or (idle and Disk.NEGOTIATING in (peer.disk, old.disk))
+        or volume.consider_resync
+        or (idle and Conn.STARTING_SYNC_S <= peer.conn <= Conn.WF_BITMAP_T)
+    )
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+def overlay(state: State, mask: int, value: int) -> State:
+    """`state` with the masked fields taken from `value` (not yet completed by `imply`)."""
+    fields = unpack_state(value & mask)
+    changes: dict[str, object] = {}
+    for part, name in (
+        (ROLE_MASK, "role"),
+        (PEER_MASK, "peer"),
+        (CONN_MASK, "conn"),
+        (DISK_MASK, "disk"),
+        (PDSK_MASK, "pdsk"),
+    ):
+        if mask & part:
+            changes[name] = getattr(fields, name)
+    return replace(state, **changes)  # type: ignore[arg-type]
+
+
+def on_change_request(session: Session, packet: packets.StateChangeRequest) -> None:
+    """STATE_CHG_REQ: the peer wants to change something that concerns both; answer at once."""
+    engine = session.engine
+    volume = session.volume(packet)
+    result = _judge(session, volume, packet)
+    session.send_meta(packets.StateChangeReply(result, volume.number))
+    if result < SUCCESS:
+        text = Refusal(result).text
+        engine.log("info", f"volume {volume.number}: refused a state change of the peer: {text}")
+
+
+def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest) -> int:
+    engine, old = session.engine, volume.state
+    if session.change is not None and session.resolve_conflicts:
+        return Refusal.CONCURRENT_ST_CHG.value
+    mask, value = mirror(packet.mask, packet.value)
+    wanted = overlay(old, mask, value)
+    if wanted.conn in (Conn.VERIFY_S, Conn.VERIFY_T):
+        return Refusal.NO_VERIFY_ALG.value
+    new = imply(wanted)
+    why = refusal(old, new)
+    if why is not None:
+        return why.value
+    engine.enter_state(volume, new)
+    if new.conn != old.conn and new.conn in (Conn.STARTING_SYNC_S, Conn.STARTING_SYNC_T):
+        engine.spawn(f"full sync {volume.number}", start_full_sync(session, volume))
+    return SUCCESS
+
+
+def start_full_sync(session: Session, volume: Volume) -> Script[None]:
+    """StartingSyncS or StartingSyncT has been entered on both nodes: all bits, then go on without a
+    bitmap exchange."""
+    volume.bitmap.set_all()
+    volume.full_sync = True
+    if volume.state.conn == Conn.STARTING_SYNC_S:
+        yield from sync.start_source(session, volume)
+        return
+    if not (yield from sync.settle_full_sync(volume)):
+        return
+    if volume.engine.session is session and volume.state.conn == Conn.STARTING_SYNC_T:
+        volume.engine.set_state(volume, conn=Conn.WF_SYNC_UUID)
+        session.sync_uuid_due(volume)
+
+
+def on_connection_change_request(session: Session, packet: packets.ConnStateChangeRequest) -> None:
+    """CONN_ST_CHG_REQ: the peer wants to disconnect in an orderly way."""
+    engine = session.engine
+    mask, value = mirror(packet.mask, packet.value)
+    result = SUCCESS
+    if session.connection_change is not None and session.resolve_conflicts:
+        result = Refusal.CONCURRENT_ST_CHG.value
+    elif mask != CONN_MASK or value != Conn.TEAR_DOWN << 4:
+        result = Refusal.CW_FAILED_BY_PEER.value
+    else:
+        for volume in engine.volumes.values():
+            why = refusal(volume.state, imply(replace(volume.state, conn=Conn.TEAR_DOWN)))
+            result = why.value if why is not None else result
+    session.send_meta(packets.ConnStateChangeReply(result))
+    session.peer_closing = result == SUCCESS

@@ -1,0 +1,52 @@
+"""Who works on which bytes of a volume: the order between overlapping writes and resync reads.
+
+Floor: engine, pure. Everything that touches data registers its range when it arrives and waits for
+the earlier ones that overlap it; so order is that of arrival and nobody can wait in a circle.
+
+A range has two tickets: `local` (its disk work is over) and `done` (it is over altogether, for a
+client's write that includes the peer's answer). A client's write waits for `done` of its
+predecessors; all others wait for `local` only, because a resync read that waited for the peer's
+answer to a write could wait for ever: that answer may itself wait for the resync.
+"""
+
+from __future__ import annotations
+
+from pydrbd.engine.orders import Ticket
+
+
+class Range:
+    """Bytes start..end-1 of a volume, in work."""
+
+    __slots__ = ("blockers", "done", "end", "local", "start")
+
+    def __init__(self, start: int, end: int, blockers: list[Range]) -> None:
+        self.start, self.end = start, end
+        self.blockers = blockers
+        self.local = Ticket()
+        self.done = Ticket()
+
+
+class Ranges:
+    """The ranges in work on one volume, in order of arrival."""
+
+    def __init__(self) -> None:
+        self.active: list[Range] = []
+
+    def enter(self, offset: int, length: int) -> Range:
+        """Register a range; its `blockers` are the earlier ones that overlap it."""
+        end = offset + length
+        new = Range(offset, end, [r for r in self.active if r.start < end and offset < r.end])
+        self.active.append(new)
+        return new
+
+    def overlapping(self, offset: int, length: int) -> Range | None:
+        """One range in work that overlaps, if any."""
+        end = offset + length
+        return next((r for r in self.active if r.start < end and offset < r.end), None)
+
+    def leave(self, finished: Range) -> None:
+        """The range's work is over."""
+        self.active.remove(finished)
+        finished.blockers.clear()
+        finished.local.resolve()
+        finished.done.resolve()

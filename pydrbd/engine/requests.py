@@ -1,0 +1,291 @@
+"""A client's read, write, trim, zero and flush, step by step.
+
+Floor: engine. Neighbours: transfer_log (what the peer still owes), activity_log, ranges, volume.
+The order of the steps of a write is the heart of the safety of the data (DESIGN section 3):
+range order, activity log, log and packet in one step, local disk, the peer's answer, the new
+current UUID if the peer was lost, and only then the answer to the client.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pydrbd.engine.orders import (
+    Await,
+    FlushDisk,
+    IoFailed,
+    ReadBlocks,
+    Script,
+    Ticket,
+    WriteBlocks,
+    ZeroBlocks,
+)
+from pydrbd.engine.ranges import Range
+from pydrbd.engine.transfer_log import Request
+from pydrbd.format.bitmap_pages import bits_touched, extents_of
+from pydrbd.units import MAX_DATA_BYTES, MAX_DISCARD_BYTES, SECTOR
+from pydrbd.vocabulary import Conn, Disk, Protocol, Role
+from pydrbd.wire.packets import Data, DataRequest, DpFlags, Features, OutOfSync, Trim, Zeroes
+
+if TYPE_CHECKING:
+    from pydrbd.engine.engine import Engine
+    from pydrbd.engine.volume import Volume
+
+_WRITE_FLAGS = {
+    Protocol.A: DpFlags.SYNC,
+    Protocol.B: DpFlags.SYNC | DpFlags.SEND_RECEIVE_ACK,
+    Protocol.C: DpFlags.SYNC | DpFlags.SEND_WRITE_ACK,
+}
+_ZERO_BUFFER = bytes(MAX_DATA_BYTES)
+
+
+class Change:
+    """What a write does to its range: data, or zeros (trim lets the range be unmapped)."""
+
+    __slots__ = ("data", "fua", "length", "trim", "unmap")
+
+    def __init__(self, length: int, data: bytes | None, *, trim: bool = False, unmap: bool = False) -> None:
+        self.length = length
+        self.data = data
+        self.trim = trim
+        self.unmap = unmap
+
+    def order(self, volume: int, offset: int) -> WriteBlocks | ZeroBlocks:
+        if self.data is not None:
+            return WriteBlocks(volume, offset, self.data)
+        return ZeroBlocks(volume, offset, self.length, self.unmap)
+
+
+def _invalid(volume: Volume, offset: int, length: int) -> IoFailed | None:
+    """Why a client's request cannot be served at all."""
+    if volume.state.role != Role.PRIMARY:
+        return IoFailed(errno.EROFS, "the resource is not Primary here")
+    if offset < 0 or length < 0 or offset + length > volume.size:
+        return IoFailed(
+            errno.EINVAL, f"{length} bytes at {offset} are outside the device of {volume.size} bytes"
+        )
+    if offset % SECTOR or length % SECTOR:
+        return IoFailed(errno.EINVAL, f"{length} bytes at {offset} are not whole sectors of {SECTOR} bytes")
+    return None
+
+
+def pieces(offset: int, length: int, limit: int) -> list[tuple[int, int]]:
+    """(offset, length) of the parts of at most `limit` bytes, cut at multiples of `limit`."""
+    parts = []
+    end = offset + length
+    while offset < end:
+        size = min(end, (offset // limit + 1) * limit) - offset
+        parts.append((offset, size))
+        offset += size
+    return parts
+
+
+# --- reads -----------------------------------------------------------------------------------
+
+
+def read(engine: Engine, volume: Volume, offset: int, length: int) -> Script[bytes | IoFailed]:
+    """Serve a read from the local disk if its blocks are good, else from the peer."""
+    problem = _invalid(volume, offset, length)
+    if problem:
+        return problem
+    parts = []
+    for start, size in pieces(offset, length, MAX_DATA_BYTES):
+        part = yield from _read_part(engine, volume, start, size)
+        if isinstance(part, IoFailed):
+            return part
+        parts.append(part)
+    volume.counters.read += length
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _readable_here(volume: Volume, offset: int, length: int) -> bool:
+    if volume.state.disk == Disk.UP_TO_DATE:
+        return True
+    if volume.state.disk != Disk.INCONSISTENT:
+        return False
+    touched = bits_touched(offset, length)
+    return not volume.bitmap.any_set(touched.start, touched.stop)
+
+
+def _read_part(engine: Engine, volume: Volume, offset: int, length: int) -> Script[bytes | IoFailed]:
+    while True:
+        if _readable_here(volume, offset, length):
+            data = yield ReadBlocks(volume.number, offset, length)
+            if not isinstance(data, IoFailed):
+                return bytes(data)
+            engine.disk_failed(volume, data)
+        session = engine.session
+        if session is None or volume.state.pdsk != Disk.UP_TO_DATE or volume.state.conn < Conn.CONNECTED:
+            return IoFailed(errno.EIO, "no UpToDate data is reachable")
+        ticket = Ticket()
+        ident = session.expect_reply(ticket, volume, offset, length)
+        engine.out.data.append(DataRequest(offset // SECTOR, ident, length, volume.number))
+        data = yield Await(ticket)
+        if not isinstance(data, IoFailed):
+            return bytes(data)
+        if engine.session is session:
+            return data
+
+
+# --- writes ----------------------------------------------------------------------------------
+
+
+def write(engine: Engine, volume: Volume, offset: int, data: bytes, fua: bool) -> Script[IoFailed | None]:
+    """Write `data`; packets carry at most 1 MiB, so longer writes are a row of writes."""
+    problem = _invalid(volume, offset, len(data))
+    if problem:
+        return problem
+    view = memoryview(data)
+    for start, size in pieces(offset, len(data), MAX_DATA_BYTES):
+        part = data if size == len(data) else bytes(view[start - offset : start - offset + size])
+        failed = yield from _change(engine, volume, start, Change(size, part))
+        if failed is not None:
+            return failed
+    return (yield from flush(engine, volume)) if fua else None
+
+
+def zero(
+    engine: Engine, volume: Volume, offset: int, length: int, trim: bool, unmap: bool, fua: bool
+) -> Script[IoFailed | None]:
+    """Make a range read as zeros. A trim (the content is not wanted any more) does the same."""
+    problem = _invalid(volume, offset, length)
+    if problem:
+        return problem
+    session = engine.session
+    needs_data = session is not None and not session.features & (Features.TRIM | Features.WZEROES)
+    for start, size in pieces(offset, length, MAX_DATA_BYTES if needs_data else MAX_DISCARD_BYTES):
+        failed = yield from _change(engine, volume, start, Change(size, None, trim=trim, unmap=unmap))
+        if failed is not None:
+            return failed
+    return (yield from flush(engine, volume)) if fua else None
+
+
+def _change(engine: Engine, volume: Volume, offset: int, change: Change) -> Script[IoFailed | None]:
+    """One write of at most a packet's size, from its place in the order to its completion."""
+    mine = volume.ranges.enter(offset, change.length)
+    volume.counters.upper_pending += 1
+    try:
+        for earlier in mine.blockers:
+            yield Await(earlier.done)
+        while (resync := volume.resync.requested_overlap(offset, change.length)) is not None:
+            yield Await(resync)
+        return (yield from _submit(engine, volume, offset, change, mine))
+    finally:
+        volume.counters.upper_pending -= 1
+        volume.ranges.leave(mine)
+
+
+def _submit(
+    engine: Engine, volume: Volume, offset: int, change: Change, mine: Range
+) -> Script[IoFailed | None]:
+    extents = range(0)
+    log = volume.activity_log
+    if volume.has_disk:
+        extents = extents_of(offset, change.length)
+        failed = yield from log.begin(volume, extents)
+        if failed is not None or volume.activity_log is not log:
+            extents = range(0)
+    yield from volume.settled()
+    request = Request(volume, offset, change.length, extents, log)
+    if not _may_write(volume):
+        request.local_done = True
+        engine.transfer_log.settle(request)
+        return IoFailed(errno.EIO, "no UpToDate data is reachable")
+    _send(engine, request, change)
+    yield from _write_local(engine, request, change, mine)
+    if not request.net.done:
+        yield Await(request.net)
+    yield from volume.settled()
+    if not request.net_ok and not (request.local_ok and volume.state.disk == Disk.UP_TO_DATE):
+        return IoFailed(errno.EIO, "the write reached no disk")
+    volume.counters.written += change.length
+    return None
+
+
+def _may_write(volume: Volume) -> bool:
+    state = volume.state
+    return state.role == Role.PRIMARY and Disk.UP_TO_DATE in (state.disk, state.pdsk)
+
+
+def _write_local(engine: Engine, request: Request, change: Change, mine: Range) -> Script[None]:
+    volume = request.volume
+    if volume.has_disk:
+        volume.counters.lower_pending += 1
+        result = yield change.order(volume.number, request.offset)
+        volume.counters.lower_pending -= 1
+        request.local_ok = not isinstance(result, IoFailed)
+        if isinstance(result, IoFailed):
+            volume.set_out_of_sync(request.offset, request.length)
+            engine.disk_failed(volume, result)
+    request.local_done = True
+    if request.in_sync and request.local_ok:
+        engine.blocks_in_sync(volume, request.offset, request.length)
+    mine.local.resolve()
+    engine.transfer_log.settle(request)
+
+
+def _send(engine: Engine, request: Request, change: Change) -> None:
+    """Log the write and queue its packet, or mark its blocks: one step, so no loss falls between."""
+    volume, state = request.volume, request.volume.state
+    session = engine.session
+    sector = request.offset // SECTOR
+    packed = session is not None and session.features & (Features.TRIM | Features.WZEROES)
+    too_long = change.length > MAX_DATA_BYTES and not packed
+    if session is None or not state.replicates or too_long:
+        volume.set_out_of_sync(request.offset, request.length)
+        if session is not None and state.announces_out_of_sync:
+            engine.out.data.append(OutOfSync(sector, request.length, volume.number))
+        request.net.resolve()
+        return
+    syncing = Conn.SYNC_SOURCE <= state.conn <= Conn.PAUSED_SYNC_T
+    flags = _WRITE_FLAGS[engine.options.protocol]
+    if syncing:
+        flags |= DpFlags.MAY_SET_IN_SYNC | DpFlags.SEND_WRITE_ACK
+    if state.disk != Disk.UP_TO_DATE:
+        # The peer's disk is the one that counts: the client must know that it has the write.
+        flags |= DpFlags.SEND_WRITE_ACK
+    request.wants_ack = bool(flags & (DpFlags.SEND_WRITE_ACK | DpFlags.SEND_RECEIVE_ACK))
+    engine.transfer_log.add(request)
+    sequence = session.next_sequence(volume.number)
+    args = (sector, request.ident, sequence)
+    number = volume.number
+    volume.counters.sent += request.length
+    if change.data is not None:
+        engine.out.data.append(Data(*args, flags, change.data, b"", number))
+    elif change.trim and session.features & Features.TRIM:
+        engine.out.data.append(Trim(*args, flags | DpFlags.DISCARD, change.length, number))
+    elif session.features & Features.WZEROES:
+        unmap = DpFlags.DISCARD if change.unmap else DpFlags(0)
+        engine.out.data.append(Zeroes(*args, flags | DpFlags.ZEROES | unmap, change.length, number))
+    elif session.features & Features.TRIM:
+        # Without WZEROES a received TRIM is applied as zero-out.
+        engine.out.data.append(Trim(*args, flags | DpFlags.DISCARD, change.length, number))
+    else:
+        engine.out.data.append(Data(*args, flags, _ZERO_BUFFER[: change.length], b"", number))
+    engine.transfer_log.added()
+    if not request.wants_ack:
+        request.net.resolve()
+
+
+def flush(engine: Engine, volume: Volume) -> Script[IoFailed | None]:
+    """Return when every completed write is durable here and on the connected peer.
+
+    Stronger than DRBD 8.4, which flushes locally only: the client's flush ends the epoch and waits
+    for its BARRIER_ACK (DESIGN 4.2).
+    """
+    if volume.state.role != Role.PRIMARY:
+        return None
+    epoch = engine.transfer_log.close_epoch()
+    local_ok = False
+    if volume.has_disk:
+        result = yield FlushDisk(volume.number)
+        local_ok = not isinstance(result, IoFailed)
+        if isinstance(result, IoFailed):
+            engine.disk_failed(volume, result)
+    if epoch is not None and not epoch.done.done:
+        yield Await(epoch.done)
+    yield from volume.settled()
+    if local_ok or volume.state.pdsk == Disk.UP_TO_DATE:
+        return None
+    return IoFailed(errno.EIO, "nothing is left to flush to")

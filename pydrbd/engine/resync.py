@@ -1,0 +1,263 @@
+"""A resync on its target and on its source, block by block.
+
+Floor: engine. Neighbours: volume, ranges, connection.py (starts it, ends it), bitmap.
+
+The target asks for runs of set bits in ascending order, at most `max_buffers` bytes at a time and at
+the configured rate; the source reads and answers; the target writes, both clear the bits.
+Order against application writes (DESIGN 4.6):
+- on the source a resync read waits for the local part of earlier writes, and later writes wait until
+  its answer is queued; so the data socket carries block versions in their order;
+- on the target an answer is a write like any other in the order of arrival, and a Primary's own write
+  waits for the blocks that have been asked for and not yet written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydrbd.engine.orders import Await, IoFailed, ReadBlocks, Script, Ticket, WriteBlocks, ZeroBlocks
+from pydrbd.engine.snapshot import ResyncSnapshot
+from pydrbd.engine.sync import finish_target
+from pydrbd.units import BIT_BYTES, SECTOR
+from pydrbd.vocabulary import Conn, Disk
+from pydrbd.wire.packets import (
+    RESYNC_ID,
+    CsumRsRequest,
+    Features,
+    NegRsDReply,
+    RsDataReply,
+    RsDataRequest,
+    RsDeallocated,
+    RsThinRequest,
+    RsWriteAck,
+)
+
+if TYPE_CHECKING:
+    from pydrbd.engine.connection import Session
+    from pydrbd.engine.volume import Volume
+
+#: Most bytes of one request; the kernel takes up to 1 MiB.
+REQUEST_BYTES = 256 << 10
+#: A request never crosses a multiple of this (the kernel's resync extents).
+_REGION = 16 << 20
+
+
+class Resync:
+    """State of the resync of one volume, on either side."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget a resync; whoever waits for its blocks goes on."""
+        for _end, ticket in getattr(self, "requested", {}).values():
+            ticket.resolve()
+        self.total_bits = 0
+        self.failed_bits = 0
+        self.transferred = 0
+        self.started = 0.0
+        self.mark_time = 0.0
+        self.mark_left = 0
+        self.next_bit = 0
+        self.tokens = 0.0
+        self.tokens_at = 0.0
+        #: Target: start -> (end, ticket) of ranges that are asked for and not yet written.
+        self.requested: dict[int, tuple[int, Ticket]] = {}
+        self.bytes_requested = 0
+        #: Source: the target said that it is done (STATE).
+        self.target_done = False
+        #: The states are durable: blocks may be asked for.
+        self.active = False
+        self.ending = False
+
+    def begin(self) -> None:
+        """The states have become SyncSource and SyncTarget."""
+        volume = self.volume
+        self.reset()
+        self.active = True
+        now = volume.engine.now
+        self.total_bits = volume.bitmap.count
+        self.started = self.mark_time = self.tokens_at = now
+        self.mark_left = self.total_bits * BIT_BYTES
+
+    def snapshot(self) -> ResyncSnapshot | None:
+        """Progress for status, None when none runs."""
+        volume = self.volume
+        if not Conn.SYNC_SOURCE <= volume.state.conn <= Conn.PAUSED_SYNC_T:
+            return None
+        now, left = volume.engine.now, volume.bitmap.count * BIT_BYTES
+        return ResyncSnapshot(
+            total=self.total_bits * BIT_BYTES,
+            left=left,
+            failed=self.failed_bits * BIT_BYTES,
+            transferred=self.transferred,
+            started=self.started,
+            now=now,
+            mark_time=self.mark_time,
+            mark_left=self.mark_left,
+        )
+
+    def move_mark(self) -> None:
+        """Every few seconds: where the present rate is measured from."""
+        now = self.volume.engine.now
+        if now - self.mark_time >= 3.0:
+            self.mark_time, self.mark_left = now, self.volume.bitmap.count * BIT_BYTES
+
+    def requested_overlap(self, offset: int, length: int) -> Ticket | None:
+        """Target: the ticket of a requested range that overlaps, if any."""
+        for start, (end, ticket) in self.requested.items():
+            if start < offset + length and offset < end:
+                return ticket
+        return None
+
+    # --- target: asking -------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Ask for as much as window and rate allow; end the resync when nothing is left."""
+        volume, engine = self.volume, self.volume.engine
+        if volume.state.conn != Conn.SYNC_TARGET or not self.active or self.ending:
+            return
+        if not self.requested and volume.bitmap.count <= self.failed_bits:
+            self.ending = True
+            engine.spawn(f"resync end {volume.number}", finish_target(volume))
+            return
+        self._refill()
+        while self.bytes_requested < engine.options.max_buffers and self.tokens > 0:
+            piece = self._next_piece()
+            if piece is None:
+                break
+            self._ask(*piece)
+
+    def _refill(self) -> None:
+        options, now = self.volume.options, self.volume.engine.now
+        rate = options.c_max_rate if options.c_plan_ahead else options.resync_rate
+        if rate == 0:
+            self.tokens = float(1 << 62)
+            return
+        # At least 100 ms of rate and one request, so that a slow clock does not stop the resync.
+        burst = max(rate * 0.2, REQUEST_BYTES)
+        self.tokens = min(burst, self.tokens + (now - self.tokens_at) * rate)
+        self.tokens_at = now
+        if self.started == now and not self.transferred and not self.requested:
+            self.tokens = burst
+
+    def _next_piece(self) -> tuple[int, int] | None:
+        """(offset, length) of the next run of set bits that nobody works on, round and round."""
+        volume = self.volume
+        bitmap = volume.bitmap
+        for _attempt in range(2):
+            while (bit := bitmap.next_set(self.next_bit)) is not None:
+                offset = bit * BIT_BYTES
+                limit = min(offset + REQUEST_BYTES, (offset // _REGION + 1) * _REGION) // BIT_BYTES
+                end = min(bitmap.run_end(bit, limit) * BIT_BYTES, volume.size)
+                self.next_bit = -(-end // BIT_BYTES)
+                busy = volume.ranges.overlapping(offset, end - offset)
+                if busy is None and self.requested_overlap(offset, end - offset) is None:
+                    return offset, end - offset
+            if self.requested:
+                # The next pass begins when this one has been answered.
+                return None
+            self.next_bit = 0
+        return None
+
+    def _ask(self, offset: int, length: int) -> None:
+        volume, engine = self.volume, self.volume.engine
+        session = engine.session
+        assert session is not None
+        self.requested[offset] = (offset + length, Ticket())
+        self.bytes_requested += length
+        self.tokens -= length
+        thin = session.features & Features.THIN_RESYNC
+        kind = RsThinRequest if thin else RsDataRequest
+        engine.out.data.append(kind(offset // SECTOR, RESYNC_ID, length, volume.number))
+
+    # --- target: answers ------------------------------------------------------------------------
+
+    def answered(self, session: Session, packet: RsDataReply | RsDeallocated) -> None:
+        """RS_DATA_REPLY or RS_DEALLOCATED has come: write it (in the order of arrival)."""
+        offset = packet.sector * SECTOR
+        length = packet.size if isinstance(packet, RsDeallocated) else len(packet.data)
+        asked = self.requested.get(offset)
+        if asked is None or asked[0] != offset + length:
+            session.violation(f"{type(packet).__name__} for sector {packet.sector} that was not asked for")
+            return
+        name = f"resync write {self.volume.number}"
+        self.volume.engine.spawn(name, self._write_answer(session, packet, offset, length))
+
+    def _write_answer(
+        self, session: Session, packet: RsDataReply | RsDeallocated, offset: int, length: int
+    ) -> Script[None]:
+        volume, engine = self.volume, self.volume.engine
+        mine = volume.ranges.enter(offset, length)
+        volume.counters.unacked += 1
+        for earlier in mine.blockers:
+            yield Await(earlier.local)
+        order: WriteBlocks | ZeroBlocks
+        if isinstance(packet, RsDeallocated):
+            order = ZeroBlocks(volume.number, offset, length, True)
+        else:
+            order = WriteBlocks(volume.number, offset, bytes(packet.data))
+            volume.counters.received += length
+        result = (yield order) if volume.has_disk else IoFailed(5, "the disk is gone")
+        volume.counters.unacked -= 1
+        volume.ranges.leave(mine)
+        if isinstance(result, IoFailed):
+            engine.disk_failed(volume, result)
+        if engine.session is not session or volume.state.disk <= Disk.FAILED:
+            return
+        engine.blocks_in_sync(volume, offset, length)
+        self.transferred += length if isinstance(packet, RsDataReply) else 0
+        volume.counters.resynced += length if isinstance(packet, RsDataReply) else 0
+        sequence = session.next_sequence(volume.number)
+        ack = RsWriteAck(packet.sector, RESYNC_ID, length, sequence, volume.number)
+        engine.out.meta.append(ack)
+        self._settled(offset)
+
+    def refused(self, sector: int, length: int) -> None:
+        """NEG_RS_DREPLY or RS_CANCEL: the source cannot give these blocks; their bits stay."""
+        if sector * SECTOR in self.requested:
+            self.failed_bits += -(-length // BIT_BYTES)
+            self._settled(sector * SECTOR)
+
+    def _settled(self, offset: int) -> None:
+        end, ticket = self.requested.pop(offset)
+        self.bytes_requested -= end - offset
+        ticket.resolve()
+        self.pump()
+
+    # --- source ------------------------------------------------------------------------------------
+
+    def asked(self, session: Session, packet: RsDataRequest | RsThinRequest | CsumRsRequest) -> None:
+        """RS_DATA_REQUEST or RS_THIN_REQ has come: read and answer, ordered against writes."""
+        self.volume.engine.spawn(f"resync read {self.volume.number}", self._read_for_peer(session, packet))
+
+    def _read_for_peer(
+        self, session: Session, packet: RsDataRequest | RsThinRequest | CsumRsRequest
+    ) -> Script[None]:
+        volume, engine = self.volume, self.volume.engine
+        offset, length, number = packet.sector * SECTOR, packet.size, volume.number
+        mine = volume.ranges.enter(offset, length)
+        for earlier in mine.blockers:
+            yield Await(earlier.local)
+        data: bytes | IoFailed = IoFailed(5, "no UpToDate disk")
+        if volume.state.disk == Disk.UP_TO_DATE:
+            data = yield ReadBlocks(number, offset, length)
+            if isinstance(data, IoFailed):
+                engine.disk_failed(volume, data)
+        if engine.session is session:
+            if isinstance(data, IoFailed):
+                sequence = session.next_sequence(number)
+                engine.out.meta.append(NegRsDReply(packet.sector, packet.block_id, length, sequence, number))
+            elif isinstance(packet, RsThinRequest) and data == bytes(length):
+                engine.out.data.append(RsDeallocated(packet.sector, length, number))
+            else:
+                engine.out.data.append(RsDataReply(packet.sector, packet.block_id, data, b"", number))
+                volume.counters.sent += length
+                volume.counters.resynced += length
+                self.transferred += length
+        volume.ranges.leave(mine)
+
+    def acknowledged(self, sector: int, length: int) -> None:
+        """RS_WRITE_ACK for a resync block: both disks hold the same."""
+        self.volume.engine.blocks_in_sync(self.volume, sector * SECTOR, length)

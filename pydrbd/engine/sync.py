@@ -1,0 +1,253 @@
+"""How a resync is decided, started and ended: the sync handshake around the UUIDs.
+
+Floor: engine. Neighbours: generations (the decision table and the moves), resync (the blocks in
+between), connection (packets). `decide` runs on both nodes with mirrored input when a peer's STATE
+calls for it; nobody announces a verdict.
+
+Durability order (DESIGN 4.7): all bits set are on disk before a full sync starts; the target's
+Inconsistent disk and sync UUID are durable before it asks for the first block; at the end the target
+flushes its data, then writes bitmap and superblock, and only then says so; the source ends when its
+bits are clear *and* the target has said so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydrbd.engine import generations
+from pydrbd.engine.generations import Side, Verdict
+from pydrbd.engine.orders import FlushDisk, IoFailed, Script
+from pydrbd.format.gi import Generation
+from pydrbd.vocabulary import Conn, Disk, Role
+from pydrbd.wire.packets import Features, SyncUuid, UuidFlags, Uuids
+from pydrbd.wire.rle import BitmapSender
+
+if TYPE_CHECKING:
+    from pydrbd.engine.connection import Session
+    from pydrbd.engine.volume import Volume
+
+_SOURCES = (Verdict.SOURCE_BITMAP, Verdict.SOURCE_FULL)
+_TARGETS = (Verdict.TARGET_BITMAP, Verdict.TARGET_FULL)
+_FULL = (Verdict.SOURCE_FULL, Verdict.TARGET_FULL)
+_SPLIT = (Verdict.SPLIT_BRAIN, Verdict.SPLIT_BRAIN_FAR)
+
+
+def generation_of(uuids: Uuids) -> Generation:
+    """The peer's generation as packet UUIDS told it."""
+    return Generation(uuids.current, uuids.bitmap, uuids.history0, uuids.history1)
+
+
+def remember_equal(volume: Volume) -> None:
+    """Both nodes have the same generation now: the memory of the peer's follows."""
+    g = volume.generation
+    assert g is not None
+    volume.peer_uuids = Uuids(*g.values(), 0, UuidFlags(0), volume.number)
+
+
+def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -> Conn | str:
+    """Run the sync decision: the connection state that follows (Connected, WFBitMapS, WFBitMapT), or
+    the sentence that says why the nodes must not be connected."""
+    engine = volume.engine
+    uuids = volume.peer_uuids
+    assert volume.generation is not None
+    assert uuids is not None
+    own_disk = volume.attached_as if volume.state.disk == Disk.NEGOTIATING else volume.state.disk
+    decision = generations.compare(
+        Side(volume.generation, volume.crashed_primary, volume.state.role == Role.PRIMARY),
+        Side(generation_of(uuids), bool(uuids.flags & UuidFlags.CRASHED_PRIMARY), peer_role == Role.PRIMARY),
+        resolve_conflicts=session.resolve_conflicts,
+        wsame=bool(session.features & Features.WSAME),
+    )
+    verdict = decision.verdict
+    engine.log("info", f"volume {volume.number}: sync decision {verdict.value} by rule {decision.rule}")
+    if verdict is Verdict.UNRELATED:
+        return "Unrelated data, aborting!"
+    verdict = _by_disk_states(verdict, own_disk, peer_disk)
+    if verdict in _SPLIT:
+        theirs = bool(uuids.flags & UuidFlags.DISCARD_MY_DATA)
+        resolved = _discard(verdict, volume.discard_my_data, theirs)
+        if resolved is None:
+            return "Split-Brain detected but unresolved, dropping connection!"
+        verdict = resolved
+        engine.log("warning", f"volume {volume.number}: split brain, manually solved: {verdict.value}")
+    if verdict in _SOURCES and own_disk <= Disk.INCONSISTENT:
+        return "I shall become SyncSource, but I am inconsistent!"
+    if verdict in _TARGETS and volume.state.role == Role.PRIMARY and volume.state.disk >= Disk.CONSISTENT:
+        return "I shall become SyncTarget, but I am primary!"
+    if decision.own != volume.generation:
+        volume.generation = decision.own
+        volume.touch()
+    if decision.peer != generation_of(uuids):
+        volume.peer_uuids = Uuids(*decision.peer.values(), uuids.bits, uuids.flags, volume.number)
+    if verdict in _FULL:
+        engine.log("info", f"volume {volume.number}: full sync")
+        volume.bitmap.set_all()
+        volume.full_sync = True
+    if verdict in _SOURCES:
+        return Conn.WF_BITMAP_S
+    return Conn.WF_BITMAP_T if verdict in _TARGETS else Conn.CONNECTED
+
+
+def _by_disk_states(verdict: Verdict, own: Disk, peer: Disk) -> Verdict:
+    """An Inconsistent disk is the target of a better one, whatever the UUIDs say."""
+    if (own > Disk.INCONSISTENT) == (peer > Disk.INCONSISTENT) or Disk.INCONSISTENT not in (own, peer):
+        return verdict
+    full = verdict in _FULL or verdict is Verdict.SPLIT_BRAIN_FAR
+    if own > Disk.INCONSISTENT:
+        return Verdict.SOURCE_FULL if full else Verdict.SOURCE_BITMAP
+    return Verdict.TARGET_FULL if full else Verdict.TARGET_BITMAP
+
+
+def _discard(verdict: Verdict, mine: bool, theirs: bool) -> Verdict | None:
+    """The verdict when exactly one side discards its data. A common point beyond the bitmaps' reach
+    needs a full sync."""
+    if mine == theirs:
+        return None
+    far = verdict is Verdict.SPLIT_BRAIN_FAR
+    if mine:
+        return Verdict.TARGET_FULL if far else Verdict.TARGET_BITMAP
+    return Verdict.SOURCE_FULL if far else Verdict.SOURCE_BITMAP
+
+
+# --- start -------------------------------------------------------------------------------------
+
+
+def exchange_begins(session: Session, volume: Volume) -> Script[None]:
+    """WFBitMapS or WFBitMapT has been entered: make set bits durable; the source sends its bitmap."""
+    if not (yield from settle_full_sync(volume)):
+        return
+    state = volume.state
+    if volume.engine.session is not session:
+        return
+    if state.conn == Conn.WF_BITMAP_S:
+        send_bitmap(volume)
+    elif state.conn == Conn.WF_BITMAP_T:
+        session.bitmap_prepared(volume)
+
+
+def settle_full_sync(volume: Volume) -> Script[bool]:
+    """Make 'all bits set' durable if that is due. False: the disk failed."""
+    if volume.full_sync:
+        volume.touch()
+        if (yield from volume.persist()) is not None:
+            return False
+        if (yield from volume.write_bitmap()) is not None:
+            return False
+        volume.full_sync = False
+    volume.touch()
+    return (yield from volume.persist()) is None
+
+
+def send_bitmap(volume: Volume) -> None:
+    """Queue the whole bitmap, as it is at this moment."""
+    engine = volume.engine
+    bits = bytes(volume.bitmap.data)
+    engine.out.data.extend(BitmapSender(bits, volume.bitmap.bits, engine.options.use_rle, volume.number))
+
+
+def answer_bitmap(session: Session, volume: Volume) -> Script[None]:
+    """Target: the source's bitmap is merged; keep it, send the union back, await SYNC_UUID."""
+    if (yield from volume.write_bitmap()) is not None:
+        return
+    if volume.engine.session is session and volume.state.conn == Conn.WF_BITMAP_T:
+        send_bitmap(volume)
+        volume.engine.set_state(volume, conn=Conn.WF_SYNC_UUID)
+        session.sync_uuid_due(volume)
+
+
+def start_source(session: Session, volume: Volume) -> Script[None]:
+    """Source: both bitmaps are the same now (or all bits are set): begin."""
+    engine = volume.engine
+    if not (yield from settle_full_sync(volume)):
+        return
+    if (yield from volume.write_bitmap()) is not None or volume.generation is None:
+        return
+    if engine.session is not session or volume.state.conn not in (Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S):
+        return
+    volume.generation = generations.source_starts(volume.generation, engine.random_uuid())
+    volume.touch()
+    if (yield from volume.persist()) is not None:
+        return
+    if engine.session is session and volume.state.conn in (Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S):
+        # State and packet in one step: the next write goes out as data, behind SYNC_UUID.
+        engine.set_state(volume, conn=Conn.SYNC_SOURCE)
+        engine.out.data.append(SyncUuid(volume.generation.bitmap, volume.number))
+        volume.resync.begin()
+
+
+def start_target(session: Session, volume: Volume, uuid: int) -> Script[None]:
+    """Target: SYNC_UUID has come: be Inconsistent durably, then ask for blocks."""
+    engine = volume.engine
+    assert volume.generation is not None
+    volume.generation = generations.target_starts(volume.generation, uuid)
+    volume.touch()
+    engine.set_state(volume, conn=Conn.SYNC_TARGET)
+    if (yield from volume.persist()) is not None:
+        return
+    if engine.session is session and volume.state.conn in (Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T):
+        volume.resync.begin()
+        volume.resync.pump()
+
+
+# --- end ---------------------------------------------------------------------------------------
+
+
+def finish_target(volume: Volume) -> Script[None]:
+    """Target: no bit is left. Flush, persist, then tell."""
+    engine, session = volume.engine, volume.engine.session
+    failed = volume.resync.failed_bits
+    result = yield FlushDisk(volume.number)
+    if isinstance(result, IoFailed):
+        engine.disk_failed(volume, result)
+        return
+    if (yield from volume.write_bitmap()) is not None:
+        return
+    if engine.session is not session or volume.state.conn != Conn.SYNC_TARGET:
+        return
+    if volume.bitmap.count > failed:
+        # Something became out of sync meanwhile: go on.
+        volume.resync.ending = False
+        volume.resync.pump()
+        return
+    if failed:
+        engine.log(
+            "error", f"volume {volume.number}: resync ended with {failed} blocks that could not be read"
+        )
+        volume.resync.reset()
+        engine.set_state(volume, conn=Conn.CONNECTED, disk=Disk.INCONSISTENT)
+        engine.send_state(volume)
+        return
+    assert volume.generation is not None
+    assert volume.peer_uuids is not None
+    volume.generation = generations.target_ends(
+        volume.generation, generation_of(volume.peer_uuids), volume.state.role == Role.PRIMARY
+    )
+    remember_equal(volume)
+    volume.resync.reset()
+    volume.touch()
+    engine.set_state(volume, conn=Conn.CONNECTED, disk=Disk.UP_TO_DATE)
+    if (yield from volume.persist()) is not None:
+        return
+    engine.log("info", f"volume {volume.number}: resync done (target)")
+    if engine.session is session:
+        engine.send_state(volume)
+
+
+def finish_source(volume: Volume) -> None:
+    """Source: no bit is left and the target has said that it is done."""
+    engine = volume.engine
+    assert volume.generation is not None
+    volume.generation = generations.source_ends(volume.generation)
+    volume.crashed_primary = False
+    remember_equal(volume)
+    volume.resync.reset()
+    volume.touch()
+    engine.set_state(volume, conn=Conn.CONNECTED, pdsk=Disk.UP_TO_DATE)
+    engine.log("info", f"volume {volume.number}: resync done (source)")
+    engine.spawn(f"resync end {volume.number}", persist_all(volume))
+
+
+def persist_all(volume: Volume) -> Script[None]:
+    """Bitmap and superblock as they are now."""
+    if (yield from volume.write_bitmap()) is None:
+        yield from volume.persist()

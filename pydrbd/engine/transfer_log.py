@@ -1,0 +1,195 @@
+"""The transfer log of a Primary: replicated writes until the peer has them durably, in epochs.
+
+Floor: engine. Neighbours: requests.py (adds), connection.py (acks, loss of the peer).
+
+An epoch is a run of writes between two BARRIERs, over all volumes. A write leaves the log when its
+epoch is acknowledged (BARRIER_ACK: durable on the peer) or when the peer is lost; in that case its
+blocks become out of sync, acknowledged write or not, because the peer's cache may be lost with it
+(DESIGN 4.3). Invariants: `sent` holds closed epochs whose BARRIER went out, oldest first; ids are
+unique; a request keeps its activity-log references until it left the log and its local write is over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from pydrbd.engine.orders import Ticket
+from pydrbd.errors import ProtocolViolation
+from pydrbd.units import SECTOR
+from pydrbd.wire.packets import Barrier, BlockAck
+
+if TYPE_CHECKING:
+    from pydrbd.engine.activity_log import ActivityLog
+    from pydrbd.engine.engine import Engine
+    from pydrbd.engine.volume import Volume
+
+
+class Request:
+    """One write of a client, from submission to the end of its epoch."""
+
+    __slots__ = (
+        "acked",
+        "extents",
+        "ident",
+        "in_log",
+        "in_sync",
+        "length",
+        "local_done",
+        "local_ok",
+        "log",
+        "lost",
+        "net",
+        "net_ok",
+        "offset",
+        "sent_at",
+        "volume",
+        "wants_ack",
+    )
+
+    def __init__(self, volume: Volume, offset: int, length: int, extents: range, log: ActivityLog) -> None:
+        self.volume = volume
+        self.offset = offset
+        self.length = length
+        self.extents = extents
+        #: The log that holds the references (another one after a re-attach).
+        self.log = log
+        self.ident = 0
+        self.local_done = False
+        self.local_ok = False
+        #: Resolves when the peer's answer is there or not needed any more.
+        self.net = Ticket()
+        self.net_ok = False
+        self.wants_ack = False
+        self.acked = False
+        #: The peer said that the blocks are now in sync (RS_WRITE_ACK).
+        self.in_sync = False
+        self.in_log = False
+        #: The peer's disk went away meanwhile: its answers say nothing any more.
+        self.lost = False
+        self.sent_at = 0.0
+
+
+class Epoch:
+    """Writes between two BARRIERs."""
+
+    __slots__ = ("done", "number", "opened", "requests")
+
+    def __init__(self, number: int, opened: float) -> None:
+        self.number = number
+        self.requests: list[Request] = []
+        self.opened = opened
+        #: Resolves at BARRIER_ACK, or when the peer is lost.
+        self.done = Ticket()
+
+
+class TransferLog:
+    """The log of one resource."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.by_id: dict[int, Request] = {}
+        self.current = Epoch(1, 0.0)
+        self.sent: deque[Epoch] = deque()
+        self._next_id = 1
+
+    def add(self, request: Request) -> None:
+        """Log a write that is about to be sent; gives it its block id."""
+        now = self.engine.now
+        if not self.current.requests:
+            self.current.opened = now
+        request.ident = self._next_id
+        self._next_id += 1
+        request.in_log = True
+        request.sent_at = now
+        self.by_id[request.ident] = request
+        self.current.requests.append(request)
+
+    def added(self) -> None:
+        """The write's packet is queued; end the epoch if it is full."""
+        if len(self.current.requests) >= self.engine.options.max_epoch_size:
+            self.close_epoch()
+
+    def close_epoch(self) -> Epoch | None:
+        """End the current epoch if it has writes; the youngest epoch not yet acknowledged, if any."""
+        if self.current.requests:
+            closed = self.current
+            self.sent.append(closed)
+            self.current = Epoch(closed.number + 1 & 0xFFFFFFFF, self.engine.now)
+            self.engine.out.data.append(Barrier(closed.number))
+        return self.sent[-1] if self.sent else None
+
+    def barrier_acked(self, number: int, count: int) -> None:
+        """BARRIER_ACK; raises ProtocolViolation unless it fits the oldest epoch exactly."""
+        if not self.sent:
+            raise ProtocolViolation(f"BARRIER_ACK {number} although no epoch is open")
+        epoch = self.sent[0]
+        if number != epoch.number or count != len(epoch.requests):
+            raise ProtocolViolation(
+                f"BARRIER_ACK {number} with {count} writes,"
+                f" expected {epoch.number} with {len(epoch.requests)}"
+            )
+        if any(r.wants_ack and not r.acked for r in epoch.requests):
+            raise ProtocolViolation(f"BARRIER_ACK {number} before all its writes were acknowledged")
+        self.sent.popleft()
+        for request in epoch.requests:
+            request.net_ok = not request.lost
+            self._leave(request)
+        epoch.done.resolve()
+
+    def request_of(self, ack: BlockAck) -> Request:
+        """The write that an ack answers; raises ProtocolViolation if there is none like it."""
+        request = self.by_id.get(ack.block_id)
+        if (
+            request is None
+            or request.offset != ack.sector * SECTOR
+            or request.volume.number != ack.volume
+            or not (request.lost or (request.wants_ack and not request.acked))
+        ):
+            raise ProtocolViolation(
+                f"{type(ack).__name__} for a write that was not sent (sector {ack.sector})"
+            )
+        return request
+
+    def _leave(self, request: Request) -> None:
+        del self.by_id[request.ident]
+        request.in_log = False
+        request.net.resolve()
+        self.settle(request)
+
+    def settle(self, request: Request) -> None:
+        """Drop the activity-log references once nobody can need them."""
+        if request.local_done and not request.in_log and request.extents:
+            request.log.end(request.extents)
+            request.extents = range(0)
+
+    def lose(self, volume: Volume | None = None) -> None:
+        """The peer, or its disk of one volume, is gone: mark what it may not have, end the waits."""
+        for request in [r for r in self.by_id.values() if volume is None or r.volume is volume]:
+            request.volume.set_out_of_sync(request.offset, request.length)
+            if volume is None:
+                self._leave(request)
+            else:
+                # The epoch goes on for the other volumes and still counts this write.
+                request.lost = True
+                request.net_ok = False
+                request.wants_ack = False
+                request.net.resolve()
+        if volume is None:
+            for epoch in self.sent:
+                epoch.done.resolve()
+            self.sent.clear()
+            self.current.done.resolve()
+            self.current = Epoch(1, self.engine.now)
+
+    def oldest_unacked(self) -> float | None:
+        """When the oldest write or barrier that waits for the peer was sent."""
+        waiting = [r.sent_at for r in self.by_id.values() if r.wants_ack and not r.acked]
+        if self.sent:
+            waiting.append(self.sent[0].opened)
+        return min(waiting, default=None)
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes sent and not yet acknowledged as written."""
+        return sum(r.length for r in self.by_id.values() if not r.acked)

@@ -1,0 +1,282 @@
+"""One volume of a resource: its state, metadata in memory, and the scripts that persist it.
+
+Floor: engine. Neighbours: engine.py (owner; state changes go through it), activity_log, bitmap,
+ranges, resync, format/ (bytes of superblock, ring and bitmap).
+
+Invariants:
+- The superblock on disk is `superblock()` as it was at `persisted`; `persist` returns only when
+  everything changed before the call is durable. One superblock write at a time.
+- A bitmap page is written from a copy taken *before* the data flush that its cleared bits need; pages
+  are written one script at a time, so that an older copy can never overwrite a newer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pydrbd.engine.activity_log import ActivityLog
+from pydrbd.engine.bitmap import Bitmap
+from pydrbd.engine.options import VolumeOptions
+from pydrbd.engine.orders import Await, DiskInfo, FlushDisk, IoFailed, Script, Ticket, WriteMeta
+from pydrbd.engine.ranges import Ranges
+from pydrbd.engine.resync import Resync
+from pydrbd.engine.state import State
+from pydrbd.format.al_ring import EMPTY_RING
+from pydrbd.format.bitmap_pages import PAGE_BYTES, bits_covered, bits_for, bits_touched, pages_of_extents
+from pydrbd.format.gi import Generation, MdFlag
+from pydrbd.format.layout import Layout, flexible_layout, indexed_layout, internal_layout
+from pydrbd.format.superblock import Superblock
+from pydrbd.units import SECTOR
+from pydrbd.vocabulary import Conn, Disk, Role
+from pydrbd.wire.packets import Sizes, Uuids
+
+if TYPE_CHECKING:
+    from pydrbd.engine.engine import Engine
+
+#: Flags that follow from the state; the others are kept by name.
+_STATE_FLAGS = (
+    MdFlag.CONSISTENT
+    | MdFlag.PRIMARY
+    | MdFlag.CONNECTED
+    | MdFlag.WAS_UP_TO_DATE
+    | MdFlag.PEER_OUTDATED
+    | MdFlag.CRASHED_PRIMARY
+    | MdFlag.FULL_SYNC
+    | MdFlag.AL_CLEAN
+)
+
+
+def layout_for(info: DiskInfo) -> Layout:
+    """Where the metadata of an opened disk is. Raises MetadataError if it cannot be there."""
+    if info.kind == "internal":
+        return internal_layout(info.data_device_bytes)
+    if info.kind == "flexible-external":
+        return flexible_layout(info.data_device_bytes, info.md_device_bytes)
+    return indexed_layout(info.data_device_bytes, info.md_device_bytes, info.index)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What status shows, in bytes and numbers since the process started."""
+
+    read: int = 0
+    written: int = 0
+    received: int = 0
+    sent: int = 0
+    al_writes: int = 0
+    bm_writes: int = 0
+    upper_pending: int = 0
+    lower_pending: int = 0
+    unacked: int = 0
+    resynced: int = 0
+
+
+class Volume:
+    """Volume `number` of the engine's resource; diskless until attached."""
+
+    def __init__(self, engine: Engine, number: int, options: VolumeOptions) -> None:
+        self.engine = engine
+        self.number = number
+        self.options = options
+        self.state = State()
+        self.layout: Layout | None = None
+        self.base: Superblock | None = None
+        self.generation: Generation | None = None
+        self.size = 0
+        self.bitmap = Bitmap(0)
+        self.activity_log = ActivityLog(options.al_extents)
+        self.ranges = Ranges()
+        self.resync = Resync(self)
+        self.counters = Counters()
+        self.crashed_primary = False
+        self.full_sync = False
+        #: True between attach and a clean detach: the disk carries the unclean magic.
+        self.in_use = False
+        #: The state the disk had when it was attached while connected (Negotiating hides it).
+        self.attached_as = Disk.DISKLESS
+        #: Current UUID that a diskless Primary's clients have seen (0: none).
+        self.exposed = 0
+        self.peer_uuids: Uuids | None = None
+        self.peer_sizes: Sizes | None = None
+        self.consider_resync = False
+        self.discard_my_data = False
+        #: Set while a new current UUID is on its way to the disk: no write may complete.
+        self.minting: Ticket | None = None
+        self.open_read = 0
+        self.open_write = 0
+        self._version = 0
+        self._persisted = 0
+        self._writing: Ticket | None = None
+        self._bitmap_busy: Ticket | None = None
+
+    # --- what the disk is ----------------------------------------------------------------------
+
+    @property
+    def has_disk(self) -> bool:
+        """The disk takes reads and writes (it may be Inconsistent)."""
+        return self.state.disk >= Disk.INCONSISTENT and self.state.disk != Disk.DUNKNOWN
+
+    @property
+    def open_count(self) -> int:
+        return self.open_read + self.open_write
+
+    @property
+    def data_limit(self) -> int:
+        """Usable bytes of the own disk (0 without one)."""
+        return self.layout.data_bytes if self.layout else 0
+
+    def current_layout(self) -> Layout | None:
+        """The layout now; a script asks again after every wait, an I/O error may have taken the disk."""
+        return self.layout
+
+    def md_flags(self) -> MdFlag:
+        """The flags of the superblock for the present state."""
+        s = self.state
+        if self.base is None:
+            return MdFlag(0)
+        flags = self.base.flags & ~_STATE_FLAGS
+        if s.disk == Disk.NEGOTIATING or s.disk == Disk.ATTACHING:
+            kept = MdFlag.CONSISTENT | MdFlag.WAS_UP_TO_DATE | MdFlag.PEER_OUTDATED
+            flags |= self.base.flags & kept
+        table = (
+            (self.crashed_primary, MdFlag.CRASHED_PRIMARY),
+            (self.full_sync, MdFlag.FULL_SYNC),
+            (not self.in_use, MdFlag.AL_CLEAN),
+            (
+                s.role == Role.PRIMARY or (s.pdsk < Disk.INCONSISTENT and s.peer == Role.PRIMARY),
+                MdFlag.PRIMARY,
+            ),
+            (s.conn > Conn.WF_REPORT_PARAMS, MdFlag.CONNECTED),
+            (s.disk > Disk.INCONSISTENT, MdFlag.CONSISTENT),
+            (s.disk > Disk.OUTDATED, MdFlag.WAS_UP_TO_DATE),
+            (Disk.INCONSISTENT <= s.pdsk <= Disk.OUTDATED, MdFlag.PEER_OUTDATED),
+        )
+        for holds, flag in table:
+            if holds:
+                flags |= flag
+        return flags
+
+    def superblock(self) -> Superblock:
+        """The superblock as it should be on disk now."""
+        assert self.base is not None
+        assert self.generation is not None
+        return replace(
+            self.base,
+            generation=self.generation,
+            flags=self.md_flags(),
+            clean=not self.in_use,
+            size_sectors=self.size // SECTOR,
+            al_extents=len(self.activity_log.ring.slots),
+        )
+
+    # --- persistence -----------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """The superblock has changed; somebody will call `persist`."""
+        self._version += 1
+
+    @property
+    def superblock_dirty(self) -> bool:
+        return self._persisted < self._version
+
+    def persist(self) -> Script[IoFailed | None]:
+        """Make the superblock durable as it is now."""
+        wanted = self._version
+        while self._persisted < wanted:
+            if self._writing is not None:
+                yield Await(self._writing)
+                continue
+            layout = self.layout
+            if layout is None or self.state.disk == Disk.FAILED:
+                return None
+            self._writing = Ticket()
+            version = self._version
+            piece = (layout.superblock_offset, self.superblock().encode())
+            result = yield WriteMeta(self.number, (piece,))
+            done, self._writing = self._writing, None
+            if isinstance(result, IoFailed):
+                self.engine.disk_failed(self, result)
+                self._persisted = self._version
+                done.resolve()
+                return result
+            self._persisted = version
+            done.resolve()
+        return None
+
+    def write_al_block(self, index: int, block: bytes) -> Script[IoFailed | None]:
+        """Make one activity-log transaction durable."""
+        if self.layout is None:
+            return IoFailed(5, "the disk is gone")
+        self.counters.al_writes += 1
+        result = yield WriteMeta(self.number, ((self.layout.al_offset + index * PAGE_BYTES, block),))
+        if isinstance(result, IoFailed):
+            self.engine.disk_failed(self, result)
+            return result
+        return None
+
+    def initialise_al(self) -> Script[IoFailed | None]:
+        """An empty ring on disk and in memory."""
+        assert self.layout is not None
+        self.activity_log = ActivityLog(self.options.al_extents)
+        result = yield WriteMeta(self.number, ((self.layout.al_offset, EMPTY_RING),))
+        if isinstance(result, IoFailed):
+            self.engine.disk_failed(self, result)
+            return result
+        return None
+
+    def write_bitmap_of_extents(self, extents: Iterable[int]) -> Script[IoFailed | None]:
+        """Make the bitmap pages of these activity-log extents durable."""
+        return (yield from self.write_bitmap(pages_of_extents(extents)))
+
+    def write_bitmap(self, pages: Iterable[int] | None = None) -> Script[IoFailed | None]:
+        """Make the dirty ones of `pages` (default: of all) durable."""
+        wanted = None if pages is None else set(pages)
+        while self._bitmap_busy is not None:
+            yield Await(self._bitmap_busy)
+        bitmap = self.bitmap
+        dirty = sorted(bitmap.dirty if wanted is None else bitmap.dirty & wanted)
+        if not dirty or self.layout is None or self.state.disk == Disk.FAILED:
+            return None
+        busy = self._bitmap_busy = Ticket()
+        pieces = tuple((self.layout.bitmap_offset + n * PAGE_BYTES, bitmap.page(n)) for n in dirty)
+        needs_flush = bool(bitmap.cleared.intersection(dirty))
+        bitmap.dirty.difference_update(dirty)
+        bitmap.cleared.difference_update(dirty)
+        result = (yield FlushDisk(self.number)) if needs_flush else None
+        if not isinstance(result, IoFailed):
+            result = yield WriteMeta(self.number, pieces)
+            self.counters.bm_writes += len(pieces)
+        self._bitmap_busy = None
+        busy.resolve()
+        if isinstance(result, IoFailed):
+            self.engine.disk_failed(self, result)
+            return result
+        return None
+
+    def settled(self) -> Script[None]:
+        """Wait until no new current UUID is on its way to the disk."""
+        while (minting := self.minting) is not None:
+            yield Await(minting)
+
+    # --- bits --------------------------------------------------------------------------------------
+
+    def set_out_of_sync(self, offset: int, length: int) -> None:
+        """Every block that the range touches may differ from the peer's."""
+        touched = bits_touched(offset, length)
+        self.bitmap.set(touched.start, touched.stop)
+
+    def set_in_sync(self, offset: int, length: int) -> int:
+        """Every block that the range covers equals the peer's; how many bits that cleared."""
+        covered = bits_covered(offset, length, self.size)
+        return self.bitmap.clear(covered.start, covered.stop)
+
+    def resize(self, size: int) -> None:
+        """The agreed size of the device in bytes."""
+        if size == self.size:
+            return
+        self.size = size
+        if self.layout is not None:
+            self.bitmap.resize(bits_for(size))
+        self.touch()
