@@ -149,7 +149,7 @@ class NetOptions(OptionGroup):
     congestion_fill: int = _number(0, 0, 20971520, _SECTORS, scale=512)
     congestion_extents: int = _number(1237, 67, 65534)
     allow_remote_read: bool = _flag(True)
-    transport: str = _text(longest=127)
+    transport: str = _text(frozenset({"tcp"}), 127)
 
     @property
     def wire_protocol(self) -> Protocol:

@@ -71,18 +71,9 @@ def parse_meta_disk(statement: Statement) -> MetaDisk:
     name = statement.keyword.text
     if not words:
         raise place.error(f"'{name}' takes 'internal', a device or a device with [index]")
-    if words[0].quoted:
-        path, rest = words[0].text, "".join(word.text for word in words[1:])
-    else:
-        path, rest = "".join(word.text for word in words), ""
-    slot = _SLOT.fullmatch(rest if words[0].quoted else path)
-    if slot is None and rest:
-        raise words[1].place.error(f"'[' and an index expected after the device, but got {shown(rest)}")
-    index: int | None = None
-    if slot is not None:
-        path, index = slot["path"] or path if words[0].quoted else slot["path"], int(slot["index"])
-        if index > MAX_INDEX:
-            raise words[0].place.error(f"the index {index} of '{name}' is out of range [0..{MAX_INDEX}]")
+    path, index = _split_slot(words)
+    if index is not None and index > MAX_INDEX:
+        raise words[0].place.error(f"the index {index} of '{name}' is out of range [0..{MAX_INDEX}]")
     if not path:
         raise words[0].place.error(f"'{name}' needs the name of a device")
     if path == "internal" and index is None:
@@ -92,6 +83,21 @@ def parse_meta_disk(statement: Statement) -> MetaDisk:
     if name == "flexible-meta-disk":
         raise words[0].place.error("'flexible-meta-disk' takes no index")
     return MetaDisk(MetaDiskKind.INDEXED, path, index)
+
+
+def _split_slot(words: tuple[Word, ...]) -> tuple[str, int | None]:
+    """The device and the index of `DEVICE`, `DEVICE[N]`, `DEVICE [ N ]` or `"DEVICE"[N]`."""
+    first, rest = words[0].text, "".join(word.text for word in words[1:])
+    if not words[0].quoted:
+        slot = _SLOT.fullmatch(first + rest)
+        if slot is not None:
+            return slot["path"], int(slot["index"])
+    if not rest:
+        return first, None
+    slot = _SLOT.fullmatch(rest)
+    if slot is None or slot["path"]:
+        raise words[1].place.error(f"'[' and an index expected after the device, but got {shown(rest)}")
+    return first, int(slot["index"])
 
 
 @dataclass
