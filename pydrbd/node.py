@@ -158,7 +158,7 @@ class Node:
         volume = int(name)
         if self.driver.call(lambda: self.engine.auto_promotes(volume, writable)):
             try:
-                self.driver.run(self.engine.promote())
+                self.driver.run(self.engine.promote(auto=True))
             except PydrbdError as error:
                 self.log.put("warning", f"auto-promote: {error}")
         code = self.driver.call(lambda: self._open(volume, writable))

@@ -20,6 +20,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 from collections.abc import Callable
@@ -188,7 +189,7 @@ class Establisher:
             sock.close()
             if not self._unreachable:
                 self._unreachable = True
-                reason = error.strerror or "no answer"
+                reason = os.strerror(error.errno) if error.errno else "no answer"
                 self._log("info", f"the peer at {show(self._options.peer)} cannot be reached yet: {reason}")
             return None
         except BaseException:
