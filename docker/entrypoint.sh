@@ -11,7 +11,7 @@ set -eu
 config=${PYDRBD_CONF:-/etc/pydrbd.conf}
 pydrbd() { /opt/pydrbd/.venv/bin/pydrbd -c "$config" "$@"; }
 
-say() { echo "$(uname -n): $*"; }
+say() { echo "${PYDRBD_NODE:-$(uname -n)}: $*"; }
 
 create_disks() {
     for entry in ${PYDRBD_DISKS:-}; do
