@@ -103,7 +103,7 @@ class Node:
     def kill(self) -> int:
         """kill -9 the node's process; its pid. Returns when it is gone."""
         pid = self.resource().pid()
-        if pid is None:
+        if not pid:
             raise DemoError(f"{self.name} has no process to kill")
         descriptor = os.pidfd_open(pid)
         try:

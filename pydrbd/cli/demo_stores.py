@@ -202,7 +202,7 @@ class SocketStore:
 
     def open(self, node: Node) -> None:
         resource = node.resource()
-        self._client = NbdClient(resource.nbd_socket, "0")
+        self._client = NbdClient(resource.paths.nbd_socket, "0")
         self.where = f"the NBD export {resource.nbd_uri(0)}"
 
     @property

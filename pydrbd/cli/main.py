@@ -41,6 +41,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "get-gi": ("metadata", "Print the generation identifiers on one line."),
     "show-gi": ("metadata", "Print the generation identifiers with explanations."),
     "dump-md": ("metadata", "Print the metadata as text."),
+    "apply-al": ("metadata", "Mark what a crashed Primary may have been writing as out of sync."),
+    "wipe-md": ("metadata", "Remove the metadata from the backing disks."),
     "dump": ("show", "Print the configuration, normalised."),
     "wait-connect": ("wait", "Wait until the peer is connected."),
     "wait-sync": ("wait", "Wait until a running resync is finished."),
@@ -113,7 +115,7 @@ def pydrbd(ctx: click.Context, config_file: Path | None, node: str, dry_run: boo
     ctx.obj = App(config_file=config_file, node=node, dry_run=dry_run)
 
 
-class TerminatedError(KeyboardInterrupt):
+class TerminatedError(BaseException):
     """SIGTERM: ends a command as Ctrl-C does, with its clean-ups, and exit code 143."""
 
 
@@ -123,6 +125,8 @@ def _on_term(_signal: int, _frame: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0, or the exit code that the error carries."""
+    if "_PYDRBD_COMPLETE" in os.environ:
+        pydrbd.main(prog_name="pydrbd")
     signal.signal(signal.SIGTERM, _on_term)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
@@ -130,7 +134,9 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and answer its exit code; errors are printed to stderr."""
     try:
-        result = pydrbd.main(arguments, prog_name="pydrbd", standalone_mode=False)
+        # Not Group.main(): that has its own opinion about interrupts and closed pipes.
+        with pydrbd.make_context("pydrbd", list(arguments)) as context:
+            result = pydrbd.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as end:
         return end.exit_code
@@ -141,9 +147,9 @@ def run(arguments: list[str]) -> int:
         error.show()
         return 1
     except TerminatedError:
-        return 143
+        return 128 + signal.SIGTERM
     except (click.Abort, KeyboardInterrupt):
-        return 130
+        return 128 + signal.SIGINT
     except PydrbdError as error:
         _say(str(error))
         return error.exit_code

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydrbd.cli.context import App
     from pydrbd.config import Address, ResourceView
     from pydrbd.mapping.device import MappedDevice
+    from pydrbd.runtime.launch import RunPaths
 
 
 class NotUp(CommandFailed):
@@ -50,35 +51,28 @@ class LocalResource:
         return self.app.run_dir
 
     @property
-    def control_socket(self) -> Path:
+    def paths(self) -> RunPaths:
+        """The files of the resource's process."""
         from pydrbd.runtime.launch import paths
 
-        return paths(self.run_dir, self.app.node, self.name).control_socket
-
-    @property
-    def nbd_socket(self) -> Path:
-        from pydrbd.runtime.launch import paths
-
-        return paths(self.run_dir, self.app.node, self.name).nbd_socket
+        return paths(self.run_dir.absolute(), self.app.node, self.name)
 
     def pid(self) -> int | None:
-        """The process of the resource, None if it has none that lives."""
+        """The process of the resource (0 if it is just starting), None if it has none that lives."""
         from pydrbd.runtime.launch import running
 
         return running(self.run_dir, self.app.node, self.name)
 
     def crashed(self) -> bool:
         """Whether a process ended without `down`: it left its pid file."""
-        from pydrbd.runtime.launch import paths
-
-        return self.pid() is None and paths(self.run_dir, self.app.node, self.name).pid_file.exists()
+        return self.pid() is None and self.paths.pid_file.exists()
 
     # --- talking to the process ------------------------------------------------------------
 
     def call(self, verb: str, *, timeout: float | None = REPLY_TIMEOUT, **args: Any) -> Any:
         """A command's result. NotUp (exit code 10) when there is no process; RemoteError."""
         try:
-            return Client(self.control_socket, name=self.name).call(verb, timeout=timeout, **args)
+            return Client(self.paths.control_socket, name=self.name).call(verb, timeout=timeout, **args)
         except NotUpError as error:
             crashed = self.crashed()
             if crashed:
@@ -121,7 +115,7 @@ class LocalResource:
         """The URI that NBD clients open."""
         from urllib.parse import quote
 
-        return f"nbd+unix:///{volume}?socket={quote(str(self.nbd_socket.absolute()))}"
+        return f"nbd+unix:///{volume}?socket={quote(str(self.paths.nbd_socket))}"
 
     # --- block devices -----------------------------------------------------------------------
 
@@ -135,7 +129,7 @@ class LocalResource:
             if again is not None:
                 return again
         wanted = device or self.view.volumes[volume].device.path or None
-        return map_volume(*names, self.nbd_socket, wanted)
+        return map_volume(*names, self.paths.nbd_socket, wanted)
 
     def unmap(self, volume: int) -> None:
         """Take the volume's block device away, if it has one. StateRefused while somebody uses it."""
