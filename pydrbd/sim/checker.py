@@ -13,6 +13,7 @@ and (through peek) bitmaps, states and transfer logs. The numbers are those of t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from pydrbd.engine.orders import Order, WriteBlocks, ZeroBlocks
@@ -23,7 +24,7 @@ from pydrbd.sim.clock import Violation
 from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk
 from pydrbd.sim.driver import Observer, Task
 from pydrbd.sim.history import ZERO, Branch, Write, value_of
-from pydrbd.units import SECTOR
+from pydrbd.units import AL_EXTENT_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk
 from pydrbd.wire.packets import Data, Packet, Trim, Zeroes
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pydrbd.sim.world import World
 
 _PER_BLOCK = BLOCK // SECTOR
+_PER_EXTENT = AL_EXTENT_BYTES // BLOCK
 #: With more differing blocks than this, coverage of all is checked only now and then.
 _FEW = 48
 _OFTEN = 64
@@ -79,7 +81,7 @@ class Checker(Observer):
             if old[piece] != new[piece]:
                 self._check_order(node, block * _PER_BLOCK + index, old[piece], new[piece])
         if block in self.differs:
-            self._check_covered(block)
+            self._check_covered((block,))
 
     def _check_order(self, node: Node, sector: int, old: bytes, new: bytes) -> None:
         before, after = value_of(old, sector), value_of(new, sector)
@@ -97,29 +99,30 @@ class Checker(Observer):
         )
 
     # --- coverage -----------------------------------------------------------------------------
-    def _check_covered(self, block: int) -> None:
-        if not self._covered(block):
-            a, b = self.world.nodes.values()
-            text = f"{self._tell(a, block)}; {self._tell(b, block)}"
-            raise Violation("coverage", f"block {block} differs and nothing covers it: {text}")
+    def _check_covered(self, blocks: Iterable[int]) -> None:
+        """Every one of these differing blocks is covered by something that leads to a resync."""
+        nodes = list(self.world.nodes.values())
+        if any(n.disk.superblock().generation.current == JUST_CREATED for n in nodes):
+            return  # Disks that never were in sync are not tracked: their first resync is a full one.
+        spans = [span for n in nodes if n.engine is not None for span in peek.in_work(n.engine, 0)]
+        covers = [self._cover(node) for node in nodes]
+        for block in blocks:
+            if any(cover(block) for cover in covers):
+                continue
+            start, end = block * BLOCK, (block + 1) * BLOCK
+            if not any(first < end and start < last for first, last in spans):
+                text = "; ".join(self._tell(node, block) for node in nodes)
+                raise Violation("coverage", f"block {block} differs and nothing covers it: {text}")
 
-    def _covered(self, block: int) -> bool:
-        for node in self.world.nodes.values():
+    def _cover(self, node: Node) -> Callable[[int], bool]:
+        """What covers blocks on one node: the bitmap in memory, or what the disk says without one."""
+        if node.engine is not None and peek.attached(node.engine, 0):
             engine = node.engine
-            if engine is not None:
-                if any(
-                    start <= block * BLOCK + BLOCK - 1 and block * BLOCK < start + size
-                    for start, size in peek.in_log(engine, 0)
-                ):
-                    return True
-                if peek.attached(engine, 0):
-                    if peek.bit(engine, 0, block):
-                        return True
-                    continue
-            if node.disk.bit(block) or extents_of(block * BLOCK, BLOCK).start in node.disk.hot_extents():
-                return True
-        # Disks that never were in sync are not tracked: their first resync is a full one.
-        return any(n.disk.superblock().generation.current == JUST_CREATED for n in self.world.nodes.values())
+            return lambda block: peek.bit(engine, 0, block)
+        superblock = node.disk.superblock()
+        replayed = not superblock.clean and MdFlag.PRIMARY in superblock.flags
+        hot = node.disk.hot_extents() if replayed else frozenset()
+        return lambda block: node.disk.bit(block) or block // _PER_EXTENT in hot
 
     def _tell(self, node: Node, block: int) -> str:
         data = node.disk.blocks.get(block, ZERO_BLOCK)
@@ -237,8 +240,7 @@ class Checker(Observer):
         if self.alone[name] and s.conn == Conn.CONNECTED and s.disk == s.pdsk == Disk.UP_TO_DATE:
             self.alone[name] = False
         if self.differs and (len(self.differs) <= _FEW or world.clock.step % _OFTEN == 0):
-            for block in self.differs:
-                self._check_covered(block)
+            self._check_covered(self.differs)
 
     def _claim(self, node: Node, peer: Node) -> None:
         """The node has become UpToDate by agreement with its peer."""
@@ -259,13 +261,11 @@ class Checker(Observer):
 
     def lost_power(self, name: str) -> None:
         self.stale[name] = True
-        for block in sorted(self.differs):
-            self._check_covered(block)
+        self._check_covered(sorted(self.differs))
 
     def crashed(self) -> None:
         """A node's memory is gone: what it covered must be covered by its disk or its peer."""
-        for block in sorted(self.differs):
-            self._check_covered(block)
+        self._check_covered(sorted(self.differs))
 
     # --- the end --------------------------------------------------------------------------------
     def finish(self) -> None:

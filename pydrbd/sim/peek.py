@@ -45,8 +45,14 @@ def out_of_sync(engine: Engine, volume: int) -> int:
     return engine.volumes[volume].bitmap.count
 
 
-def in_log(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
-    """Byte ranges of the writes in the transfer log."""
+def in_work(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
+    """Byte ranges (start, end) of the writes in the transfer log, and of a Primary's writes under way.
+
+    The peer may have a write durably, and the log be rid of it, before the local disk has it.
+    """
     for request in engine.transfer_log.by_id.values():
         if request.volume.number == volume:
-            yield request.offset, request.length
+            yield request.offset, request.offset + request.length
+    if is_primary(engine):
+        for active in engine.volumes[volume].ranges.active:
+            yield active.start, active.end

@@ -58,6 +58,7 @@ class World:
         """Just created disks hold different leftovers: numbers that no client writes."""
         for index, node in enumerate(self.nodes.values()):
             number = (1 << 40) + index
+            self.checker.writes[number] = Write(number, node.name, "write", 0, 0, -1, -1)
             for block in range(self.profile.size // BLOCK):
                 if self.clock.rng.random() < 0.5:
                     node.disk.blocks[block] = payload(number, block * _PER_BLOCK, _PER_BLOCK)
