@@ -54,9 +54,11 @@ class ForeignMetadata:
 def find_metadata(read: Read, size: int) -> list[ForeignMetadata]:
     """All DRBD superblocks at places where DRBD keeps them, on a disk of `size` bytes."""
     end = align_down(size, SUPERBLOCK_BYTES)
-    places = [("internal", end - SUPERBLOCK_BYTES), ("internal", end - SLOT_BYTES), ("external", 0)]
+    places = [("internal", end - SUPERBLOCK_BYTES), ("external", 0)]
     slots = min(MAX_INDEX + 1, size // SLOT_BYTES)
     places += [("indexed", index * SLOT_BYTES) for index in range(1, slots)]
+    # Where v07 had it. May be a slot as well, which goes first.
+    places.append(("internal", end - SLOT_BYTES))
     found: dict[int, ForeignMetadata] = {}
     for kind, offset in places:
         if offset >= 0 and offset not in found:
