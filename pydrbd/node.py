@@ -60,7 +60,8 @@ def engine_options(view: ResourceView) -> EngineOptions:
         use_rle=net.use_rle,
         cram_hmac_alg=net.cram_hmac_alg,
         shared_secret=net.shared_secret.encode(),
-        auto_promote=view.options.auto_promote,
+        # DRBD 8.4 never promotes by itself: only where the configuration says so in words.
+        auto_promote="auto-promote" in view.options.given and view.options.auto_promote,
         volumes={
             number: VolumeOptions(
                 size=volume.disk_options.size * SECTOR,
@@ -254,15 +255,15 @@ _CONDITIONS: Mapping[str, Callable[[ResourceSnapshot], bool]] = {
 }
 
 
-def _wait(node: Node, condition: str, timeout: float) -> None:
+def _wait(node: Node, condition: str, seconds: float) -> None:
     holds = _CONDITIONS.get(condition)
     if holds is None:
         known = " or ".join(_CONDITIONS)
         raise UsageError(f"{node.view.name}: wait knows the conditions {known}, not {condition[:40]!r}")
-    if not node.driver.run(node.engine.wait_for(holds, timeout or None)):
+    if not node.driver.run(node.engine.wait_for(holds, seconds or None)):
         state = node.snapshot().connection.connection_word
         raise WaitTimeout(
-            f"{node.view.name}: not {condition} within {timeout:g} s; the connection is {state}"
+            f"{node.view.name}: not {condition} within {seconds:g} s; the connection is {state}"
         )
 
 
@@ -337,7 +338,7 @@ VERBS: Mapping[str, Verb] = {
     "new-current-uuid": Verb(_volume_script("new_current_uuid"), {**_VOLUME, "clear_bitmap": (bool, False)}),
     "get-gi": Verb(_get_gi, _VOLUME),
     "show-gi": Verb(_show_gi, _VOLUME),
-    "wait": Verb(_wait, {"condition": (str, _REQUIRED), "timeout": (float, 0.0)}),
+    "wait": Verb(_wait, {"condition": (str, _REQUIRED), "seconds": (float, 0.0)}),
     "down": Verb(_down),
     "version": Verb(_version),
     "nbd-info": Verb(_nbd_info),
