@@ -47,6 +47,7 @@ from pydrbd.wire.packets import (
 
 if TYPE_CHECKING:
     from pydrbd.engine.connection import Session
+    from pydrbd.engine.ranges import Range
     from pydrbd.engine.volume import Volume
 
 Change = Data | Trim | Zeroes
@@ -135,7 +136,9 @@ def on_data(session: Session, packet: Change) -> None:
         session.send_meta(RecvAck(packet.sector, packet.block_id, length, sequence, volume.number))
     wait = earlier.flushed if earlier is not None and not session.flush_waits else None
     name = f"peer write {volume.number}"
-    session.engine.spawn(name, _write(session, volume, packet, length, epoch, wait))
+    # The order between overlapping ranges is that of arrival, not that in which scripts get to run.
+    mine = volume.ranges.enter(packet.sector * SECTOR, length)
+    session.engine.spawn(name, _write(session, volume, packet, mine, epoch, wait))
 
 
 def on_barrier(session: Session, packet: Barrier) -> None:
@@ -151,11 +154,10 @@ def _order(volume: Volume, packet: Change, offset: int, length: int) -> WriteBlo
 
 
 def _write(
-    session: Session, volume: Volume, packet: Change, length: int, epoch: PeerEpoch, wait: Ticket | None
+    session: Session, volume: Volume, packet: Change, mine: Range, epoch: PeerEpoch, wait: Ticket | None
 ) -> Script[None]:
     engine = session.engine
-    offset = packet.sector * SECTOR
-    mine = volume.ranges.enter(offset, length)
+    offset, length = mine.start, mine.end - mine.start
     volume.counters.unacked += 1
     if wait is not None and not wait.done:
         yield Await(wait)
@@ -211,12 +213,12 @@ def on_read(session: Session, packet: DataRequest) -> None:
     if packet.size > MAX_DATA_BYTES:
         raise ProtocolViolation(f"DATA_REQUEST of {packet.size} bytes")
     volume = session.ranged(packet, packet.size)
-    session.engine.spawn(f"peer read {volume.number}", _read(session, volume, packet))
+    mine = volume.ranges.enter(packet.sector * SECTOR, packet.size)
+    session.engine.spawn(f"peer read {volume.number}", _read(session, volume, packet, mine))
 
 
-def _read(session: Session, volume: Volume, packet: DataRequest) -> Script[None]:
-    engine, offset = session.engine, packet.sector * SECTOR
-    mine = volume.ranges.enter(offset, packet.size)
+def _read(session: Session, volume: Volume, packet: DataRequest, mine: Range) -> Script[None]:
+    engine, offset = session.engine, mine.start
     for earlier in mine.blockers:
         yield Await(earlier.local)
     data: bytes | IoFailed = IoFailed(5, "no UpToDate disk")

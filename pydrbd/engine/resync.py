@@ -34,6 +34,7 @@ from pydrbd.wire.packets import (
 
 if TYPE_CHECKING:
     from pydrbd.engine.connection import Session
+    from pydrbd.engine.ranges import Range
     from pydrbd.engine.volume import Volume
 
 #: Most bytes of one request; the kernel takes up to 1 MiB.
@@ -183,13 +184,14 @@ class Resync:
             session.violation(f"{type(packet).__name__} for sector {packet.sector} that was not asked for")
             return
         name = f"resync write {self.volume.number}"
-        self.volume.engine.spawn(name, self._write_answer(session, packet, offset, length))
+        mine = self.volume.ranges.enter(offset, length)
+        self.volume.engine.spawn(name, self._write_answer(session, packet, mine))
 
     def _write_answer(
-        self, session: Session, packet: RsDataReply | RsDeallocated, offset: int, length: int
+        self, session: Session, packet: RsDataReply | RsDeallocated, mine: Range
     ) -> Script[None]:
         volume, engine = self.volume, self.volume.engine
-        mine = volume.ranges.enter(offset, length)
+        offset, length = mine.start, mine.end - mine.start
         volume.counters.unacked += 1
         for earlier in mine.blockers:
             yield Await(earlier.local)
@@ -230,14 +232,15 @@ class Resync:
 
     def asked(self, session: Session, packet: RsDataRequest | RsThinRequest | CsumRsRequest) -> None:
         """RS_DATA_REQUEST or RS_THIN_REQ has come: read and answer, ordered against writes."""
-        self.volume.engine.spawn(f"resync read {self.volume.number}", self._read_for_peer(session, packet))
+        mine = self.volume.ranges.enter(packet.sector * SECTOR, packet.size)
+        name = f"resync read {self.volume.number}"
+        self.volume.engine.spawn(name, self._read_for_peer(session, packet, mine))
 
     def _read_for_peer(
-        self, session: Session, packet: RsDataRequest | RsThinRequest | CsumRsRequest
+        self, session: Session, packet: RsDataRequest | RsThinRequest | CsumRsRequest, mine: Range
     ) -> Script[None]:
         volume, engine = self.volume, self.volume.engine
-        offset, length, number = packet.sector * SECTOR, packet.size, volume.number
-        mine = volume.ranges.enter(offset, length)
+        offset, length, number = mine.start, mine.end - mine.start, volume.number
         for earlier in mine.blockers:
             yield Await(earlier.local)
         data: bytes | IoFailed = IoFailed(5, "no UpToDate disk")
