@@ -232,12 +232,13 @@ def disconnect(engine: Engine, force: bool) -> Script[None]:
 def _disconnect(engine: Engine, force: bool) -> Script[None]:
     if engine.is_stand_alone():
         return
-    session = engine.session
     if not force:
         for volume in engine.volumes.values():
             _check(engine, volume, lambda s: replace(s, conn=Conn.DISCONNECTING))
+        yield from _drain(engine)
+        # Only now: the session of a moment ago may be gone, and another one be there.
+        session = engine.session
         if session is not None and engine.connection == Conn.CONNECTED:
-            yield from _drain(engine)
             ticket = session.connection_change = Ticket()
             session.send(packets.ConnStateChangeRequest(CONN_MASK, Conn.DISCONNECTING << 4))
             result = yield Await(ticket)
