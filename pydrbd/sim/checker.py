@@ -183,7 +183,9 @@ class Checker(Observer):
             )
         for lacking in missing:
             self.stale[lacking.name] = True
-            self._check_generation(self.world.other(lacking), lacking, write)
+            # A peer that had the write and lost it with its power counts as there until that is noticed.
+            if lacking is node or s.conn < Conn.CONNECTED or s.pdsk != Disk.UP_TO_DATE:
+                self._check_generation(self.world.other(lacking), lacking, write)
 
     def _holds(self, node: Node, write: Write) -> bool:
         """Is the write on the node's disk, or overwritten by one that was under way with it or came later?"""

@@ -57,7 +57,8 @@ def make_profile(seed: int, steps: int | None = None) -> Profile:
     fresh = rng.random() < 0.25
     small = rng.choice((1 * MIB, 2 * MIB, 5 * MIB + 3 * SECTOR))
     size = small if fresh else rng.choice((small, 16 * MIB, 48 * MIB + 12 * KIB, 512 * MIB))
-    actions = tuple(name for name in ACTIONS if rng.random() < 0.6)
+    large = size > 64 * MIB
+    actions = tuple(name for name in ACTIONS if rng.random() < 0.6 and not (large and name == "invalidate"))
     volume = VolumeOptions(
         al_extents=rng.choice((7, 7, 67)),
         c_max_rate=rng.choice((0, 100 * MIB)),

@@ -39,6 +39,8 @@ class Scenario:
         self.calm = False
         self.finished = False
         self.promoting: str | None = None
+        #: Whose data an unfinished split-brain recovery discards.
+        self.victim: Node | None = None
         #: No automatic restarts, promotions and connects of this node now.
         self.manual: set[str] = set()
 
@@ -306,6 +308,7 @@ class Scenario:
     def _resolve(self, victim: Node) -> Process:
         """Discard the data of `victim`, as an administrator does."""
         winner = self.world.other(victim)
+        self.victim = victim
         self.clock.note(victim.name, "is the split-brain victim")
         checker = self.world.checker
         if checker.branch[victim.name] is not checker.branch[winner.name]:
@@ -324,6 +327,8 @@ class Scenario:
             yield from self._reconnect(winner)
             yield from self._wait(self._in_step, 5.0)
             if self._in_step():
+                # From here on clients of the victim are served from the winner's data.
+                checker.branch[victim.name] = checker.branch[winner.name]
                 self.manual.clear()
                 return
         raise Violation("split brain", f"discarding {victim.name} does not connect the nodes: {self._tell()}")
@@ -352,10 +357,11 @@ class Scenario:
             for node in self.nodes:
                 yield from self._attach(node)
             if self._divorced():
-                yield from self._resolve(self.rng.choice(self.nodes))
+                yield from self._resolve(self._choose_victim())
             for node in self.nodes:
                 yield from self._reconnect(node)
             yield 0.3
+        self.victim = None
         if serve:
             yield from self._until(lambda: bool(world.workload.serving), "a Primary")
             return
@@ -367,6 +373,17 @@ class Scenario:
         """Both were Primary without the other, and at least one refuses to talk: a split brain to resolve."""
         alone = self.world.checker.alone
         return all(alone.values()) and self._split_noticed() and all(node.up for node in self.nodes)
+
+    def _choose_victim(self) -> Node:
+        """The one chosen before (a crash can undo a decision), else the one that misses data."""
+        stale = [node for node in self.nodes if self.world.checker.stale[node.name]]
+        if self.victim is None:
+            self.victim = self.rng.choice(stale or self.nodes)
+        if len(stale) == 2:
+            # Neither is complete; the winner's content is the truth from here on.
+            self.world.checker.branch[self.victim.name].discarded = True
+            self.world.fork(self.world.other(self.victim))
+        return self.victim
 
     def _healthy(self) -> bool:
         return all(
