@@ -6,10 +6,12 @@ The export's name is the volume's number; the default export is the lowest volum
 
 from __future__ import annotations
 
+import errno
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import nbdkit  # type: ignore[import-not-found]  # exists only inside nbdkit
 
@@ -20,6 +22,8 @@ from pydrbd.runtime.addresses import is_local
 from pydrbd.runtime.kept_threads import KeptThreads
 
 API_VERSION = 2
+# nbdkit logs the traceback of every exception, and those here are answers to clients, not bugs.
+sys.tracebacklimit = 0
 MAX_REQUEST = 32 << 20
 
 _parameters: dict[str, str] = {}
@@ -35,17 +39,13 @@ class Handle:
     writable: bool
 
 
-def _fail(code: int, text: str) -> NoReturn:
-    nbdkit.set_error(code)
-    raise OSError(code, text)
-
-
 def _run(script: Script[Any]) -> Any:
     """Run a script in this thread; an IoFailed becomes the NBD error."""
     _threads.keep()
     result = _node.driver.run(script)
     if type(result) is IoFailed:
-        _fail(result.errno, result.text)
+        nbdkit.set_error(result.errno)
+        raise OSError(result.errno, result.text)
     return result
 
 
@@ -93,7 +93,8 @@ def open(readonly: bool) -> Handle:  # noqa: A001  (the name is nbdkit's)
     try:
         return Handle(_node.open_export(name, not readonly), not readonly)
     except OSError as error:
-        _fail(error.errno or 5, str(error.strerror))
+        nbdkit.set_error(error.errno or errno.EIO)
+        raise
 
 
 def close(h: Handle) -> None:

@@ -157,12 +157,16 @@ class Node:
         if not (name.isascii() and name.isdigit()) or int(name) not in self.view.volumes:
             raise OSError(errno.ENOENT, f"{self.view.name} has no volume {name[:40]!r}")
         volume = int(name)
-        if self.driver.call(lambda: self.engine.auto_promotes(volume, writable)):
+        code = self.driver.call(lambda: self._open(volume, writable))
+        # Twice at the most: the last client's automatic demotion may come in between.
+        for _ in range(2):
+            if not code or not self.driver.call(lambda: self.engine.auto_promotes(volume, writable)):
+                break
             try:
                 self.driver.run(self.engine.promote(auto=True))
             except PydrbdError as error:
                 self.log.put("warning", f"auto-promote: {error}")
-        code = self.driver.call(lambda: self._open(volume, writable))
+            code = self.driver.call(lambda: self._open(volume, writable))
         if code:
             role = self.snapshot().role.word
             text = f"{self.view.name}/{volume} cannot be opened now: {os.strerror(code)} (the role is {role})"

@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 #: Holds of the mutex between two runs of Engine.invariants().
 SAMPLE = 1000
+#: Frames in a traceback (given, because nbdkit's process sets sys.tracebacklimit to 0).
+TRACEBACK = 50
 #: Exit status of a process whose engine failed.
 EXIT_FATAL = 70
 
@@ -255,7 +257,7 @@ class Driver:
 
     # --- the end -------------------------------------------------------------------------------
     def _fail(self, where: str) -> None:
-        self._fatal(f"internal error in {where}; the process ends\n{traceback.format_exc()}")
+        self._fatal(f"internal error in {where}; the process ends\n{traceback.format_exc(limit=TRACEBACK)}")
 
     def _end_process(self, text: str) -> None:
         self.log.emergency(text)

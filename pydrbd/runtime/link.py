@@ -22,7 +22,7 @@ from typing import Any
 
 from pydrbd.engine.orders import LinkAction
 from pydrbd.runtime.addresses import LinkOptions, listen_failure, listening_socket, show
-from pydrbd.runtime.driver import Driver
+from pydrbd.runtime.driver import TRACEBACK, Driver
 from pydrbd.runtime.establish import Establisher, Pair
 from pydrbd.runtime.loop import LoopThread
 from pydrbd.runtime.session import Outgoing, Session
@@ -254,5 +254,5 @@ class Link:
             self._session.fail(Conn.NETWORK_FAILURE, "an unexpected error on the network side, see the log")
 
     def _log_unexpected(self, what: str, error: BaseException | None) -> None:
-        text = "".join(traceback.format_exception(error)) if error is not None else ""
+        text = "".join(traceback.format_exception(error, limit=TRACEBACK)) if error is not None else ""
         self._driver.log.put("error", f"{what} ({show(self.options.local)}): unexpected error\n{text}")
