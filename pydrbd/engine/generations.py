@@ -149,11 +149,6 @@ def _always(verdict: Verdict) -> Callable[[_Both], Verdict]:
     return lambda _x: verdict
 
 
-def _fresh(x: _Both) -> bool:
-    """None of the rules about blank disks (10 to 30) matches."""
-    return not (x.blank or x.peer_blank)
-
-
 def _source_missed_end(x: _Both) -> bool:
     return x.b == x.h0p and x.h0 == x.h1p
 
@@ -169,10 +164,10 @@ def _common_history(x: _Both) -> bool:
 #: First match wins; `compare` is total because the last row always matches.
 ROWS: tuple[Row, ...] = (
     Row(10, lambda x: x.c == JUST_CREATED and x.cp == JUST_CREATED, _always(Verdict.NO_SYNC)),
-    Row(20, lambda x: x.blank and x.cp != JUST_CREATED and x.cp != 0, _always(Verdict.TARGET_FULL)),
-    Row(30, lambda x: not x.blank and x.peer_blank, _always(Verdict.SOURCE_FULL)),
-    # Two disks that never held data, one of them without even the mark of create-md.
-    Row(10, lambda x: x.blank and x.peer_blank, _always(Verdict.NO_SYNC)),
+    # No UUID at all on either side: DRBD makes both the target; there is nothing to copy.
+    Row(10, lambda x: x.c == 0 and x.cp == 0, _always(Verdict.NO_SYNC)),
+    Row(20, lambda x: x.blank and x.cp != JUST_CREATED, _always(Verdict.TARGET_FULL)),
+    Row(30, lambda x: x.peer_blank, _always(Verdict.SOURCE_FULL)),
     Row(
         34,
         lambda x: x.equal and x.b != 0 and x.bp == 0 and _source_missed_end(x),
