@@ -120,7 +120,7 @@ class Engine:
             volume.crashed_primary = False
         if new.disk >= Disk.INCONSISTENT and new.disk != Disk.DUNKNOWN:
             volume.attached_as = new.disk
-        if volume.base is not None and new.disk > Disk.FAILED:
+        if volume.base is not None and new.disk > Disk.FAILED and volume.md_flags() != volume.flags_noted:
             self.persist_later(volume)
 
     def _lost_peer_data(self, volume: Volume, new: State) -> None:

@@ -106,6 +106,8 @@ class Volume:
         self.minting: Ticket | None = None
         self.open_read = 0
         self.open_write = 0
+        #: The flags of the last superblock that was made or asked for.
+        self.flags_noted = MdFlag(0)
         self._version = 0
         self._persisted = 0
         self._writing: Ticket | None = None
@@ -176,6 +178,7 @@ class Volume:
     def touch(self) -> None:
         """The superblock has changed; somebody will call `persist`."""
         self._version += 1
+        self.flags_noted = self.md_flags()
 
     @property
     def superblock_dirty(self) -> bool:
