@@ -109,7 +109,8 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
             f" {layout.data_bytes // SECTOR}. Nothing was changed.",
         )
     current = generations.masked(superblock.generation.current)
-    if volume.state.role == Role.PRIMARY and volume.exposed not in (0, current):
+    alone = volume.state.conn < Conn.CONNECTED
+    if alone and volume.state.role == Role.PRIMARY and volume.exposed not in (0, current):
         raise CommandFailed(name, Failure.DATA_NOT_CURRENT)
     volume.layout, volume.base, volume.generation = layout, superblock, superblock.generation
     volume.size = volume.size or superblock.size_sectors * SECTOR or peer_state.agreed_size(volume)
@@ -196,7 +197,7 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
     if volume.current_layout() is None:
         return
     flags = volume.md_flags() & ~(MdFlag.PRIMARY | MdFlag.CONNECTED) | MdFlag.AL_CLEAN
-    volume.exposed = generations.masked(volume.generation.current)
+    volume.expose()
     engine.set_state(volume, disk=Disk.FAILED)
     engine.send_state(volume)
     for active in list(volume.ranges.active):

@@ -166,8 +166,7 @@ class Engine:
         if volume.state.disk <= Disk.FAILED or volume.layout is None:
             return
         self.log("error", f"volume {volume.number}: local I/O error: {failure.text}; detaching")
-        if volume.generation is not None:
-            volume.exposed = generations.masked(volume.generation.current)
+        volume.expose()
         self.set_state(volume, disk=Disk.FAILED)
         self.send_state(volume)
         self.spawn(f"drop disk {volume.number}", self._drop_disk(volume))

@@ -133,12 +133,12 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
     volume.peer_uuids = packet
     state = volume.state
     if volume.generation is None or state.disk < Disk.INCONSISTENT:
-        if state.role == Role.PRIMARY and volume.exposed not in (0, masked(packet.current)):
+        if state.conn >= Conn.CONNECTED:
+            volume.exposed = masked(packet.current)
+        elif state.role == Role.PRIMARY and volume.exposed not in (0, masked(packet.current)):
             engine.stand_alone(
                 f"volume {volume.number}: can only connect to data with current UUID {volume.exposed:016X}"
             )
-        elif state.conn >= Conn.CONNECTED:
-            volume.exposed = masked(packet.current)
         return
     skip = packet.flags & UuidFlags.SKIP_INITIAL_SYNC and state.conn == Conn.CONNECTED
     if skip and volume.generation.current == JUST_CREATED:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
+from pydrbd.engine.generations import masked
 from pydrbd.engine.options import VolumeOptions
 from pydrbd.engine.orders import Await, DiskInfo, FlushDisk, IoFailed, Script, Ticket, WriteMeta
 from pydrbd.engine.ranges import Ranges
@@ -128,6 +129,14 @@ class Volume:
     def data_limit(self) -> int:
         """Usable bytes of the own disk (0 without one)."""
         return self.layout.data_bytes if self.layout else 0
+
+    def expose(self) -> None:
+        """Remember which generation clients have seen, before the disk goes: the peer's, if it serves
+        them from now on (it may have made a new one already), else our own."""
+        if self.state.pdsk == Disk.UP_TO_DATE and self.peer_uuids is not None:
+            self.exposed = masked(self.peer_uuids.current)
+        elif self.generation is not None:
+            self.exposed = masked(self.generation.current)
 
     def current_layout(self) -> Layout | None:
         """The layout now; a script asks again after every wait, an I/O error may have taken the disk."""
