@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydrbd.engine import generations, peer_state, sync
 from pydrbd.engine.disk_admin import attach, close_disk, forget_disk
 from pydrbd.engine.orders import Await, FlushDisk, LinkAction, Script, Ticket
-from pydrbd.engine.state import State, imply, refusal
+from pydrbd.engine.state import State, imply, refusal, sync_start_refusal
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.format.gi import JUST_CREATED
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
@@ -45,6 +45,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+#: From a missed ping to the loss of the connection it takes a tick or two.
+PING_GRACE_SECONDS = 0.3
 
 
 def exclusively(engine: Engine, script: Script[T]) -> Script[T]:
@@ -100,6 +103,7 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
     if engine.role == Role.PRIMARY:
         engine.auto_promoted = engine.auto_promoted and auto
         return
+    yield from _peer_primary_may_go(engine)
     forced = []
     for volume in engine.volumes.values():
         disk = volume.state.disk
@@ -126,6 +130,23 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
             if volume in forced:
                 peer_state.send_uuids(engine.session, volume)
             engine.send_state(volume)
+
+
+def _peer_primary_may_go(engine: Engine) -> Script[None]:
+    """A peer that is Primary may be dead without our knowing, or its demotion may be on its way to us:
+    give it the time of a ping before it counts."""
+    if engine.session is None or not _peer_is_primary(engine):
+        return
+    engine.session.ping()
+    deadline = engine.now + engine.options.ping_timeout + PING_GRACE_SECONDS
+    while _peer_is_primary(engine) and engine.now < deadline:
+        ticket = engine.timer(deadline - engine.now)
+        engine.watch(ticket)
+        yield Await(ticket)
+
+
+def _peer_is_primary(engine: Engine) -> bool:
+    return engine.peer_role == Role.PRIMARY
 
 
 def _raised(volume: Volume, forced: list[Volume]) -> Disk:
@@ -311,8 +332,7 @@ def _full_sync(engine: Engine, volume: Volume, start: Conn) -> Script[None]:
         engine.set_state(volume, disk=Disk.INCONSISTENT)
         yield from sync.settle_full_sync(volume)
         return
-    _check(engine, volume, lambda s: replace(s, conn=start))
-    _check_target(engine, volume, start)
+    _refuse(engine, sync_start_refusal(volume.state, start))
     yield from _ask_peer(engine, volume, CONN_MASK, start << 4)
     session = engine.session
     if session is None or volume.state.conn != Conn.CONNECTED:
@@ -320,13 +340,6 @@ def _full_sync(engine: Engine, volume: Volume, start: Conn) -> Script[None]:
         return
     engine.set_state(volume, conn=start)
     yield from peer_state.start_full_sync(session, volume)
-
-
-def _check_target(engine: Engine, volume: Volume, start: Conn) -> None:
-    """The side that keeps its data must have good data."""
-    state = volume.state
-    source = state.disk if start == Conn.STARTING_SYNC_S else state.pdsk
-    _refuse(engine, Refusal.NO_UP_TO_DATE_DISK if source != Disk.UP_TO_DATE else None)
 
 
 def new_current_uuid(engine: Engine, volume: Volume, clear_bitmap: bool) -> Script[None]:
