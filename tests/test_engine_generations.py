@@ -193,7 +193,7 @@ def expected_rule(own: Uuids, peer: Uuids) -> int:
         (71, cp == h0 and b == h0 + NEW_BITMAP_OFFSET),
         (80, cp in (h0, h1)),
         (90, b == bp and b != 0),
-        (100, h0 == h0p or h0 == h1p or h1 == h0p or h1 == h1p),
+        (100, h0 in (h0p, h1p) or h1 in (h0p, h1p)),
     )
     return next((rule for rule, holds in rules if holds), 0)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydrbd.engine import sync
 from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import Script
-from pydrbd.engine.state import State, imply, refusal
+from pydrbd.engine.state import State, imply, refusal, sync_start_refusal
 from pydrbd.format.gi import JUST_CREATED
 from pydrbd.units import BIT_BYTES, KIB, MAX_DATA_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Refusal, Role
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from pydrbd.engine.volume import Volume
 
 SUCCESS = 1
+#: What the peer may ask to change, as we see it: its own role and disk, and the start of a full sync.
+_PEER_MAY_CHANGE = PEER_MASK | PDSK_MASK | CONN_MASK
+_SYNC_STARTS = (Conn.STARTING_SYNC_S, Conn.STARTING_SYNC_T)
 
 
 # --- telling -----------------------------------------------------------------------------------
@@ -307,6 +310,10 @@ def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest)
     wanted = overlay(old, mask, value)
     if wanted.conn in (Conn.VERIFY_S, Conn.VERIFY_T):
         return Refusal.NO_VERIFY_ALG.value
+    if mask & ~_PEER_MAY_CHANGE or (mask & CONN_MASK and wanted.conn not in _SYNC_STARTS):
+        return Refusal.CW_FAILED_BY_PEER.value
+    if mask & CONN_MASK and (bad := sync_start_refusal(old, wanted.conn)) is not None:
+        return bad.value
     new = imply(wanted)
     why = refusal(old, new)
     if why is not None:

@@ -241,6 +241,23 @@ def refusal(old: State, new: State) -> Refusal | None:
     return None
 
 
+def sync_start_refusal(old: State, start: Conn) -> Refusal | None:
+    """Why a full sync may not start from the completed state `old`, or None.
+
+    `start`: STARTING_SYNC_S or _T. Asked before `imply`, which would call a bad disk UpToDate so
+    that it can be the source.
+    """
+    source = old.disk if start == Conn.STARTING_SYNC_S else old.pdsk
+    table = (
+        (Refusal.NEED_CONNECTION, old.conn < Conn.CONNECTED),
+        (Refusal.RESYNC_RUNNING, old.conn > Conn.CONNECTED),
+        (Refusal.NO_LOCAL_DISK, old.disk < Disk.INCONSISTENT),
+        (Refusal.NO_REMOTE_DISK, old.pdsk < Disk.INCONSISTENT),
+        (Refusal.NO_UP_TO_DATE_DISK, source != Disk.UP_TO_DATE),
+    )
+    return next((why for why, broken in table if broken), None)
+
+
 def describe_change(old: State, new: State) -> str:
     """'role( Secondary -> Primary ) disk( … )' for the log; '' when nothing changed."""
     parts = []
