@@ -32,7 +32,10 @@ SOURCES = ("pydrbd", "nbd_plugin")
 RESULT_BYTES = 256 << 20
 _PANIC = re.compile(rb"Kernel panic|Attempted to kill init|---\[ end Kernel")
 _START = """\
-export PYTHONPATH=/job/project:/job/packages PYTHONDONTWRITEBYTECODE=1 PATH="/job/bin:$PATH"
+export PYTHONPATH=/job/project PATH="/job/bin:$PATH"
+# Where an installation by pip would put them.
+site=$(ls -d /usr/lib/python3.*)
+mkdir -p "/usr/local/lib/${site##*/}" && ln -sfn /job/packages "/usr/local/lib/${site##*/}/dist-packages"
 export SUPPORT=/job/support RESULT=/job/result
 cd /job/files
 exec bash /job/script

@@ -136,7 +136,7 @@ same_data() {
 fio_verify() {
     local name=$1 device=$2 size=$3
     shift 3
-    fio --name="$name" --filename="$device" --size="$size" --rw=randwrite --bs=4k --ioengine=libaio --iodepth=8 \
+    fio --name="$name" --bs=4k --filename="$device" --size="$size" --rw=randwrite --ioengine=libaio --iodepth=8 \
         --direct=1 --verify=crc32c --verify_fatal=1 --do_verify=1 --randrepeat=0 --output-format=terse \
         --terse-version=3 "$@" > "/tmp/fio.$name.log" 2>&1 ||
         { cat "/tmp/fio.$name.log"; return 1; }

@@ -1,0 +1,204 @@
+# The kernel's DRBD 8.4 and pydrbd as each other's peer: the scenarios of tests/test_vm_interop.py.
+# Node `kernel` (minor 0, port 7801, /dev/drbd0) and node `ours` (port 7802, a mapped device).
+# A scenario fails the script by its exit code; each prints `ok NAME`.
+set -eE
+. "$SUPPORT/vm_drbd.sh"
+. "$SUPPORT/vm_pydrbd.sh"
+trap 'echo "failed: line $LINENO: $BASH_COMMAND"; last_words' ERR
+
+SIZE=${SIZE:-96M}
+KERNEL_STORE=/stores/kernel.img OUR_STORE=/stores/ours.img
+KERNEL_NET=
+
+# usage: fresh [ALGORITHM]   Two new disks, a configuration, both ends down. With or without a secret.
+fresh() {
+    rm -f $KERNEL_STORE $OUR_STORE
+    truncate -s "$SIZE" $OUR_STORE
+    KERNEL_DISK=$(kernel_disk $KERNEL_STORE "$SIZE")
+    local net=""
+    KERNEL_NET=
+    if [ -n "$1" ]; then
+        net="cram-hmac-alg $1; shared-secret \"open sesame\";"
+        KERNEL_NET="--cram-hmac-alg=$1"
+    fi
+    write_config "$net" kernel "$KERNEL_DISK" 0 7801 ours $OUR_STORE 9 7802
+    kernel_create_md 0 "$KERNEL_DISK"
+    on ours create-md r0 < /dev/null
+}
+
+kernel_start() {
+    if [ -n "$KERNEL_NET" ]; then
+        kernel_up r0 0 "$KERNEL_DISK" 7801 7802 "$KERNEL_NET" --shared-secret="open sesame"
+    else
+        kernel_up r0 0 "$KERNEL_DISK" 7801 7802
+    fi
+    DATA_BYTES=$(kernel_data_bytes 0)
+}
+
+kernel_reconnect() {
+    if [ -n "$KERNEL_NET" ]; then
+        kernel_connect r0 7801 7802 "$KERNEL_NET" --shared-secret="open sesame"
+    else
+        kernel_connect r0 7801 7802
+    fi
+}
+
+both_up() {
+    kernel_start
+    on ours up r0
+}
+
+both_good() {
+    kernel_wait 0 "${1:-120}" cs:Connected ds:UpToDate/UpToDate oos:0
+}
+
+# Both Secondary and in sync; then down, and the stores must be equal.
+both_down_and_equal() {
+    both_good
+    on ours down r0
+    kernel_wait 0 20 'cs:(WFConnection|Unconnected|StandAlone)'
+    kernel_down r0
+    same_data $OUR_STORE "$KERNEL_DISK" "$DATA_BYTES"
+}
+
+release() {
+    losetup -d "$KERNEL_DISK"
+}
+
+# --- the scenarios ---------------------------------------------------------------------------
+
+initial_sync_from_kernel() {
+    both_up
+    kernel_wait 0 60 cs:Connected ds:Inconsistent/Inconsistent
+    kernel_primary 0 --force
+    both_good
+    echo "ok initial_sync_from_kernel"
+}
+
+initial_sync_from_us() {
+    both_up
+    kernel_wait 0 60 cs:Connected ds:Inconsistent/Inconsistent
+    on ours primary --force r0
+    kernel_wait 0 60 ro:Secondary/Primary
+    both_good
+    on ours secondary r0
+    kernel_wait 0 20 ro:Secondary/Secondary
+    echo "ok initial_sync_from_us"
+}
+
+# The kernel is Primary: verified writes while connected, writes while not, resync under writes.
+kernel_primary_scenario() {
+    kernel_primary 0
+    kernel_wait 0 20 cs:Connected ro:Primary/Secondary
+    fio_verify k_connected /dev/drbd0 24M
+    # Large and odd requests.
+    fio_verify k_large /dev/drbd0 32M --offset=24M --bsrange=4k-1M
+    kernel_disconnect 7801 7802
+    kernel_wait 0 20 cs:StandAlone
+    fio_verify k_alone /dev/drbd0 16M
+    [ "$(kernel_oos 0)" -gt 0 ]
+    kernel_reconnect
+    fio_verify k_resync /dev/drbd0 16M
+    both_good
+    # This time we go, and come back.
+    on ours disconnect r0
+    kernel_wait 0 20 cs:WFConnection
+    fio_verify k_alone2 /dev/drbd0 8M
+    on ours connect r0
+    both_good
+    blkdiscard -o 8M -l 8M /dev/drbd0 2> /dev/null || echo "(no discard here)"
+    kernel_secondary 0
+    echo "ok kernel_primary"
+}
+
+# We are Primary, and the kernel writes what we send.
+our_primary_scenario() {
+    on ours primary r0
+    kernel_wait 0 20 cs:Connected ro:Secondary/Primary
+    local device
+    device=$(on ours map r0/0)
+    fio_verify o_connected "$device" 24M
+    fio_verify o_large "$device" 32M --offset=24M --bsrange=4k-1M
+    kernel_disconnect 7801 7802
+    kernel_wait 0 20 cs:StandAlone
+    fio_verify o_alone "$device" 16M
+    kernel_reconnect
+    fio_verify o_resync "$device" 16M
+    both_good
+    on ours disconnect r0
+    kernel_wait 0 20 cs:WFConnection
+    fio_verify o_alone2 "$device" 8M
+    on ours connect r0
+    both_good
+    on ours unmap r0
+    on ours secondary r0
+    kernel_wait 0 20 ro:Secondary/Secondary
+    echo "ok our_primary"
+}
+
+# Our process dies under the kernel's writes, and is started again.
+we_crash_as_secondary() {
+    kernel_primary 0
+    fio_verify k_crash /dev/drbd0 24M &
+    local load=$!
+    wait_until 20 '[ "$(kernel_state 0 | grep -c " nr:0 dw:0 ")" = 0 ]'
+    kill_node ours
+    wait $load
+    on ours up r0
+    both_good
+    kernel_secondary 0
+    echo "ok we_crash_as_secondary"
+}
+
+# Our process dies as Primary with I/O under way; the device waits, and goes on.
+we_crash_as_primary() {
+    on ours primary r0
+    local device load before
+    device=$(on ours map r0/0)
+    before=$(awk '{print $5}' "/sys/block/${device#/dev/}/stat")
+    fio_verify o_crash "$device" 24M &
+    load=$!
+    wait_until 20 '[ "$(awk "{print \$5}" "/sys/block/${device#/dev/}/stat")" != '"$before"' ]'
+    kill_node ours
+    on ours up r0
+    on ours primary r0
+    on ours map r0/0
+    wait $load
+    both_good
+    on ours unmap r0
+    on ours secondary r0
+    echo "ok we_crash_as_primary"
+}
+
+# Each side attaches the other's disk, after clean downs, and they find themselves in sync.
+swap_disks() {
+    losetup -d "$KERNEL_DISK"
+    mv $KERNEL_STORE /stores/swap && mv $OUR_STORE $KERNEL_STORE && mv /stores/swap $OUR_STORE
+    KERNEL_DISK=$(kernel_disk $KERNEL_STORE "$SIZE")
+    write_config "$(sed -n 's/.*connect-int 1;\(.*\)}/\1/p' $RES)" \
+        kernel "$KERNEL_DISK" 0 7801 ours $OUR_STORE 9 7802
+    drbdmeta --force 0 v08 "$KERNEL_DISK" internal get-gi
+    local synced
+    kernel_start
+    kernel_wait 0 20 ds:UpToDate
+    on ours up r0
+    both_good
+    synced=$(kernel_state 0 | sed -n 's/.* ns:\([0-9]*\) nr:\([0-9]*\).*/\1 \2/p')
+    [ "$synced" = "0 0" ] || { echo "data was sent although both disks were in sync: $synced"; false; }
+    echo "ok swap_disks"
+}
+
+# A wrong secret: no connection, no damage, and it connects once the secret is right.
+wrong_secret() {
+    kernel_up r0 0 "$KERNEL_DISK" 7801 7802 --cram-hmac-alg=sha256 --shared-secret=wrong
+    on ours up r0
+    # The kernel is told "wrong" by us or tells us so; it must not reach Connected meanwhile.
+    if kernel_wait 0 8 'cs:(Connected|SyncSource|SyncTarget)' 2> /dev/null; then
+        echo "connected with different secrets"; false
+    fi
+    kernel_down r0
+    on ours down r0
+    both_up
+    both_good
+    echo "ok wrong_secret"
+}

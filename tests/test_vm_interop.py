@@ -1,0 +1,64 @@
+"""The kernel's own DRBD 8.4 as the peer of pydrbd, in a virtual machine (scenarios: vm_interop.sh).
+
+What the kernel accepts, sends and writes is the reference that nobody here made: fio verifies
+every block on the device, and both backing stores must be equal at the end of each arrangement.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.vm import Vm
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
+
+PREPARE = ". $SUPPORT/vm_interop.sh\nkernel_load\n"
+
+
+@pytest.fixture(scope="module")
+def vm() -> Vm:
+    return Vm()
+
+
+def run(vm: Vm, script: str, *expected: str) -> None:
+    result = vm.run(PREPARE + script, timeout=1100).check()
+    missing = [name for name in expected if f"ok {name}\n" not in result.output]
+    assert not missing, f"{missing} did not run:\n{result.output}"
+
+
+def test_kernel_is_primary_without_a_secret(vm: Vm) -> None:
+    run(
+        vm,
+        "fresh; initial_sync_from_kernel; kernel_secondary 0; kernel_primary_scenario\n"
+        "we_crash_as_secondary; both_down_and_equal\n",
+        "initial_sync_from_kernel", "kernel_primary", "we_crash_as_secondary",
+    )  # fmt: skip
+
+
+def test_we_are_primary_without_a_secret(vm: Vm) -> None:
+    run(
+        vm,
+        "fresh; initial_sync_from_us; our_primary_scenario; we_crash_as_primary; both_down_and_equal\n",
+        "initial_sync_from_us", "our_primary", "we_crash_as_primary",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", ["sha1", "sha256"])
+def test_with_a_secret_in_both_roles(vm: Vm, algorithm: str) -> None:
+    run(
+        vm,
+        f"fresh {algorithm}; initial_sync_from_us; kernel_primary_scenario; our_primary_scenario\n"
+        "both_down_and_equal; wrong_secret\n",
+        "initial_sync_from_us", "kernel_primary", "our_primary", "wrong_secret",
+    )  # fmt: skip
+
+
+def test_each_attaches_the_others_disk(vm: Vm) -> None:
+    run(
+        vm,
+        "fresh; initial_sync_from_kernel; fio_verify fill /dev/drbd0 32M; kernel_secondary 0\n"
+        "both_down_and_equal\n"
+        "swap_disks; our_primary_scenario; kernel_primary_scenario; both_down_and_equal\n"
+        "swap_disks; both_down_and_equal\n",
+        "swap_disks", "our_primary", "kernel_primary",
+    )  # fmt: skip
