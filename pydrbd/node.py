@@ -29,7 +29,7 @@ from pydrbd.format.gi import gi_line, show_gi
 from pydrbd.runtime.addresses import LinkOptions
 from pydrbd.runtime.disks import Disks, DiskSpec
 from pydrbd.runtime.driver import Driver
-from pydrbd.runtime.launch import RunPaths, paths
+from pydrbd.runtime.launch import RunPaths, outlive_parent, paths
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.logs import LogWriter
 from pydrbd.runtime.loop import LoopThread
@@ -128,6 +128,7 @@ class Node:
 
     def start(self) -> None:
         """Start all threads, and answer on the control socket. ControlError."""
+        outlive_parent()
         self.log.start()
         self.workers.start()
         self.loop.start()

@@ -35,7 +35,7 @@ START_TIMEOUT = 20.0
 THREADS = 4
 #: What a Unix socket's address can hold, without the closing NUL.
 LONGEST_SOCKET_PATH = 107
-_PR_SET_IO_FLUSHER = 57
+_PR_SET_PDEATHSIG, _PR_SET_IO_FLUSHER = 1, 57
 _LOG_TAIL_LINES = 12
 
 
@@ -202,6 +202,14 @@ def _io_flusher() -> Iterator[None]:
     finally:
         if on:
             libc.prctl(_PR_SET_IO_FLUSHER, 0, 0, 0, 0)
+
+
+def outlive_parent() -> None:
+    """In the resource's process: stay when the command that started it ends.
+
+    nbdkit --foreground asks the kernel (as --exit-with-parent does) for a SIGTERM at that moment.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
 
 
 def _check_length(name: str, path: Path) -> None:
