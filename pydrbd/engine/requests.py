@@ -163,13 +163,15 @@ def zero(
 
 def _change(engine: Engine, volume: Volume, offset: int, change: Change) -> Script[IoFailed | None]:
     """One write of at most a packet's size, from its place in the order to its completion."""
-    mine = volume.ranges.enter(offset, change.length)
     volume.counters.upper_pending += 1
+    # Before taking a place in the order: the answer that is waited for takes its own when it comes,
+    # and would wait for this write. Once this write has a place, its blocks are not asked for.
+    while (resync := volume.resync.requested_overlap(offset, change.length)) is not None:
+        yield Await(resync)
+    mine = volume.ranges.enter(offset, change.length)
     try:
         for earlier in mine.blockers:
             yield Await(earlier.done)
-        while (resync := volume.resync.requested_overlap(offset, change.length)) is not None:
-            yield Await(resync)
         return (yield from _submit(engine, volume, offset, change, mine))
     finally:
         volume.counters.upper_pending -= 1
