@@ -207,6 +207,8 @@ class Checker(Observer):
     def _check_generation(self, holder: Node, lacking: Node, write: Write) -> None:
         there = lacking.disk.superblock()
         here = holder.disk.superblock()
+        if lacking.engine is not None and peek.state(lacking.engine, 0).disk <= Disk.OUTDATED:
+            return  # It knows that it is behind.
         if MdFlag.CONSISTENT not in there.flags or there.generation.current == JUST_CREATED:
             return
         if here.generation.current | 1 == there.generation.current | 1:

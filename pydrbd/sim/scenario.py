@@ -371,8 +371,12 @@ class Scenario:
 
     def _divorced(self) -> bool:
         """Both were Primary without the other, and at least one refuses to talk: a split brain to resolve."""
-        alone = self.world.checker.alone
-        return all(alone.values()) and self._split_noticed() and all(node.up for node in self.nodes)
+        alone = all(self.world.checker.alone.values())
+        return (
+            (alone or self.victim is not None)
+            and self._split_noticed()
+            and all(node.up for node in self.nodes)
+        )
 
     def _choose_victim(self) -> Node:
         """The one chosen before (a crash can undo a decision), else the one that misses data."""
