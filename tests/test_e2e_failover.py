@@ -12,6 +12,7 @@ import pytest
 from pydrbd.vocabulary import Conn, Disk, Role
 from tests.support.load import Ledger, Load, distinct, now, read_image
 from tests.support.nbd_load import BLOCK
+from tests.support.netns import NetPair, Network
 from tests.support.pair import Member, Pair
 from tests.support.waiting import wait_until
 
@@ -262,4 +263,51 @@ def test_a_full_sync_under_load_and_good_data_from_a_sync_target(
     ledger.check(read_image(beta, tmp_path / "image"))
     beta.call("secondary")
     assert (alpha.state()[0], beta.state()[0]) == (Role.SECONDARY, Role.SECONDARY)
+    take_down(pair)
+
+
+# --- the network -------------------------------------------------------------------------------------------
+def test_a_cut_network_is_noticed_by_the_ping_and_healed_by_a_resync(
+    run_dir: Path, make_load: MakeLoad, tmp_path: Path
+) -> None:
+    net = "net { protocol C; connect-int 1; ping-int 1; ping-timeout 5; timeout 9; }"
+    with Network() as network:
+        pair = NetPair(network, tmp_path, run_dir, size=64 * MIB, sections=net)
+        try:
+            _cut_and_heal(network, pair, make_load)
+        finally:
+            pair.close()
+
+
+def _cut_and_heal(network: Network, pair: Pair, make_load: MakeLoad) -> None:
+    pair.up_to_date()
+    blocks = pair.alpha.call("status")["volumes"][0]["size"] // BLOCK
+    for cut, primary in (("beta", pair.alpha), ("alpha", pair.alpha), ("alpha", pair.beta)):
+        primary.call("primary")
+        load = make_load(primary, blocks, rate=1000)
+        load.wait_records(600)
+        before = resynced(primary)
+        network.cut(cut)
+        begin = now()
+        for node in (pair.alpha, pair.beta):
+            loss_noticed(node)
+            assert "PingAck did not arrive in time" in node.log()
+        noticed = now() - begin
+        load.wait_records(600)
+        network.heal()
+        wait_until(lambda p=primary: p.state()[2] >= Conn.WF_BITMAP_S, 20, "the resync")  # type: ignore[misc]
+        end = now()
+        pair.wait_synced()
+        load.wait_records(100)
+        assert load.stop() == 0, "the client saw an error"
+        copied = (resynced(primary) - before) // BLOCK
+        written = len(distinct(load.writes(), begin - TAIL_SECONDS, end))
+        print(
+            f"{primary.name} Primary, {cut} cut off: noticed after {noticed:.2f} s, the client waited "
+            f"{load.longest_silence():.2f} s, {copied} blocks copied, {written} written"
+        )
+        # ping-int, ping-timeout and the ticks of both nodes.
+        assert noticed < 4
+        assert 0 < copied <= written
+        primary.call("secondary")
     take_down(pair)
