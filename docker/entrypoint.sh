@@ -29,12 +29,15 @@ create_metadata() {
 stop() {
     trap '' TERM INT
     say "going down"
+    # The sleep below would outlive this shell where the container has no process namespace of its own.
+    kill "$sleeper" 2>/dev/null || true
     pydrbd down all || say "down did not succeed everywhere"
     exit 0
 }
 
 create_disks
 create_metadata
+sleeper=
 trap stop TERM INT
 pydrbd up all
 pydrbd status all || true
@@ -42,5 +45,6 @@ say "up; promote with: pydrbd primary RESOURCE"
 # sleep in the background, because a shell runs its trap only between commands.
 while :; do
     sleep 3600 &
-    wait $! || true
+    sleeper=$!
+    wait "$sleeper" || true
 done

@@ -7,7 +7,8 @@ machine (apt's settings, certificates, the locked wheels) goes in as read-only m
 the Dockerfile knows nothing of them.
 
 Invariants: `--isolation chroot` shares /dev and the network with the host, so nothing writable of
-the host is ever mounted; each buildah has a mount namespace of its own, so no mount can stay.
+the host is ever mounted. Each buildah has a mount namespace of its own, so no mount can stay; and
+it lets go of other tests' mounts, which would otherwise be held there while it runs.
 """
 
 from __future__ import annotations
@@ -98,9 +99,8 @@ class Builder:
         )
 
     def _buildah(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        store = ["--storage-driver", _storage_driver(), "--root", str(cache_root() / "containers")]
-        command = ["unshare", "--mount", "--propagation", "private", "buildah", *store]
-        command += ["--runroot", str(self.work / "runroot"), *arguments]
+        store = ["buildah", "--storage-driver", _storage_driver(), "--root", str(cache_root() / "containers")]
+        command = _alone(*store, "--runroot", str(self.work / "runroot"), *arguments)
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if check and done.returncode:
             said = (done.stdout + done.stderr)[-4000:]
@@ -139,7 +139,7 @@ def base_archive() -> Path:
 
 
 def _debootstrap(root: Path) -> None:
-    _run("unshare", "--mount", "debootstrap", "--variant=minbase", SUITE, str(root), _mirror())
+    _run(*_alone("debootstrap", "--variant=minbase", SUITE, str(root), _mirror()))
     for leftover in (*root.glob("var/cache/apt/archives/*.deb"), *root.glob("var/lib/apt/lists/*_*")):
         leftover.unlink()
 
@@ -163,6 +163,34 @@ def _apt_settings() -> str:
     if CERTIFICATES.exists():
         kept.append('Acquire::https::CAInfo "/run/host/certificates.crt";')
     return "".join(f"{line}\n" for line in kept)
+
+
+#: Lets go of the first $1 arguments after it, mount points, and becomes the rest.
+_LET_GO = 'n=$1; shift; while [ $n -gt 0 ]; do umount -l "$1" 2>&-; shift; n=$((n - 1)); done; exec "$@"'
+
+
+def _alone(*command: str) -> list[str]:
+    """`command` in a mount namespace of its own, without mounts that another test may want to unmount.
+
+    Unmounting in one namespace does not reach a copy in another unless they are shared, and a
+    block device with a mount anywhere is in use.
+    """
+    points = _passing_mounts((ROOT, cache_root(), Path(tempfile.gettempdir())))
+    namespace = ["unshare", "--mount", "--propagation", "slave"]
+    return [*namespace, "sh", "-c", _LET_GO, "sh", str(len(points)), *points, *command]
+
+
+def _passing_mounts(needed: tuple[Path, ...]) -> list[str]:
+    """Mount points on NBD, loop and FUSE, except those that one of the `needed` folders lies on."""
+    points = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        where, _, what = line.partition(" - ")
+        point = Path(where.split()[4].encode().decode("unicode_escape"))
+        kind, source = what.split()[:2]
+        passing = kind.partition(".")[0] == "fuse" or source.startswith(("/dev/loop", "/dev/nbd"))
+        if passing and not any(folder.resolve().is_relative_to(point) for folder in needed):
+            points.append(str(point))
+    return points
 
 
 def _storage_driver() -> str:
