@@ -201,7 +201,7 @@ class Engine:
     def connected(self, volume: Volume) -> None:
         """The handshake of a volume is over (its state is Connected or above)."""
         self.connection = Conn.CONNECTED
-        self.discard_my_data = False
+        self.discard_my_data = volume.discard_my_data = False
         self.last_disconnect = ""
         volume.exposed = 0 if volume.generation is not None else volume.exposed
 
