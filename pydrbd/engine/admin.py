@@ -159,17 +159,10 @@ def _primary_generation(engine: Engine, volume: Volume, forced: bool) -> Script[
     if generation is None:
         return
     alone = volume.state.conn < Conn.CONNECTED or volume.state.pdsk <= Disk.FAILED
-    if forced or (alone and generation.bitmap == 0 and volume.state.disk == Disk.UP_TO_DATE):
-        if forced and generation.bitmap != 0:
-            # Keep the older bitmap UUID: the bitmap still counts from there.
-            current = generations.with_role(engine.random_uuid(), True)
-            volume.generation = replace(generation, current=current)
-        else:
-            engine.mint(volume)
-    assert volume.generation is not None
-    volume.generation = replace(
-        volume.generation, current=generations.with_role(volume.generation.current, True)
-    )
+    if forced or (alone and volume.state.disk == Disk.UP_TO_DATE):
+        engine.mint(volume)
+        generation = volume.generation or generation
+    volume.generation = replace(generation, current=generations.with_role(generation.current, True))
     volume.touch()
     yield from volume.persist()
 

@@ -118,6 +118,10 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
     volume.bitmap = Bitmap(bits_for(volume.size))
     length = align_up((volume.bitmap.bits + 7) // 8, 4096)
     volume.bitmap.load(_value(engine, (yield ReadMeta(number, layout.bitmap_offset, length))))
+    for request in engine.transfer_log.by_id.values():
+        # Sent to the peer while there was no disk; its bits may not be in what the peer tells us.
+        if request.volume is volume:
+            volume.set_out_of_sync(request.offset, request.length)
     for extent in hot:
         bits = bits_of_extent(extent)
         volume.bitmap.set(bits.start, bits.stop)

@@ -99,6 +99,8 @@ class Engine:
         old = volume.state
         if new == old:
             return
+        if self.session is not None:
+            volume.resync_may_have_ended = volume.resync.target_may_have_ended()
         volume.state = new
         self.log("info", f"volume {volume.number}: {describe_change(old, new)}")
         self._aftermath(volume, old, new)
@@ -106,7 +108,8 @@ class Engine:
 
     def _aftermath(self, volume: Volume, old: State, new: State) -> None:
         """What a change of state brings with it."""
-        if old.peer_has_our_data and not new.peer_has_our_data:
+        parted = old.conn >= Conn.CONNECTED > new.conn
+        if (old.peer_has_our_data and not new.peer_has_our_data) or (parted and volume.resync_may_have_ended):
             self._lost_peer_data(volume, new)
         if old.conn > Conn.CONNECTED >= new.conn:
             volume.resync.reset()
@@ -129,7 +132,10 @@ class Engine:
             self.transfer_log.lose(volume)
         if Role.PRIMARY not in (new.role, new.peer) or new.disk != Disk.UP_TO_DATE:
             return
-        if volume.generation is not None and volume.generation.bitmap == 0:
+        if volume.generation is None:
+            return
+        # A target that came to the end of its resync has our current UUID, even if we did not hear of it.
+        if volume.generation.bitmap == 0 or volume.resync_may_have_ended:
             self.mint(volume)
 
     def mint(self, volume: Volume) -> None:
@@ -241,6 +247,8 @@ class Engine:
         self.connection = reason
         if session is not None:
             session.close()
+        for volume in self.volumes.values():
+            volume.resync_may_have_ended = volume.resync.target_may_have_ended()
         self.transfer_log.lose()
         for volume in self.volumes.values():
             volume.resync.reset()

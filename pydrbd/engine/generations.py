@@ -242,7 +242,13 @@ def compare(own: Side, peer: Side, *, resolve_conflicts: bool, wsame: bool) -> D
 
 
 def new_current(gen: Generation, uuid: int) -> Generation:
-    """A new data generation: the old current UUID becomes the bitmap UUID."""
+    """A new data generation: the old current UUID becomes the bitmap UUID.
+
+    While a bitmap UUID is set the bitmap counts from there, so it stays, and the old current UUID goes
+    into the history: a peer that came to the end of a resync without our hearing of it has it too.
+    """
+    if gen.bitmap:
+        return replace(gen, current=uuid, history0=gen.current, history1=gen.history0)
     return replace(gen, bitmap=gen.current, current=uuid)
 
 

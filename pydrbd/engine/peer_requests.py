@@ -126,6 +126,9 @@ def on_data(session: Session, packet: Change) -> None:
     """DATA, TRIM or ZEROES: a replicated write."""
     length = len(packet.data) if isinstance(packet, Data) else packet.size
     volume = session.ranged(packet, length)
+    if volume.has_disk and volume.state.pdsk < Disk.INCONSISTENT:
+        # Now, not when it is written: the bitmap may be sent to a disk that the peer attaches before that.
+        volume.set_out_of_sync(packet.sector * SECTOR, length)
     epoch = session.receiver.epochs[-1]
     epoch.count += 1
     epoch.active += 1
@@ -138,6 +141,9 @@ def on_data(session: Session, packet: Change) -> None:
     name = f"peer write {volume.number}"
     # The order between overlapping ranges is that of arrival, not that in which scripts get to run.
     mine = volume.ranges.enter(packet.sector * SECTOR, length)
+    if volume.state.pdsk < Disk.INCONSISTENT:
+        # Now, not when it is written: a STATE behind it may start a resync from what the bitmap says.
+        volume.set_out_of_sync(mine.start, length)
     session.engine.spawn(name, _write(session, volume, packet, mine, epoch, wait))
 
 

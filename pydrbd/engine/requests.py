@@ -231,6 +231,9 @@ def _send(engine: Engine, request: Request, change: Change) -> None:
     """Log the write and queue its packet, or mark its blocks: one step, so no loss falls between."""
     volume, state = request.volume, request.volume.state
     session = engine.session
+    if volume.layout is not None and not volume.has_disk:
+        # The disk is being attached: it will not get this write from us.
+        volume.set_out_of_sync(request.offset, request.length)
     sector = request.offset // SECTOR
     packed = session is not None and session.features & (Features.TRIM | Features.WZEROES)
     too_long = change.length > MAX_DATA_BYTES and not packed
@@ -243,7 +246,9 @@ def _send(engine: Engine, request: Request, change: Change) -> None:
     syncing = Conn.SYNC_SOURCE <= state.conn <= Conn.PAUSED_SYNC_T
     flags = _WRITE_FLAGS[engine.options.protocol]
     if syncing:
-        flags |= DpFlags.MAY_SET_IN_SYNC | DpFlags.SEND_WRITE_ACK
+        flags |= DpFlags.SEND_WRITE_ACK
+        if volume.has_disk:
+            flags |= DpFlags.MAY_SET_IN_SYNC
     if state.disk != Disk.UP_TO_DATE:
         # The peer's disk is the one that counts: the client must know that it has the write.
         flags |= DpFlags.SEND_WRITE_ACK

@@ -68,6 +68,8 @@ class Resync:
         self.bytes_requested = 0
         #: Source: the target said that it is done (STATE).
         self.target_done = False
+        #: Source: bytes that were answered and not yet acknowledged.
+        self.answered_bytes = 0
         #: The states are durable: blocks may be asked for.
         self.active = False
         self.ending = False
@@ -228,6 +230,17 @@ class Resync:
         ticket.resolve()
         self.pump()
 
+    def target_may_have_ended(self) -> bool:
+        """Source: may the target have all that it lacks, with only its acks not here yet?
+
+        To be asked before the loss of the peer marks blocks.
+        """
+        volume = self.volume
+        if volume.state.conn not in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S):
+            return False
+        on_its_way = self.answered_bytes + volume.engine.transfer_log.bytes_in_flight
+        return volume.bitmap.count <= -(-on_its_way // BIT_BYTES)
+
     # --- source ------------------------------------------------------------------------------------
 
     def asked(self, session: Session, packet: RsDataRequest | RsThinRequest | CsumRsRequest) -> None:
@@ -249,9 +262,11 @@ class Resync:
             if isinstance(data, IoFailed):
                 engine.disk_failed(volume, data)
         if engine.session is session:
+            self.answered_bytes += length
             if isinstance(data, IoFailed):
                 sequence = session.next_sequence(number)
                 engine.out.meta.append(NegRsDReply(packet.sector, packet.block_id, length, sequence, number))
+                self.answered_bytes -= length
             elif isinstance(packet, RsThinRequest) and data == bytes(length):
                 engine.out.data.append(RsDeallocated(packet.sector, length, number))
             else:
@@ -263,4 +278,5 @@ class Resync:
 
     def acknowledged(self, sector: int, length: int) -> None:
         """RS_WRITE_ACK for a resync block: both disks hold the same."""
+        self.answered_bytes -= length
         self.volume.engine.blocks_in_sync(self.volume, sector * SECTOR, length)

@@ -92,6 +92,8 @@ class Volume:
         self.resync = Resync(self)
         self.counters = Counters()
         self.crashed_primary = False
+        #: When the peer was lost last, it may have been at the end of a resync from us.
+        self.resync_may_have_ended = False
         self.full_sync = False
         #: True between attach and a clean detach: the disk carries the unclean magic.
         self.in_use = False
