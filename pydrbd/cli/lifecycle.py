@@ -47,7 +47,7 @@ def bring_up(target: Target) -> None:
     except BaseException:
         if started:
             with contextlib.suppress(PydrbdError):
-                end_process(resource)
+                _tell_and_end(resource)
         raise
 
 
@@ -83,15 +83,15 @@ def take_down(target: Target) -> None:
     """`down`, also of a resource whose process was killed."""
     resource = target.resource
     resource.unmap_all()
-    with contextlib.suppress(NotUp):
-        resource.call("down")
-    end_process(resource)
+    _tell_and_end(resource)
 
 
-def end_process(resource: LocalResource) -> None:
-    """End the process, kill it if it does not obey, and remove what it left."""
+def _tell_and_end(resource: LocalResource) -> None:
+    """Tell the process to end; kill it if it does not obey; remove what it left."""
     from pydrbd.runtime.launch import stop
 
+    with contextlib.suppress(NotUp):
+        resource.call("down")
     stop(resource.run_dir, resource.app.node, resource.name, END_TIMEOUT)
 
 
