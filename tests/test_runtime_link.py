@@ -239,9 +239,7 @@ def test_a_violation_ends_the_session_after_the_good_packets(make_pair: MakePair
     session = a.link._session
     assert session is not None
     good = struct.pack("!IHHII", 0x8620EC20, 0, 0x07, 0, 0)
-    transport = session.data.transport
-    assert transport is not None
-    a.loop.loop.call_soon_threadsafe(transport.write, good + b"\xff" * 64)
+    session.data._sock.send(good + b"\xff" * 64)
     wait_until(lambda: b.engine.downs, 5, "the violation to be seen")
     assert b.engine.has(UnplugRemote)
     _, reason, text = b.engine.downs[0]

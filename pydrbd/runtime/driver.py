@@ -57,7 +57,7 @@ class LinkSide(Protocol):
     def act(self, action: LinkAction) -> None: ...
 
     def wake(self) -> None:
-        """Called after the mutex is released when something was queued."""
+        """Called after the mutex is released when something was queued; sends it, and never waits."""
 
 
 class NoLink:
@@ -245,7 +245,11 @@ class Driver:
             wake, self._wake = self._wake, False
             self._mutex.release()
         if wake:
-            self.link.wake()
+            try:
+                self.link.wake()
+            except BaseException:
+                self._fail("sending")
+                raise
 
     def _perform(self, perform: Callable[[Order], Any], order: Order) -> Any:
         """Perform a disk order; the performer answers values, so an exception is a bug here."""

@@ -21,11 +21,11 @@ from collections import deque
 from typing import Any
 
 from pydrbd.engine.orders import LinkAction
-from pydrbd.runtime.addresses import LinkOptions, listen_failure, listening_socket, show
+from pydrbd.runtime.addresses import LinkOptions, alive, listen_failure, listening_socket, show
 from pydrbd.runtime.driver import TRACEBACK, Driver
 from pydrbd.runtime.establish import Establisher, Pair
 from pydrbd.runtime.loop import LoopThread
-from pydrbd.runtime.session import Outgoing, Session
+from pydrbd.runtime.session import Session
 from pydrbd.vocabulary import Conn
 from pydrbd.wire.packets import Packet
 
@@ -43,8 +43,8 @@ class Link:
     def __init__(self, options: LinkOptions, driver: Driver, thread: LoopThread) -> None:
         self.options = options
         self._driver, self._thread, self._loop = driver, thread, thread.loop
-        # Guarded by the mutex.
-        self._out: Outgoing | None = None
+        # Guarded by the mutex: where packets go.
+        self._out: Session | None = None
         self._epoch = 0
         # Appended under the mutex, taken by the loop.
         self._actions: deque[tuple[LinkAction, int]] = deque()
@@ -74,8 +74,8 @@ class Link:
     def queue(self, data: list[Packet], meta: list[Packet]) -> None:
         """Packets for the current session (dropped when there is none)."""
         if self._out is not None:
-            self._out.data.extend(data)
-            self._out.meta.extend(meta)
+            self._out.data.queue.extend(data)
+            self._out.meta.queue.extend(meta)
 
     def act(self, action: LinkAction) -> None:
         """An action of the engine."""
@@ -86,8 +86,11 @@ class Link:
 
     # --- any thread ------------------------------------------------------------------------------
     def wake(self) -> None:
-        """Something was queued: let the loop look, once."""
-        if not self._wake_pending:
+        """Something was queued: send packets here and now, let the loop look at actions, once."""
+        session = self._out
+        if session is not None:
+            session.push()
+        if self._actions and not self._wake_pending:
             self._wake_pending = True
             self._thread.soon(self._run)
 
@@ -152,8 +155,6 @@ class Link:
                 self.unreserve()
             elif action is LinkAction.START and not self._stopped:
                 self._start_attempt(epoch)
-        if self._session is not None:
-            self._session.flush()
 
     def _finish(self, session: Session) -> None:
         self._session = None
@@ -188,33 +189,22 @@ class Link:
             delay = self._dial_delay()
             pair = await Establisher(self.options, listener, self._driver.log.put, dial_delay=delay).run()
             listener = None
-            session = Session(self, self._driver, self._loop)
-            await self._open(session, pair)
-            if not session.ended:
+            session = Session(self, self._driver, self._thread, pair)
+            if alive(pair.data) and alive(pair.meta):
                 break
+            session.abort()
         if not self._driver.call(lambda: self._link_up(session, pair, epoch)):
             session.abort()
             return
         self._session = session
         self._up_since = self._loop.time()
-        session.begin(session.number)
-
-    async def _open(self, session: Session, pair: Pair) -> None:
-        """Put the two sockets under the loop's care."""
-        try:
-            await self._loop.create_connection(lambda: session.data, sock=pair.data)
-            await self._loop.create_connection(lambda: session.meta, sock=pair.meta)
-        except BaseException:
-            session.abort()
-            pair.data.close()
-            pair.meta.close()
-            raise
+        session.begin()
 
     def _link_up(self, session: Session, pair: Pair, epoch: int) -> bool:
         """Under the mutex: tell the engine, unless it has changed its mind since the attempt began."""
         if epoch != self._epoch:
             return False
-        self._out = session.out
+        self._out = session
         session.number = self._driver.engine.link_up(pair.resolve_conflicts)
         return True
 
@@ -234,10 +224,9 @@ class Link:
         self._failures = self._failures + 1 if short else 0
 
         def down() -> None:
-            if self._out is session.out:
+            if self._out is session:
                 self._out = None
-            if session.number >= 0:
-                self._driver.engine.link_down(session.number, reason, text)
+            self._driver.engine.link_down(session.number, reason, text)
 
         self._driver.call(down)
 

@@ -1,36 +1,35 @@
 """One session with the peer: two connected sockets, from link_up to link_down.
 
-Floor: runtime. Neighbours: link (makes and ends sessions), driver, wire. Lives on the loop's thread;
-only `Outgoing` is filled by others, under the mutex.
+Floor: runtime. Neighbours: link (makes and ends sessions), peer_socket (sends and receives),
+driver, wire. Lives on the loop's thread, except `push`.
 
 Invariants:
 - All packets of one read reach the engine in one hold of the mutex.
 - The engine hears exactly one link_down for a session that ended by itself, and none after the
   engine ended it (STOP, DROP).
-- Packets queued after a session ended never travel on the next one: each has its own Outgoing.
+- Packets queued after a session ended never travel on the next one: each has its own queues.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from typing import Protocol, cast
+from functools import partial
+from typing import Protocol
 
 from pydrbd.errors import ProtocolViolation
 from pydrbd.runtime.driver import Driver
+from pydrbd.runtime.establish import Pair
+from pydrbd.runtime.loop import LoopThread
+from pydrbd.runtime.peer_socket import PeerSocket
 from pydrbd.vocabulary import Conn
 from pydrbd.wire.decoder import Decoder, Phase
-from pydrbd.wire.packets import Buffer, Channel, Packet, encode
+from pydrbd.wire.packets import Channel, Packet
 
-#: Bytes in a transport from which on no more data packets are encoded, and when it goes on.
-_HIGH_WATER, _LOW_WATER = 1 << 20, 256 << 10
-#: Packets encoded before the loop looks at other things again.
-_BATCH = 256
 #: Scripts waiting for a worker from which on no more data is read from the peer.
 _BACKLOG = 64
 _BACKLOG_CHECK_SECONDS = 0.002
 #: The engine hears of parts of packets at most this often.
 _TRAFFIC_SECONDS = 0.05
+_FINISH_CHECK_SECONDS = 0.005
 
 
 class Owner(Protocol):
@@ -39,92 +38,49 @@ class Owner(Protocol):
     def ended(self, session: Session, reason: Conn, text: str) -> None: ...
 
 
-class Outgoing:
-    """Packets on their way to one session's sockets."""
-
-    __slots__ = ("data", "meta")
-
-    def __init__(self) -> None:
-        self.data: deque[Packet] = deque()
-        self.meta: deque[Packet] = deque()
-
-
-class _End(asyncio.Protocol):
-    """One of the two sockets."""
-
-    def __init__(self, session: Session, channel: Channel, decoder: Decoder) -> None:
-        self.session, self.channel, self.decoder = session, channel, decoder
-        self.transport: asyncio.Transport | None = None
-        self.full = False
-        #: What came before the session began.
-        self.early: list[bytes] = []
-        self.last_traffic = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(_HIGH_WATER, _LOW_WATER)
-
-    def data_received(self, data: bytes) -> None:
-        self.session.received(self, data)
-
-    def eof_received(self) -> bool:
-        self.session.lost(self, None)
-        return False
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.session.lost(self, error)
-
-    def pause_writing(self) -> None:
-        self.full = True
-
-    def resume_writing(self) -> None:
-        self.full = False
-        self.session.flush()
-
-
 class Session:
     """The two sockets while the engine knows them by `number`."""
 
-    def __init__(self, owner: Owner, driver: Driver, loop: asyncio.AbstractEventLoop) -> None:
-        self._owner, self._driver, self._loop = owner, driver, loop
+    def __init__(self, owner: Owner, driver: Driver, thread: LoopThread, pair: Pair) -> None:
+        self._owner, self._driver, self._loop = owner, driver, thread.loop
         self.number = -1
-        self.out = Outgoing()
-        self.data = _End(self, Channel.DATA, Decoder(Channel.DATA, start=Phase.FEATURES))
-        self.meta = _End(self, Channel.META, Decoder(Channel.META, start=Phase.RUNNING))
-        #: The engine knows the session and it has not ended.
-        self.live = False
-        self._closing = False
-        self._throttled = False
+        self._decoders = {
+            Channel.DATA: Decoder(Channel.DATA, start=Phase.FEATURES),
+            Channel.META: Decoder(Channel.META, start=Phase.RUNNING),
+        }
 
-    def begin(self, number: int) -> None:
-        """The engine has answered link_up: take what came early and start sending."""
-        self.number, self.live = number, True
-        for end in (self.data, self.meta):
-            early, end.early = end.early, []
-            for data in early:
-                self.received(end, data)
-        self.flush()
+        def made(channel: Channel) -> PeerSocket:
+            sock = pair.data if channel is Channel.DATA else pair.meta
+            return PeerSocket(sock, thread, partial(self._received, channel), partial(self._lost, channel))
+
+        self.data, self.meta = made(Channel.DATA), made(Channel.META)
+        self._last_traffic = 0.0
+        self._ended = self._throttled = False
+
+    def begin(self) -> None:
+        """The engine has answered link_up: receive."""
+        self.data.resume()
+        self.meta.resume()
+        self.push()
 
     # --- receiving -----------------------------------------------------------------------------
-    def received(self, end: _End, data: bytes) -> None:
-        if not self.live:
-            if not self._closing:
-                end.early.append(data)
+    def _received(self, channel: Channel, data: memoryview) -> None:
+        if self._ended:
             return
         packets: list[Packet] = []
         violation: ProtocolViolation | None = None
         try:
-            for packet in end.decoder.feed(data):
+            for packet in self._decoders[channel].feed(data):
                 packets.append(packet)  # noqa: PERF402  (those before a violation count)
         except ProtocolViolation as error:
             violation = error
         if packets:
-            violation = self._deliver(end.channel, packets) or violation
+            violation = self._deliver(channel, packets) or violation
         elif violation is None:
-            self._traffic(end)
+            self._traffic(channel)
         if violation is not None:
             self.fail(Conn.PROTOCOL_ERROR, str(violation))
-        elif end is self.data and self._driver.workers.waiting > _BACKLOG:
+        elif channel is Channel.DATA and self._driver.workers.waiting > _BACKLOG:
             self._throttle()
 
     def _deliver(self, channel: Channel, packets: list[Packet]) -> ProtocolViolation | None:
@@ -135,112 +91,84 @@ class Session:
             return error
         return None
 
-    def _traffic(self, end: _End) -> None:
+    def _traffic(self, channel: Channel) -> None:
         now = self._loop.time()
-        if now - end.last_traffic >= _TRAFFIC_SECONDS:
-            end.last_traffic = now
-            self._driver.call(lambda: self._driver.engine.traffic(self.number, end.channel))
+        if now - self._last_traffic >= _TRAFFIC_SECONDS:
+            self._last_traffic = now
+            self._driver.call(lambda: self._driver.engine.traffic(self.number, channel))
 
     def _throttle(self) -> None:
-        """Stop reading data while the workers are behind; TCP makes the peer wait."""
-        if self._throttled or self.data.transport is None or self.data.transport.is_closing():
-            return
-        self._throttled = True
-        self.data.transport.pause_reading()
-        self._loop.call_later(_BACKLOG_CHECK_SECONDS, self._unthrottle)
+        """Stop reading data while the workers are behind."""
+        if not self._throttled and not self._ended:
+            self._throttled = True
+            self.data.pause()
+            self._loop.call_later(_BACKLOG_CHECK_SECONDS, self._unthrottle)
 
     def _unthrottle(self) -> None:
-        transport = self.data.transport
-        if transport is None or transport.is_closing():
+        if self._ended:
             return
         if self._driver.workers.waiting > _BACKLOG // 2:
             self._loop.call_later(_BACKLOG_CHECK_SECONDS, self._unthrottle)
             return
         self._throttled = False
-        transport.resume_reading()
+        self.data.resume()
 
-    # --- sending -------------------------------------------------------------------------------
+    # --- sending (any thread) --------------------------------------------------------------------
+    def push(self) -> None:
+        """Send what is queued; the small packets of the meta socket first."""
+        if self.meta.queue:
+            self.meta.push()
+        if self.data.queue:
+            self.data.push()
+
     @property
     def queued_bytes(self) -> int:
-        """Bytes of data packets that the kernel has not taken yet (any thread; approximate)."""
-        waiting = sum(len(packet.body()) + 40 for packet in list(self.out.data))
-        return waiting + (self.data.transport.get_write_buffer_size() if self.data.transport else 0)
-
-    def flush(self) -> None:
-        """Encode and send what is queued; data only as far as the socket takes it."""
-        if not self.live:
-            return
-        if self.out.meta:
-            self._send(self.meta, self.out.meta, len(self.out.meta))
-        if self.out.data and not self.data.full:
-            self._send(self.data, self.out.data, _BATCH)
-            if self.out.data and not self.data.full:
-                self._loop.call_soon(self.flush)
-
-    def _send(self, end: _End, queue: deque[Packet], limit: int) -> None:
-        if end.transport is None or end.transport.is_closing():
-            queue.clear()
-            return
-        buffers: list[Buffer] = []
-        size = 0
-        while queue and limit and size < _HIGH_WATER:
-            pieces = encode(queue.popleft())
-            buffers += pieces
-            size += sum(map(len, pieces))
-            limit -= 1
-        end.transport.writelines(buffers)
+        """Bytes of data packets that the kernel has not taken yet (approximate)."""
+        return self.data.unsent_bytes
 
     # --- the end ---------------------------------------------------------------------------------
-    def lost(self, end: _End, error: Exception | None) -> None:
+    def _lost(self, channel: Channel, error: OSError | None) -> None:
         """A socket ended; when we are closing, that is the peer's answer to our end."""
-        if self._closing:
-            self._loop.call_soon(self._close)
-            return
-        name = f"the {end.channel.value} socket"
-        if error is None:
+        name = f"the {channel.value} socket"
+        if self._ended:
+            self.abort()
+        elif error is None:
             self.fail(Conn.BROKEN_PIPE, f"the peer closed {name}")
         else:
-            self.fail(Conn.NETWORK_FAILURE, f"{name} failed: {error}")
+            self.fail(Conn.NETWORK_FAILURE, f"{name} failed: {error.strerror or error}")
 
     def fail(self, reason: Conn, text: str) -> None:
         """End by itself: close both sockets and tell the link, once."""
-        if self._closing:
-            return
-        self.abort()
-        self._owner.ended(self, reason, text)
+        if not self._ended:
+            self.abort()
+            self._owner.ended(self, reason, text)
 
     def abort(self) -> None:
         """Close both sockets now."""
-        self.live, self._closing = False, True
-        for end in (self.data, self.meta):
-            if end.transport is not None:
-                end.transport.abort()
-
-    def _close(self) -> None:
-        for end in (self.data, self.meta):
-            if end.transport is not None:
-                end.transport.close()
+        self._ended = True
+        self.data.close()
+        self.meta.close()
 
     def finish(self, seconds: float) -> None:
         """Send all that is queued, then close; what is not out after `seconds` is dropped."""
-        if self.live:
-            for end, queue in ((self.meta, self.out.meta), (self.data, self.out.data)):
-                while queue and end.transport is not None:
-                    self._send(end, queue, _BATCH)
-        self.live, self._closing = False, True
-        transport = self.data.transport
-        if transport is not None and not transport.is_closing():
-            # Not close(): unread bytes of the peer would turn it into a reset, which overtakes data.
-            # And not the meta socket: the peer drops both at the first end it sees.
-            transport.write_eof()
+        self._ended = True
+        if self._throttled:
+            self.data.resume()
+        self.push()
         self._loop.call_later(seconds, self.abort)
+        self._finish()
 
-    @property
-    def ended(self) -> bool:
-        return self._closing
+    def _finish(self) -> None:
+        if self.closed:
+            return
+        if not (self.data.idle and self.meta.idle):
+            self._loop.call_later(_FINISH_CHECK_SECONDS, self._finish)
+            return
+        # Not close(): unread bytes of the peer would turn it into a reset, which overtakes data.
+        # And not the meta socket: the peer drops both at the first end it sees.
+        self.data.end_sending()
 
     @property
     def closed(self) -> bool:
-        """Are both sockets on their way out with nothing left to send?"""
-        ends = (self.data.transport, self.meta.transport)
-        return all(transport is None or transport.is_closing() for transport in ends)
+        """Are both sockets closed?"""
+        return self.data.closed and self.meta.closed

@@ -1,0 +1,173 @@
+"""One connected socket to the peer: any thread sends, the loop's thread receives.
+
+Floor: runtime. Neighbour: session (owns the two of a connection). A thread that has queued
+packets sends them itself right away: handing them to the loop's thread first would cost a
+wake-up of another CPU for every write and every ack, more than encoding and sending do. What the
+kernel does not take at once is left to the loop.
+
+Invariants:
+- Packets leave in the order of the queue: one thread at a time sends, whoever holds the lock.
+- Nobody waits for that lock while sending: who finds it taken leaves, and the holder looks at the
+  queue once more after it has let go, so no packet is left behind.
+- Closing takes the lock, so no thread ever sends on a number that belongs to another file by now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from pydrbd.runtime.loop import LoopThread
+from pydrbd.wire.packets import Buffer, Packet, encode
+
+#: Bytes and buffers handed to the kernel at once.
+_BATCH_BYTES, _BATCH_BUFFERS = 256 << 10, 256
+#: After so many batches the loop takes over: a client's thread has its own request to answer.
+_ROUNDS = 8
+_HEADER_BYTES = 40
+
+
+class PeerSocket:
+    """See the module. `queue` is appended to under the mutex, before `push`."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        thread: LoopThread,
+        received: Callable[[memoryview], None],
+        ended: Callable[[OSError | None], None],
+    ) -> None:
+        """`received` and `ended` (None: the peer closed) are called on the loop's thread."""
+        self.queue: deque[Packet] = deque()
+        self._sock, self._thread, self._loop = sock, thread, thread.loop
+        self._received, self._ended = received, ended
+        self._lock = threading.Lock()
+        #: What is left of a batch that the kernel did not take whole.
+        self._rest: list[memoryview] = []
+        self._blocked = self.closed = False
+        self._buffer = bytearray(_BATCH_BYTES)
+
+    # --- sending (any thread) ----------------------------------------------------------------
+    def push(self) -> None:
+        """Send what is queued, as far as the kernel takes it; never waits."""
+        rounds = _ROUNDS
+        while (self.queue or self._rest) and not self._blocked and not self.closed:
+            if not rounds:
+                self._thread.soon(self.push)
+                return
+            rounds -= 1
+            if not self._lock.acquire(blocking=False):
+                return
+            try:
+                self._send_batch()
+            finally:
+                self._lock.release()
+
+    def _send_batch(self) -> None:
+        """With the lock: encode and send one batch, or what is left of the last one."""
+        if self.closed or self._blocked:
+            return
+        buffers: list[Buffer] = [*self._rest]
+        size = sum(map(len, buffers))
+        if not buffers:
+            queue = self.queue
+            while queue and size < _BATCH_BYTES and len(buffers) < _BATCH_BUFFERS:
+                pieces = encode(queue.popleft())
+                buffers += pieces
+                size += sum(map(len, pieces))
+        if not buffers:
+            return
+        try:
+            sent = self._sock.sendmsg(buffers)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._blocked = True
+            self._thread.soon(lambda e=error: self._fail(e))  # type: ignore[misc]
+            return
+        self._rest = _after(buffers, sent) if sent < size else []
+        if self._rest:
+            self._blocked = True
+            self._thread.soon(self._wait_writable)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that the kernel has not taken yet (any thread; approximate)."""
+        waiting = sum(len(packet.body()) + _HEADER_BYTES for packet in list(self.queue))
+        return waiting + sum(map(len, self._rest))
+
+    @property
+    def idle(self) -> bool:
+        """Has the kernel taken everything?"""
+        return not self.queue and not self._rest
+
+    # --- the loop's thread -----------------------------------------------------------------------
+    def resume(self) -> None:
+        """Receive (again)."""
+        if not self.closed:
+            self._loop.add_reader(self._sock.fileno(), self._readable)
+
+    def pause(self) -> None:
+        """Receive no more for now; TCP makes the peer wait."""
+        if not self.closed:
+            self._loop.remove_reader(self._sock.fileno())
+
+    def end_sending(self) -> None:
+        """Tell the peer that nothing more comes."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close now; what is unsent is lost."""
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        self.queue.clear()
+        self._rest = []
+
+    def _readable(self) -> None:
+        try:
+            count = self._sock.recv_into(self._buffer)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail(error)
+            return
+        if count:
+            self._received(memoryview(self._buffer)[:count])
+        else:
+            self.pause()
+            self._ended(None)
+
+    def _wait_writable(self) -> None:
+        if not self.closed:
+            self._loop.add_writer(self._sock.fileno(), self._writable)
+
+    def _writable(self) -> None:
+        self._loop.remove_writer(self._sock.fileno())
+        self._blocked = False
+        self.push()
+
+    def _fail(self, error: OSError) -> None:
+        if not self.closed:
+            self.pause()
+            self._ended(error)
+
+
+def _after(buffers: list[Buffer], sent: int) -> list[memoryview]:
+    """What is left of `buffers` behind their first `sent` bytes."""
+    rest = []
+    for buffer in buffers:
+        if sent >= len(buffer):
+            sent -= len(buffer)
+            continue
+        rest.append(memoryview(buffer)[sent:])
+        sent = 0
+    return rest
