@@ -64,6 +64,7 @@ def demo_command(mapping: str, size: int) -> int:
                 code = 1
             except (PydrbdError, OSError) as error:
                 click.echo(f"\nThe demo went wrong: {error}", err=True)
+                story.last_words()
                 code = 1
             finally:
                 interrupt.ignore_from_now_on()
@@ -102,6 +103,12 @@ class Story:
         """The regular way to take the block devices away, for the clean-up."""
         return [lambda node=node: node.resource().unmap(0) for node in self.nodes]  # type: ignore[misc]
 
+    def last_words(self) -> None:
+        """For the report of a failure: the ends of the logs, which are about to be removed."""
+        for text in (node.last_words() for node in self.nodes):
+            if text:
+                click.echo(text, err=True)
+
     # --- the steps -----------------------------------------------------------------------------
 
     def _begin(self) -> tuple[Node, Node]:
@@ -114,8 +121,8 @@ class Story:
         self._tell(
             f"Two files of {human_bytes(self.size)}; create-md wrote metadata on them, up connected them."
         )
-        for node in self.nodes:
-            node.wait("a connection", lambda snapshot: snapshot.connection is Conn.CONNECTED)
+        for node, other in ((alpha, beta), (beta, alpha)):
+            node.wait("a connection", lambda snapshot: snapshot.connection is Conn.CONNECTED, other)
         self._status(alpha)
         self._tell("Both are Inconsistent: nobody has said yet whose data counts.")
         return alpha, beta
@@ -130,7 +137,7 @@ class Story:
                 progress.show(snapshot)
                 return _in_sync(snapshot)
 
-            alpha.wait("the end of the first sync", finished)
+            alpha.wait("the end of the first sync", finished, beta)
         took = time.monotonic() - began
         size = alpha.volume().size
         self._tell(f"{size // KIB} KiB in sync after {took:.1f} s.")
@@ -181,8 +188,8 @@ class Story:
         moved_before = beta.snapshot().resynced
         began = time.monotonic()
         alpha.command("up", RESOURCE)
-        alpha.wait("being up to date again", _in_sync)
-        snapshot = beta.wait("alpha being up to date", _in_sync)
+        alpha.wait("being up to date again", _in_sync, beta)
+        snapshot = beta.wait("alpha being up to date", _in_sync, alpha)
         copied, size = snapshot.resynced - moved_before, snapshot.volumes[0].size
         if copied >= size:
             raise DemoError(f"everything was copied ({copied // KIB} KiB), not only what had changed")

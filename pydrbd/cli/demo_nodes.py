@@ -26,6 +26,8 @@ RESOURCE = "demo"
 NODES = ("alpha", "beta")
 #: Seconds to wait for a state; far longer than any of them takes.
 STATE_TIMEOUT = 60.0
+#: Lines of each log to show when something went wrong.
+LOG_LINES = 12
 
 _CONFIG = """\
 # Written by `pydrbd demo`: both nodes are on this machine.
@@ -57,13 +59,17 @@ class Node:
         self.name, self.config = name, config
         self.disk = folder / f"{name}.img"
         self.mount_point = folder / f"mnt-{name}"
+        #: Whether its process should be there.
+        self.up = False
         self._env = {**os.environ, "PYDRBD_RUN_DIR": str(folder / "run"), "PYDRBD_NODE": name}
 
     def command(self, *arguments: str, timeout: float = 120.0) -> str:
         """Run `pydrbd ARGUMENTS` on this node; its output. DemoError when it fails."""
         command = [sys.executable, "-m", "pydrbd.cli.main", "-c", str(self.config), "--node", self.name]
         name = f"`pydrbd {' '.join(arguments)}` on {self.name}"
-        return _checked(name, [*command, *arguments], self._env, (0,), timeout)
+        output = _checked(name, [*command, *arguments], self._env, (0,), timeout)
+        self.up = {"up": True, "down": False}.get(arguments[0], self.up)
+        return output
 
     def tool(self, *command: str, ok: tuple[int, ...] = (0,), timeout: float = 120.0) -> str:
         """Run another program; its output. DemoError when it is missing or fails."""
@@ -85,14 +91,35 @@ class Node:
     def volume(self) -> VolumeSnapshot:
         return self.snapshot().volumes[0]
 
-    def wait(self, what: str, condition: Callable[[ResourceSnapshot], bool]) -> ResourceSnapshot:
-        """Wait until `condition` holds. DemoError, with the state, when it takes too long."""
+    def check_alive(self) -> None:
+        """DemoError when the node should have a process and has none."""
+        if self.up and self.resource().pid() is None:
+            raise DemoError(f"the process of {self.name} has ended by itself")
+
+    def last_words(self) -> str:
+        """The end of the node's log."""
+        try:
+            lines = self.resource().paths.log_file.read_text(errors="replace").splitlines()
+        except (OSError, PydrbdError):
+            return ""
+        return "\n".join(f"  {self.name}: {line}" for line in lines[-LOG_LINES:])
+
+    def wait(
+        self, what: str, condition: Callable[[ResourceSnapshot], bool], also: Node | None = None
+    ) -> ResourceSnapshot:
+        """Wait until `condition` holds. DemoError, with the state, when it takes too long.
+
+        `also`: the other node, when it takes part; its death ends the waiting at once.
+        """
         deadline = time.monotonic() + STATE_TIMEOUT
         resource = self.resource()
         while True:
+            self.check_alive()
             snapshot = resource.snapshot()
             if condition(snapshot):
                 return snapshot
+            if also is not None:
+                also.check_alive()
             if time.monotonic() > deadline:
                 status = self.command("status", "--verbose").strip()
                 raise DemoError(
@@ -105,16 +132,13 @@ class Node:
         pid = self.resource().pid()
         if not pid:
             raise DemoError(f"{self.name} has no process to kill")
-        descriptor = os.pidfd_open(pid)
-        try:
-            os.kill(pid, signal.SIGKILL)
-            deadline = time.monotonic() + 10
-            while self.resource().pid() is not None:
-                if time.monotonic() > deadline:
-                    raise DemoError(f"process {pid} of {self.name} does not die")
-                time.sleep(0.01)
-        finally:
-            os.close(descriptor)
+        self.up = False
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + STATE_TIMEOUT
+        while self.resource().pid() is not None:
+            if time.monotonic() > deadline:
+                raise DemoError(f"process {pid} of {self.name} does not die")
+            time.sleep(0.01)
         return pid
 
 
