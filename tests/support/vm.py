@@ -12,8 +12,10 @@ leaves in $RESULT comes back. The image is never modified.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import importlib.metadata
+import importlib.util
 import io
 import re
 import shutil
@@ -164,7 +166,10 @@ def _result(work: Path, output: Path, seconds: float) -> VmResult:
 
 
 def _write_job(target: Path, script: str, files: Mapping[str, bytes | Path]) -> None:
-    """The job disk: a tar of the script, its files, the project and the packages it needs."""
+    """The job disk: a tar of the script, its files, the project and the packages it needs.
+
+    Compiled files go along where there are any (Python itself checks whether they are up to date).
+    """
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
         _add(tar, "start", _START.encode())
         _add(tar, "script", script.encode())
@@ -176,10 +181,9 @@ def _write_job(target: Path, script: str, files: Mapping[str, bytes | Path]) -> 
             if path.suffix in (".sh", ".py"):
                 _add(tar, f"support/{path.name}", path.read_bytes())
         for path in _project_files():
-            name = f"project/{path.relative_to(PROJECT)}"
-            _add(tar, name, path.read_bytes(), mode=path.stat().st_mode & 0o777)
+            _add_source(tar, f"project/{path.relative_to(PROJECT)}", path)
         for name, path in package_files():
-            _add(tar, f"packages/{name}", path.read_bytes())
+            _add_source(tar, f"packages/{name}", path)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
@@ -188,8 +192,17 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> 
     tar.addfile(entry, io.BytesIO(content))
 
 
+def _add_source(tar: tarfile.TarFile, name: str, path: Path) -> None:
+    """A file with its time, and if it is Python, its compiled form: emulated, compiling takes seconds."""
+    tar.add(path, name, recursive=False)
+    compiled = Path(importlib.util.cache_from_source(str(path))) if path.suffix == ".py" else path
+    if compiled is not path and compiled.exists():
+        tar.add(compiled, f"{name.rpartition('/')[0]}/__pycache__/{compiled.name}")
+
+
 def _project_files() -> Iterator[Path]:
     for source in SOURCES:
+        compileall.compile_dir(PROJECT / source, quiet=2)
         for path in sorted((PROJECT / source).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield path

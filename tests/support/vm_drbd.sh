@@ -118,7 +118,7 @@ kernel_wait() {
 
 # usage: kernel_data_bytes MINOR   Size of the data area: that of the DRBD device (attached).
 kernel_data_bytes() {
-    blockdev --getsize64 "/dev/drbd$1"
+    echo $(($(cat "/sys/block/drbd$1/size") * 512))
 }
 
 # usage: same_data A B BYTES   Compares the first BYTES of two backing stores past the page cache's lies.

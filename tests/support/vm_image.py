@@ -40,6 +40,8 @@ PACKAGES = (
 #: Modules the initramfs loads before it can see the disks.
 BOOT_MODULES = ("virtio_pci", "virtio_blk")
 APT_OPTIONS = ("APT::Install-Recommends=false", "Debug::NoLocking=1", "APT::Sandbox::User=root")
+#: The distribution's interpreter, whose compiled files are the guest's too.
+PYTHON = "/usr/bin/python3"
 #: Never needed in the guest, and a good part of the size.
 LEFT_OUT = ("./usr/share/doc", "./usr/share/man", "./usr/share/locale", "*/botocore/data")
 #: Sparse; the space left is for backing stores, because tmpfs has no direct I/O.
@@ -144,6 +146,9 @@ def _finish_root(root: Path) -> None:
     for name in ("proc", "sys", "dev", "run", "tmp", "mnt", "job"):
         (root / name).mkdir(exist_ok=True)
     _run("ldconfig", "-r", str(root))
+    # Emulated, the guest would spend seconds compiling these at each boot.
+    for folder in sorted((root / "usr/lib").glob("python3*")):
+        _run(PYTHON, "-m", "compileall", "-q", "-x", "/(test|lib2to3|idlelib)/", "-s", str(root), str(folder))
 
 
 def _initramfs(root: Path, version: str) -> bytes:

@@ -4,7 +4,7 @@
 set -eE
 . "$SUPPORT/vm_drbd.sh"
 . "$SUPPORT/vm_pydrbd.sh"
-trap 'echo "failed: line $LINENO: $BASH_COMMAND"; last_words' ERR
+trap 'echo "failed: line $LINENO: $BASH_COMMAND"; last_words; exit 1' ERR
 
 SIZE=${SIZE:-96M}
 KERNEL_STORE=/stores/kernel.img OUR_STORE=/stores/ours.img
@@ -90,20 +90,20 @@ initial_sync_from_us() {
 kernel_primary_scenario() {
     kernel_primary 0
     kernel_wait 0 20 cs:Connected ro:Primary/Secondary
-    fio_verify k_connected /dev/drbd0 24M
+    fio_verify k_connected /dev/drbd0 8M
     # Large and odd requests.
-    fio_verify k_large /dev/drbd0 32M --offset=24M --bsrange=4k-1M
+    fio_verify k_large /dev/drbd0 24M --offset=24M --bsrange=4k-1M
     kernel_disconnect 7801 7802
     kernel_wait 0 20 cs:StandAlone
-    fio_verify k_alone /dev/drbd0 16M
+    fio_verify k_alone /dev/drbd0 6M
     [ "$(kernel_oos 0)" -gt 0 ]
     kernel_reconnect
-    fio_verify k_resync /dev/drbd0 16M
+    fio_verify k_resync /dev/drbd0 6M
     both_good
     # This time we go, and come back.
     on ours disconnect r0
     kernel_wait 0 20 cs:WFConnection
-    fio_verify k_alone2 /dev/drbd0 8M
+    fio_verify k_alone2 /dev/drbd0 3M
     on ours connect r0
     both_good
     blkdiscard -o 8M -l 8M /dev/drbd0 2> /dev/null || echo "(no discard here)"
@@ -117,17 +117,17 @@ our_primary_scenario() {
     kernel_wait 0 20 cs:Connected ro:Secondary/Primary
     local device
     device=$(on ours map r0/0)
-    fio_verify o_connected "$device" 24M
-    fio_verify o_large "$device" 32M --offset=24M --bsrange=4k-1M
+    fio_verify o_connected "$device" 8M
+    fio_verify o_large "$device" 24M --offset=24M --bsrange=4k-1M
     kernel_disconnect 7801 7802
     kernel_wait 0 20 cs:StandAlone
-    fio_verify o_alone "$device" 16M
+    fio_verify o_alone "$device" 6M
     kernel_reconnect
-    fio_verify o_resync "$device" 16M
+    fio_verify o_resync "$device" 6M
     both_good
     on ours disconnect r0
     kernel_wait 0 20 cs:WFConnection
-    fio_verify o_alone2 "$device" 8M
+    fio_verify o_alone2 "$device" 3M
     on ours connect r0
     both_good
     on ours unmap r0
@@ -139,7 +139,7 @@ our_primary_scenario() {
 # Our process dies under the kernel's writes, and is started again.
 we_crash_as_secondary() {
     kernel_primary 0
-    fio_verify k_crash /dev/drbd0 24M &
+    fio_verify k_crash /dev/drbd0 10M &
     local load=$!
     wait_until 20 '[ "$(kernel_state 0 | grep -c " nr:0 dw:0 ")" = 0 ]'
     kill_node ours
@@ -156,7 +156,7 @@ we_crash_as_primary() {
     local device load before
     device=$(on ours map r0/0)
     before=$(awk '{print $5}' "/sys/block/${device#/dev/}/stat")
-    fio_verify o_crash "$device" 24M &
+    fio_verify o_crash "$device" 10M &
     load=$!
     wait_until 20 '[ "$(awk "{print \$5}" "/sys/block/${device#/dev/}/stat")" != '"$before"' ]'
     kill_node ours

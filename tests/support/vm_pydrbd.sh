@@ -54,6 +54,8 @@ in_sync() {
 
 # Called by the tests when something failed: what is known about both sides.
 last_words() {
+    set +e
+    trap - ERR
     echo "--- last words"
     cat /proc/drbd 2> /dev/null
     local node
