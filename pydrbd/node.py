@@ -8,7 +8,9 @@ Verbs of the control socket are the table VERBS: name -> function and its argume
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import os
 import secrets
 import threading
@@ -39,6 +41,8 @@ from pydrbd.version import __version__
 from pydrbd.vocabulary import Conn, Failure
 
 PAGE = 4096
+#: New container objects until the youngest generation is collected (Python's own number: 700).
+GC_THRESHOLD = 20_000
 #: What nbdkit gets to end in order after `down`.
 QUIT_SECONDS = 3.0
 
@@ -134,6 +138,10 @@ class Node:
         self.loop.start()
         self.link.start()
         self.server.start()
+        # What exists now stays: the collector need not look at it, nor run at every few requests.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 10, 10)
         self.log.put("info", f"pydrbd {__version__} serves {self.view.name} on {self.view.node_name}")
 
     def close(self) -> None:
@@ -141,7 +149,8 @@ class Node:
         if not self._closed.acquire(blocking=False):
             return
         self.server.stop()
-        self.link.stop()
+        with contextlib.suppress(TimeoutError):
+            self.link.stop()
         self.loop.stop()
         self.workers.stop()
         self.disks.close()

@@ -81,7 +81,7 @@ class PeerSocket:
         if not buffers:
             return
         try:
-            sent = self._sock.sendmsg(buffers)
+            sent = self._sock.sendmsg(buffers, [], socket.MSG_NOSIGNAL)
         except BlockingIOError:
             sent = 0
         except OSError as error:
