@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pydrbd.engine.orders import LinkAction
-from pydrbd.errors import CommandFailed
+from pydrbd.errors import CommandFailed, ProtocolViolation
 from pydrbd.runtime.addresses import LinkOptions
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.loop import LoopThread
@@ -387,6 +387,28 @@ def test_a_port_in_use_and_a_foreign_address_are_named(make_pair: MakePair) -> N
             stranger.link.reserve()
     finally:
         stranger.close()
+
+
+@pytest.mark.parametrize("by_engine", [False, True])
+def test_sessions_that_end_at_once_are_not_repeated_without_pause(
+    make_pair: MakePair, by_engine: bool
+) -> None:
+    a, b = make_pair(connect_int=5)
+
+    def give_up(session: int, channel: Channel, packets: object) -> None:
+        if by_engine:
+            a.engine.session = 0
+            a.engine.out.link.extend([LinkAction.DROP, LinkAction.START])
+        else:
+            raise ProtocolViolation("the test does not like it")
+
+    a.engine.on_packets = give_up  # type: ignore[method-assign]
+    for end in (a, b):
+        end.act(LinkAction.START)
+    wait_until(lambda: len(a.engine.resolve) >= 3, 20, "three sessions")
+    begin, already = time.monotonic(), len(a.engine.resolve)
+    wait_until(lambda: time.monotonic() - begin > 2, 5, "two seconds to pass")
+    assert len(a.engine.resolve) - already <= 3
 
 
 def test_ticks_come(make_pair: MakePair) -> None:

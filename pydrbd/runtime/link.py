@@ -146,6 +146,7 @@ class Link:
             self._cancel_attempt()
             session, self._session = self._session, None
             if session is not None:
+                self._count_end()
                 if action is LinkAction.STOP:
                     self._finish(session)
                 else:
@@ -208,6 +209,10 @@ class Link:
         session.number = self._driver.engine.link_up(pair.resolve_conflicts)
         return True
 
+    def _count_end(self) -> None:
+        short = self._loop.time() - self._up_since < _SHORT_SESSION_SECONDS
+        self._failures = self._failures + 1 if short else 0
+
     def _dial_delay(self) -> float:
         if not self._failures:
             return 0.0
@@ -220,8 +225,7 @@ class Link:
         """A session ended by itself (called by it, once)."""
         if session is self._session:
             self._session = None
-        short = self._loop.time() - self._up_since < _SHORT_SESSION_SECONDS
-        self._failures = self._failures + 1 if short else 0
+        self._count_end()
 
         def down() -> None:
             if self._out is session:
