@@ -79,6 +79,8 @@ _SOURCE = Bounds((Disk.UP_TO_DATE, Disk.UP_TO_DATE), (Disk.INCONSISTENT, Disk.CO
 _TARGET = Bounds((Disk.INCONSISTENT, Disk.OUTDATED), (Disk.UP_TO_DATE, Disk.UP_TO_DATE))
 _VERIFY = Bounds((Disk.UP_TO_DATE, Disk.UP_TO_DATE), (Disk.UP_TO_DATE, Disk.UP_TO_DATE))
 
+_VERIFYING = (Conn.VERIFY_S, Conn.VERIFY_T)
+
 #: Per connection state above Connected; a state outside its bounds is clamped into them.
 BOUNDS: dict[Conn, Bounds] = {
     Conn.STARTING_SYNC_S: _SOURCE,
@@ -96,6 +98,12 @@ BOUNDS: dict[Conn, Bounds] = {
     Conn.BEHIND: _TARGET,
 }
 
+_SOURCES = frozenset(
+    conn for conn, bounds in BOUNDS.items() if bounds.disk == _SOURCE.disk and conn not in _VERIFYING
+)
+_TARGETS = frozenset(
+    conn for conn, bounds in BOUNDS.items() if bounds.pdsk == _TARGET.pdsk and conn not in _VERIFYING
+)
 _PAUSED = {Conn.SYNC_SOURCE: Conn.PAUSED_SYNC_S, Conn.SYNC_TARGET: Conn.PAUSED_SYNC_T}
 _RESUMED = {paused: running for running, paused in _PAUSED.items()}
 
@@ -118,6 +126,13 @@ def _into_bounds(s: State) -> State:
     return replace(s, disk=_clamp(s.disk, *bounds.disk), pdsk=_clamp(s.pdsk, *bounds.pdsk))
 
 
+def _end_resync(s: State) -> State:
+    """Connected, and whoever was to be brought up to date is not, although Outdated vanishes there."""
+    disk = min(s.disk, Disk.INCONSISTENT) if s.conn in _TARGETS else s.disk
+    pdsk = min(s.pdsk, Disk.INCONSISTENT) if s.conn in _SOURCES else s.pdsk
+    return replace(s, conn=Conn.CONNECTED, disk=disk, pdsk=pdsk)
+
+
 def _any_pause(s: State) -> bool:
     return s.aftr_isp or s.peer_isp or s.user_isp
 
@@ -130,7 +145,7 @@ IMPLICATIONS: tuple[Implication, ...] = (
     (
         "a lost disk ends the resync",
         lambda s: s.conn > Conn.CONNECTED and (s.disk <= Disk.FAILED or s.pdsk <= Disk.FAILED),
-        lambda s: replace(s, conn=Conn.CONNECTED),
+        _end_resync,
     ),
     (
         "Consistent and Outdated vanish on a connection",
