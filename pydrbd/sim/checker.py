@@ -53,12 +53,13 @@ class Checker(Observer):
         self.alone: dict[str, bool] = {}
         self.differs: set[int] = set()
         self._disk_state: dict[str, Disk] = {}
+        self._was_primary: dict[str, bool] = {}
 
     def watch(self, node: Node) -> None:
         self.branch[node.name] = self.root
         self.stale[node.name] = False
         self.alone[node.name] = False
-        self._disk_state[node.name] = Disk.DISKLESS
+        self.restarted(node.name)
         node.disk.on_change = self._changed
 
     def start_comparing(self) -> None:
@@ -231,7 +232,13 @@ class Checker(Observer):
                 self._claim(node, peer)
             elif s.disk == Disk.INCONSISTENT:
                 self.stale[name] = True
-        if peek.is_primary(node.engine):
+        primary = peek.is_primary(node.engine)
+        if primary and not self._was_primary[name] and s.conn < Conn.CONNECTED and peer.primary:
+            # Asked for while the peer was in sight, done after it was lost: both go on by themselves.
+            self.world.fork(node)
+            self.stale[name] = False
+        self._was_primary[name] = primary
+        if primary:
             if s.conn < Conn.CONNECTED:
                 self.alone[name] = True
             elif (
@@ -262,6 +269,7 @@ class Checker(Observer):
 
     def restarted(self, name: str) -> None:
         self._disk_state[name] = Disk.DISKLESS
+        self._was_primary[name] = False
 
     def lost_power(self, name: str) -> None:
         self.stale[name] = True

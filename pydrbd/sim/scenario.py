@@ -291,8 +291,6 @@ class Scenario:
         self.calm = False
 
     def _promote_anyway(self, node: Node) -> Process:
-        self.world.fork(node)
-        self.world.checker.stale[node.name] = False
         yield from self._command(node, "promote", lambda e: e.promote())
         if not node.primary:
             raise Violation(
