@@ -58,9 +58,12 @@ def test_from_nothing_to_a_mirrored_write_and_down_again(make_pair: MakePair) ->
     client = nbd(alpha)
     client.write(MIB, b"data" * 1024)
     client.flush()
-    refused = alpha("secondary", "r0")
-    assert refused.code == 11
-    assert "r0: State change failed: (-12) Device is held open by someone" in refused.err
+    for verb in ("secondary", "down"):
+        refused = alpha(verb, "r0")
+        assert refused.code == 11
+        assert "r0: State change failed: (-12) Device is held open by someone" in refused.err
+        # The client is this process.
+        assert f"process {os.getpid()} (" in refused.err
     client.close()
     # nbdkit closes the handle a moment after the connection.
     wait_until(lambda: alpha("secondary", "r0").code == 0, 10, "alpha to become Secondary")

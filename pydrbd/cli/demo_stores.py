@@ -13,6 +13,7 @@ import os
 import shutil
 import struct
 import sysconfig
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +150,7 @@ class FileSystemStore:
         self._map_node.tool("sync", "-f", str(self._point))
 
     def lose(self, node: Node) -> None:
+        _cut_device(node)
         # As in a power cut, nothing more is written: the kernel only has to forget the file system.
         with contextlib.suppress(OSError):
             folder = os.open(node.mount_point, os.O_RDONLY | os.O_DIRECTORY)
@@ -156,31 +158,37 @@ class FileSystemStore:
                 fcntl.ioctl(folder, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
             finally:
                 os.close(folder)
-        self._cut_device(node)
         try:
             node.tool("umount", str(node.mount_point), timeout=20)
         except DemoError:
             node.tool("umount", "-l", str(node.mount_point))
         node.resource().unmap(0)
 
-    @staticmethod
-    def _cut_device(node: Node) -> None:
-        """The kernel's nbd client would wait for the server to come back; this machine is dead."""
-        from pydrbd.mapping import kernel_nbd, netlink
-        from pydrbd.mapping.map import mapped
-
-        resource = node.resource()
-        device = mapped(resource.run_dir, node.name, RESOURCE, 0)
-        index = kernel_nbd.index_of(device.path) if device is not None else None
-        if index is not None:
-            with contextlib.suppress(PydrbdError):
-                netlink.disconnect(index)
-
     def close(self, node: Node) -> str:
         node.tool("umount", str(node.mount_point))
         node.tool("e2fsck", "-f", "-n", self._device)
         node.command("unmap", RESOURCE)
         return "the file system is clean (e2fsck -f -n)"
+
+
+def _cut_device(node: Node) -> None:
+    """The kernel's nbd client would wait for the server to come back, but this machine is dead."""
+    from pydrbd.mapping import kernel_nbd, netlink
+    from pydrbd.mapping.map import mapped
+
+    device = mapped(node.resource().run_dir, node.name, RESOURCE, 0)
+    index = kernel_nbd.index_of(device.path) if device is not None else None
+    if index is None:
+        return
+
+    def cut() -> None:
+        with contextlib.suppress(PydrbdError, OSError):
+            netlink.disconnect(index)
+
+    # In a thread: the kernel waits for its own workers, and nothing can end that.
+    thread = threading.Thread(target=cut, daemon=True)
+    thread.start()
+    thread.join(20)
 
 
 @dataclass

@@ -91,7 +91,7 @@ def _tell_and_end(resource: LocalResource) -> None:
     from pydrbd.runtime.launch import stop
 
     with contextlib.suppress(NotUp):
-        resource.call("down")
+        resource.call_unless_held("down")
     stop(resource.run_dir, resource.app.node, resource.name, END_TIMEOUT)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.control.client import REPLY_TIMEOUT, Client, NotUpError
+from pydrbd.control.client import REPLY_TIMEOUT, Client, NotUpError, RemoteError
 from pydrbd.engine.snapshot import ResourceSnapshot
 from pydrbd.errors import CommandFailed, PydrbdError
 from pydrbd.integrations.picture import Endpoint, Identity, Picture, snapshot_from
-from pydrbd.vocabulary import Failure
+from pydrbd.vocabulary import Failure, Refusal
 
 if TYPE_CHECKING:
     from pydrbd.cli.context import App
@@ -83,6 +83,19 @@ class LocalResource:
             else:
                 detail = f"{self.name} is not up on {self.app.node}; `pydrbd up {self.name}` starts it."
             raise NotUp(self.name, detail, crashed) from error
+
+    def call_unless_held(self, verb: str) -> None:
+        """A command that is refused while a device is held open; the refusal names who holds it."""
+        try:
+            self.call(verb)
+        except RemoteError as error:
+            if f"({Refusal.DEVICE_IN_USE.value})" not in str(error):
+                raise
+            from pydrbd.cli.nbd_clients import clients_of
+
+            found = clients_of(self.paths.nbd_socket) or ["a client that is not a process here"]
+            text = f"{error}\nConnected to {self.paths.nbd_socket}: {', '.join(found)}."
+            raise RemoteError(error.kind, text, error.exit_code) from error
 
     def snapshot(self) -> ResourceSnapshot:
         """The present state. NotUp; ControlError."""

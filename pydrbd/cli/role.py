@@ -51,6 +51,6 @@ def secondary_command(app: App, names: tuple[str, ...]) -> None:
         if app.would(f"secondary {resource.name}"):
             return
         resource.unmap_all()
-        resource.call("secondary")
+        resource.call_unless_held("secondary")
 
     for_each(app.targets(names), act)
