@@ -53,7 +53,9 @@ class Builder:
         with _locked("containers.lock"):
             if self._buildah("images", "--quiet", BASE_IMAGE, check=False).returncode:
                 self._import_base(base_archive())
-            options = ["--layers", "--isolation", "chroot", "--pull-never", *self._host_settings()]
+            # With vfs every layer is a copy of everything below it: slow, and many times the space.
+            layers = f"--layers={'true' if _storage_driver() == 'overlay' else 'false'}"
+            options = [layers, "--isolation", "chroot", "--pull-never", *self._host_settings()]
             self._buildah("bud", *options, "--tag", IMAGE, str(ROOT))
             self._buildah("rmi", "--prune", "--force", check=False)
 

@@ -7,7 +7,8 @@ else's and are never named: several sessions may run at the same time.
 Ownership: a process belongs to the session when it inherited the environment variable MARK with
 the session's name (or names the session's folders in its command line); a mount or loop device
 when its mount point or backing file lies in them; a network namespace when its name came from
-namespace_name() below. An nbd device carries no owner, so new ones count only when this is the
+namespace_name() below. A loop device whose file is gone counts too, whosever it was: it is a leak
+in any case. An nbd device carries no owner, so new ones count only when this is the
 one session on the machine that may attach any (not under pytest-xdist).
 """
 
@@ -78,6 +79,14 @@ def _read(path: Path) -> str:
         return path.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         return ""
+
+
+def _lost(file: str) -> bool:
+    """Does a loop device's file not exist (any more)? So it is when its FUSE mount went away before it.
+
+    The kernel then shows a path without the mount point, so it cannot be said whose it was.
+    """
+    return not Path(file.removesuffix(" (deleted)")).exists()
 
 
 def _namespaces() -> list[str]:
