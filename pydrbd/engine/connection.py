@@ -369,8 +369,7 @@ def _on_rs_write_ack(session: Session, packet: packets.RsWriteAck) -> None:
 
 def _on_neg_ack(session: Session, packet: packets.NegAck) -> None:
     if packet.block_id == packets.RESYNC_ID:
-        volume = session.ranged(packet, packet.size)
-        volume.resync.failed_bits += packet.size // 4096
+        session.ranged(packet, packet.size).resync.not_written(packet.sector, packet.size)
     else:
         session.engine.write_refused(packet)
 

@@ -28,7 +28,7 @@ from pydrbd.engine.orders import (
 from pydrbd.errors import ProtocolViolation
 from pydrbd.format.bitmap_pages import extents_of
 from pydrbd.units import MAX_DATA_BYTES, SECTOR
-from pydrbd.vocabulary import Conn, Disk
+from pydrbd.vocabulary import Conn, Disk, Role
 from pydrbd.wire.packets import (
     Barrier,
     BarrierAck,
@@ -126,6 +126,9 @@ def on_data(session: Session, packet: Change) -> None:
     """DATA, TRIM or ZEROES: a replicated write."""
     length = len(packet.data) if isinstance(packet, Data) else packet.size
     volume = session.ranged(packet, length)
+    if volume.state.role == Role.PRIMARY:
+        # A peer that was Primary has said that it is not any more before we became it, on the same socket.
+        raise ProtocolViolation(f"{type(packet).__name__} from the peer, but this node is the Primary")
     if volume.has_disk and volume.state.pdsk < Disk.INCONSISTENT:
         # Now, not when it is written: the bitmap may be sent to a disk that the peer attaches before that.
         volume.set_out_of_sync(packet.sector * SECTOR, length)

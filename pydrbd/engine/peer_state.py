@@ -14,6 +14,7 @@ from pydrbd.engine import sync
 from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import Script
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal
+from pydrbd.errors import ProtocolViolation
 from pydrbd.format.gi import JUST_CREATED
 from pydrbd.units import BIT_BYTES, KIB, MAX_DATA_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Refusal, Role
@@ -162,6 +163,8 @@ def on_state(session: Session, packet: packets.State) -> None:
         return
     peer = unpack_state(packet.word)
     old = volume.state
+    if old.conn >= Conn.CONNECTED and old.role == peer.role == Role.PRIMARY:
+        raise ProtocolViolation(f"volume {volume.number}: the peer says it is Primary, and so is this node")
     peer_disk = _real_peer_disk(volume, peer)
     if _says_finished(old, peer, peer_disk):
         volume.resync.target_done = True

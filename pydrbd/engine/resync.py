@@ -13,6 +13,7 @@ Order against application writes (DESIGN 4.6):
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from pydrbd.engine.orders import Await, IoFailed, ReadBlocks, Script, Ticket, WriteBlocks, ZeroBlocks
@@ -66,6 +67,8 @@ class Resync:
         #: Target: start -> (end, ticket) of ranges that are asked for and not yet written.
         self.requested: dict[int, tuple[int, Ticket]] = {}
         self.bytes_requested = 0
+        #: Source: (offset, length) of answers that the target has not yet acknowledged -> how often.
+        self.answers: Counter[tuple[int, int]] = Counter()
         #: Source: the target said that it is done (STATE).
         self.target_done = False
         #: Source: bytes that were answered and not yet acknowledged.
@@ -268,8 +271,10 @@ class Resync:
                 engine.out.meta.append(NegRsDReply(packet.sector, packet.block_id, length, sequence, number))
                 self.answered_bytes -= length
             elif isinstance(packet, RsThinRequest) and data == bytes(length):
+                self.answers[offset, length] += 1
                 engine.out.data.append(RsDeallocated(packet.sector, length, number))
             else:
+                self.answers[offset, length] += 1
                 engine.out.data.append(RsDataReply(packet.sector, packet.block_id, data, b"", number))
                 volume.counters.sent += length
                 volume.counters.resynced += length
@@ -278,5 +283,21 @@ class Resync:
 
     def acknowledged(self, sector: int, length: int) -> None:
         """RS_WRITE_ACK for a resync block: both disks hold the same."""
-        self.answered_bytes -= length
-        self.volume.engine.blocks_in_sync(self.volume, sector * SECTOR, length)
+        if self._answer_settled(sector, length):
+            self.volume.engine.blocks_in_sync(self.volume, sector * SECTOR, length)
+
+    def not_written(self, sector: int, length: int) -> None:
+        """NEG_ACK for a resync block: the target could not write it; its bits stay."""
+        if self._answer_settled(sector, length):
+            self.failed_bits += -(-length // BIT_BYTES)
+
+    def _answer_settled(self, sector: int, length: int) -> bool:
+        """Was this an answer of this resync that waits for its ack? Any other ack clears no bit: it comes
+        late, from a resync that has ended, or from a peer that never got the data."""
+        key = (sector * SECTOR, length)
+        count = self.answers.pop(key, 0)
+        if count > 1:
+            self.answers[key] = count - 1
+        if count:
+            self.answered_bytes -= length
+        return count > 0
