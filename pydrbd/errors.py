@@ -82,7 +82,8 @@ class CommandFailed(PydrbdError):
 
     def __init__(self, resource: str, failure: Failure, detail: str = "") -> None:
         self.resource, self.failure, self.detail = resource, failure, detail
-        super().__init__(f"{resource}: Failure: ({failure.value}) {failure.text}" + (f"\n{detail}" if detail else ""))
+        text = f"{resource}: Failure: ({failure.value}) {failure.text}"
+        super().__init__(text + (f"\n{detail}" if detail else ""))
 
 
 class StateRefused(PydrbdError):

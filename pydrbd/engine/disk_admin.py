@@ -230,3 +230,32 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
     engine.set_state(volume, disk=Disk.DISKLESS)
     engine.send_state(volume)
     yield CloseDisk(volume.number)
+
+
+# --- a disk that goes by itself ------------------------------------------------------------------
+
+
+def fail(engine: Engine, volume: Volume, failure: IoFailed) -> None:
+    """An I/O error (on-io-error detach): let go of the disk and go on without it."""
+    if volume.state.disk <= Disk.FAILED or volume.layout is None:
+        return
+    engine.log("error", f"volume {volume.number}: local I/O error: {failure.text}; detaching")
+    volume.expose()
+    engine.set_state(volume, disk=Disk.FAILED)
+    engine.send_state(volume)
+    engine.spawn(f"drop disk {volume.number}", _drop(engine, volume))
+
+
+def abort_attach(engine: Engine, volume: Volume, why: str) -> None:
+    """The peer's data and that of the disk being attached do not go together."""
+    volume.resync.reset()
+    engine.set_state(volume, disk=Disk.FAILED)
+    engine.last_disconnect = why
+    engine.spawn(f"drop disk {volume.number}", _drop(engine, volume))
+
+
+def _drop(engine: Engine, volume: Volume) -> Script[None]:
+    forget_disk(volume)
+    engine.set_state(volume, disk=Disk.DISKLESS)
+    engine.send_state(volume)
+    yield CloseDisk(volume.number)

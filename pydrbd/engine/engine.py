@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydrbd.engine import admin, generations, observe, peer_state, requests
+from pydrbd.engine import admin, disk_admin, generations, observe, peer_state, requests
 from pydrbd.engine.connection import Phase, Session
 from pydrbd.engine.options import EngineOptions
-from pydrbd.engine.orders import Await, CloseDisk, IoFailed, LinkAction, LogLine, Outputs, Script, Ticket
+from pydrbd.engine.orders import Await, IoFailed, LinkAction, LogLine, Outputs, Script, Ticket
 from pydrbd.engine.snapshot import ResourceSnapshot
 from pydrbd.engine.state import State, describe_change, imply
 from pydrbd.engine.sync import finish_source
@@ -169,26 +169,11 @@ class Engine:
 
     def disk_failed(self, volume: Volume, failure: IoFailed) -> None:
         """An I/O error (on-io-error detach): let go of the disk and go on without it."""
-        if volume.state.disk <= Disk.FAILED or volume.layout is None:
-            return
-        self.log("error", f"volume {volume.number}: local I/O error: {failure.text}; detaching")
-        volume.expose()
-        self.set_state(volume, disk=Disk.FAILED)
-        self.send_state(volume)
-        self.spawn(f"drop disk {volume.number}", self._drop_disk(volume))
-
-    def _drop_disk(self, volume: Volume) -> Script[None]:
-        admin.forget_disk(volume)
-        self.set_state(volume, disk=Disk.DISKLESS)
-        self.send_state(volume)
-        yield CloseDisk(volume.number)
+        disk_admin.fail(self, volume, failure)
 
     def attach_aborted(self, volume: Volume, why: str) -> None:
         """The peer's data and that of the disk being attached do not go together."""
-        volume.resync.reset()
-        self.set_state(volume, disk=Disk.FAILED)
-        self.last_disconnect = why
-        self.spawn(f"drop disk {volume.number}", self._drop_disk(volume))
+        disk_admin.abort_attach(self, volume, why)
 
     # --- network -----------------------------------------------------------------------------------
 
