@@ -97,6 +97,9 @@ def test_up_and_down_may_be_repeated(make_pair: MakePair) -> None:
     assert pair.alpha.ok("cstate", "r0") == "StandAlone\n"
     pair.alpha.ok("detach", "r0")
     assert pair.alpha.ok("dstate", "r0").startswith("Diskless/")
+    assert len(pair.alpha.ok("get-gi", "r0").split(":")) == 11
+    secondary = pair.alpha("map", "r0")
+    assert (secondary.code, "this node is Secondary" in secondary.err) == (11, True)
     pair.alpha.ok("up", "r0")
     pair.alpha.ok("wait-connect", "-t", "20", "r0")
     wait_equal(lambda: pair.alpha.ok("dstate", "r0"), UP_TO_DATE, 10, "alpha's disk states")

@@ -13,7 +13,20 @@ from pydrbd.cli.context import (
     pass_app,
     resource_arguments,
 )
-from pydrbd.errors import UsageError
+from pydrbd.errors import MappingError, UsageError
+from pydrbd.vocabulary import Role
+
+
+class NotPrimaryError(MappingError):
+    """`map` where the export may not be opened, because the node is Secondary."""
+
+    exit_code = 11
+
+    def __init__(self, resource: str, cause: MappingError) -> None:
+        super().__init__(
+            f"{resource}: cannot be mapped: this node is Secondary; "
+            f"`pydrbd primary {resource}` makes it Primary.\n({cause})"
+        )
 
 
 @click.command("map", epilog=examples("pydrbd map r0", "pydrbd map r0/1 /dev/nbd3"))
@@ -42,8 +55,13 @@ def map_command(app: App, names: tuple[str, ...]) -> None:
             if app.would(f"map {target.resource.name}/{volume} {device or ''}".rstrip()):
                 continue
             # For its error when the resource is not up; the mapping itself would only see a socket.
-            target.resource.snapshot()
-            click.echo(target.resource.map(volume, device).path)
+            role = target.resource.snapshot().role
+            try:
+                click.echo(target.resource.map(volume, device).path)
+            except MappingError as error:
+                if role is Role.PRIMARY:
+                    raise
+                raise NotPrimaryError(target.resource.name, error) from error
 
     for_each(targets, act)
 

@@ -13,6 +13,7 @@ import click
 from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resource_arguments
 from pydrbd.cli.resource import NotUp
 from pydrbd.config import MetaDisk
+from pydrbd.control.client import RemoteError
 from pydrbd.errors import CommandFailed, ExistingDataError, MetadataError
 from pydrbd.vocabulary import Disk, Failure
 
@@ -146,6 +147,11 @@ def _identifiers(app: App, names: tuple[str, ...], verb: str, key: str, offline:
             try:
                 text = str(target.resource.call(verb, volume=volume)[key])
             except NotUp:
+                text = on_disk(target, volume, offline)
+            except RemoteError as error:
+                if f"({Failure.NO_DISK.value})" not in str(error):
+                    raise
+                # Up, but detached: the disk is free to be looked at.
                 text = on_disk(target, volume, offline)
             click.echo(text)
 
