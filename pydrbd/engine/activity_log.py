@@ -35,7 +35,9 @@ class ActivityLog:
         self.free = list(range(capacity))
         self.wanted: dict[int, None] = {}
         self.running: Ticket | None = None
+        #: Resolved when a reference is dropped while somebody (`starved`) waits for that.
         self.released = Ticket()
+        self.starved = 0
         self.transactions = 0
 
     def begin(self, volume: Volume, extents: Iterable[int]) -> Script[IoFailed | None]:
@@ -48,12 +50,24 @@ class ActivityLog:
                     self._take(extent)
                 return None
             self.wanted.update(dict.fromkeys(cold))
+            if not self._room_for(needed):
+                # Slots are held by writes the peer has not yet confirmed: make it confirm them.
+                volume.engine.transfer_log.close_epoch()
+                self.starved += 1
+                yield Await(self.released)
+                self.starved -= 1
+                continue
             if self.running is not None:
                 failed = yield Await(self.running)
             else:
-                failed = yield from self._transaction(volume)
+                failed = yield from self._transaction(volume, needed)
             if isinstance(failed, IoFailed):
                 return failed
+
+    def _room_for(self, needed: list[int]) -> bool:
+        """Can all of them be hot at once? If not, a transaction would only turn the log over."""
+        others = len(self.references) - sum(extent in self.references for extent in needed)
+        return len(needed) <= self.capacity - others
 
     def _take(self, extent: int) -> None:
         self.references[extent] = self.references.get(extent, 0) + 1
@@ -68,21 +82,19 @@ class ActivityLog:
             else:
                 del self.references[extent]
                 self.idle[extent] = None
-        if self.wanted and self.idle:
+        if self.starved and self.idle:
             ticket, self.released = self.released, Ticket()
             ticket.resolve()
 
-    def _transaction(self, volume: Volume) -> Script[IoFailed | None]:
-        """Evict what must go, write its bitmap pages, then the transaction; one at a time."""
+    def _transaction(self, volume: Volume, needed: list[int]) -> Script[IoFailed | None]:
+        """Evict what must go, write its bitmap pages, then the transaction; one at a time.
+
+        `needed`, of whoever runs it, is hot afterwards: so each transaction lets at least one go on.
+        """
         done = self.running = Ticket()
         result: IoFailed | None = None
         try:
-            updates, evicted = self._choose()
-            if not updates:
-                # All slots are held by writes the peer has not yet confirmed: make it confirm them.
-                volume.engine.transfer_log.close_epoch()
-                yield Await(self.released)
-                return None
+            updates, evicted = self._choose(needed)
             result = yield from volume.write_bitmap_of_extents(evicted)
             if result is None:
                 index, block = self.ring.transaction(updates)
@@ -97,20 +109,24 @@ class ActivityLog:
             self.running = None
             done.resolve(result)
 
-    def _choose(self) -> tuple[list[tuple[int, int]], list[int]]:
-        """The changes of the next transaction, as (slot, extent), and the extents they evict."""
+    def _choose(self, needed: list[int]) -> tuple[list[tuple[int, int]], list[int]]:
+        """The changes of the next transaction, as (slot, extent), and the extents they evict: those in
+        `needed`, then what others want as far as it fits without evicting any of `needed`."""
         updates: list[tuple[int, int]] = []
         evicted: list[int] = []
-        for extent in list(self.wanted):
+        for extent in needed:
+            if extent in self.idle:
+                self.idle.move_to_end(extent)
+        for extent in dict.fromkeys([*needed, *self.wanted]):
             if len(updates) == MAX_UPDATES:
                 break
             if extent in self.hot:
-                del self.wanted[extent]
+                self.wanted.pop(extent, None)
                 continue
             if self.free:
                 slot = self.free.pop()
-            elif self.idle:
-                old, _ = self.idle.popitem(last=False)
+            elif self.idle and (old := next(iter(self.idle))) not in needed:
+                del self.idle[old]
                 slot = self.hot.pop(old)
                 evicted.append(old)
             else:
