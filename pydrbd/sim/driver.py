@@ -123,9 +123,9 @@ class SimDriver:
             while isinstance(order, Await) and order.ticket.done:
                 order = task.script.send(order.ticket.value)
         except StopIteration as stop:
-            result = stop.value
+            order, result = None, stop.value
         except PydrbdError as error:
-            refused = error
+            order, refused = None, error
         except Exception as error:
             raise self._violation(task.name, error) from error
         if order is None:

@@ -41,6 +41,8 @@ class Scenario:
         self.promoting: str | None = None
         #: Whose data an unfinished split-brain recovery discards.
         self.victim: Node | None = None
+        #: Counts partitions: the end of an earlier one does not heal a later one.
+        self._partitions = 0
         #: No automatic restarts, promotions and connects of this node now.
         self.manual: set[str] = set()
 
@@ -193,12 +195,14 @@ class Scenario:
         self.world.network.partition()
         self.clock.note("", "partition")
         length = self.rng.choice((0.05, 0.5, 3.0, 12.0))
-        self.clock.after(self.rng.uniform(0, length), self._end_partition)
+        self._partitions += 1
+        self.clock.after(self.rng.uniform(0, length), self._end_partition, self._partitions)
         yield 0.0
 
-    def _end_partition(self) -> None:
-        self.clock.note("", "partition heals")
-        self.world.network.heal()
+    def _end_partition(self, number: int) -> None:
+        if number == self._partitions:
+            self.clock.note("", "partition heals")
+            self.world.network.heal()
 
     def _do_disconnect(self) -> Process:
         node = self.rng.choice(self.nodes)
@@ -274,6 +278,7 @@ class Scenario:
         second = self.world.other(first)
         self.clock.note("", "split brain begins")
         self.manual.update((first.name, second.name))
+        self._partitions += 1
         self.world.network.partition()
         yield from self._until(
             lambda: all(self._conn(n) < Conn.CONNECTED for n in self.nodes), "noticing the partition"
@@ -345,7 +350,7 @@ class Scenario:
         world = self.world
         for node in self.nodes:
             node.crash_after = 0
-        self._end_partition()
+        self._end_partition(self._partitions)
         if not serve and self.rng.random() < 0.5:
             world.workload.paused = True
         deadline = self.clock.now + CONVERGE
