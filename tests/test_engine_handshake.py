@@ -15,6 +15,7 @@ from pydrbd.wire.packets import Packet
 from pydrbd.wire.stateword import CONN_MASK, DISK_MASK, PDSK_MASK, PEER_MASK, ROLE_MASK
 from tests.support.engine_bench import (
     DISK_BYTES,
+    PAIR_UUID,
     Bench,
     Pair,
     connect,
@@ -293,6 +294,21 @@ def test_a_reattached_disk_gets_what_it_missed() -> None:
     assert (pair.conns(), pair.disks()) == (CONNECTED, BOTH_UP)
     assert pair.one.disk.blocks == pair.two.disk.blocks
     assert pair.one.disk.blocks[2] == BLOCK
+
+
+def test_a_promotion_without_a_disk_makes_a_new_generation() -> None:
+    """Detached as Secondary, so nobody needed a new generation then; the Primary's writes do."""
+    pair = connected_pair()
+    assert pair.run(pair.one, pair.one.engine.detach(0)) is None
+    assert pair.run(pair.one, pair.one.engine.promote()) is None
+    write(pair, pair.one, 2)
+    assert pair.run(pair.one, pair.one.engine.attach(0)) is None
+    pair.pass_time(3)
+    assert (pair.conns(), pair.disks()) == (CONNECTED, BOTH_UP)
+    assert pair.one.disk.blocks == pair.two.disk.blocks
+    assert pair.one.disk.blocks[2] == BLOCK
+    assert pair.one.volume.generation is not None
+    assert pair.one.volume.generation.current & ~1 != PAIR_UUID
 
 
 def test_new_current_uuid_clear_bitmap_skips_the_initial_sync() -> None:

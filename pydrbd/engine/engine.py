@@ -109,7 +109,10 @@ class Engine:
     def _aftermath(self, volume: Volume, old: State, new: State) -> None:
         """What a change of state brings with it."""
         parted = old.conn >= Conn.CONNECTED > new.conn
-        if (old.peer_has_our_data and not new.peer_has_our_data) or (parted and volume.resync_may_have_ended):
+        # A peer without a disk becomes Primary: what it writes is here alone.
+        diskless_primary = new.peer == Role.PRIMARY != old.peer and new.pdsk <= Disk.FAILED
+        lost = old.peer_has_our_data and not new.peer_has_our_data
+        if lost or diskless_primary or (parted and volume.resync_may_have_ended):
             self._lost_peer_data(volume, new)
         if old.conn > Conn.CONNECTED >= new.conn:
             volume.resync.reset()
