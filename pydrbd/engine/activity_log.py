@@ -4,8 +4,8 @@ Floor: engine. Neighbours: format/al_ring.py (the blocks on disk), volume.py (wr
 bitmap pages of evicted extents), requests.py (takes and drops references).
 
 Invariants (DESIGN 4.4): an extent is in `hot` only while the ring on disk says so; it leaves the ring
-only when nobody holds a reference, and its bitmap pages are on disk before the transaction that
-evicts it. One transaction serves all who wait; at most 64 changes go into one.
+only when nobody holds a reference, and its data and bitmap pages are durable before the transaction
+that evicts it. One transaction serves all who wait; at most 64 changes go into one.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class ActivityLog:
         result: IoFailed | None = None
         try:
             updates, evicted = self._choose(needed)
-            result = yield from volume.write_bitmap_of_extents(evicted)
+            result = (yield from volume.flush_data()) if evicted else None
+            if result is None:
+                result = yield from volume.write_bitmap_of_extents(evicted)
             if result is None:
                 index, block = self.ring.transaction(updates)
                 result = yield from volume.write_al_block(index, block)

@@ -219,6 +219,14 @@ class Volume:
             done.resolve()
         return None
 
+    def flush_data(self) -> Script[IoFailed | None]:
+        """Make the data that was written so far durable here."""
+        result = yield FlushDisk(self.number)
+        if isinstance(result, IoFailed):
+            self.engine.disk_failed(self, result)
+            return result
+        return None
+
     def write_al_block(self, index: int, block: bytes) -> Script[IoFailed | None]:
         """Make one activity-log transaction durable."""
         if self.layout is None:
