@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import Await, IoFailed, ReadBlocks, Script, Ticket, WriteBlocks, ZeroBlocks
 from pydrbd.engine.snapshot import ResyncSnapshot
 from pydrbd.engine.sync import finish_target
@@ -71,6 +72,8 @@ class Resync:
         self.answers: Counter[tuple[int, int]] = Counter()
         #: Source: the target said that it is done (STATE).
         self.target_done = False
+        #: Source: the target has asked for blocks, so its disk is Inconsistent by its own account.
+        self.target_started = False
         #: Source: bytes that were answered and not yet acknowledged.
         self.answered_bytes = 0
         #: The states are durable: blocks may be asked for.
@@ -234,13 +237,19 @@ class Resync:
         self.pump()
 
     def target_may_have_ended(self) -> bool:
-        """Source: may the target have all that it lacks, with only its acks not here yet?
+        """Source: may the target have our current UUID? It has at the end of a resync, when it has all that
+        it lacks and only its acks are not here yet; and it had all along, when a resync between equal
+        generations (invalidate) has not begun over there.
 
         To be asked before the loss of the peer marks blocks.
         """
         volume = self.volume
         if volume.state.conn not in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S):
             return False
+        uuids, own = volume.peer_uuids, volume.generation
+        equal = uuids is not None and own is not None and masked(uuids.current) == masked(own.current)
+        if equal and not self.target_started:
+            return True
         on_its_way = self.answered_bytes + volume.engine.transfer_log.bytes_in_flight
         return volume.bitmap.count <= -(-on_its_way // BIT_BYTES)
 
@@ -248,6 +257,7 @@ class Resync:
 
     def asked(self, session: Session, packet: RsDataRequest | RsThinRequest | CsumRsRequest) -> None:
         """RS_DATA_REQUEST or RS_THIN_REQ has come: read and answer, ordered against writes."""
+        self.target_started = True
         mine = self.volume.ranges.enter(packet.sector * SECTOR, packet.size)
         name = f"resync read {self.volume.number}"
         self.volume.engine.spawn(name, self._read_for_peer(session, packet, mine))
