@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from pydrbd.engine.orders import FlushDisk, Order
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.format.gi import Generation, MdFlag
 from pydrbd.version import PROTOCOL_MIN
@@ -346,6 +348,34 @@ def test_invalidate_and_invalidate_remote(remote: bool) -> None:
     assert not kinds & {packets.Bitmap, packets.CompressedBitmap}
     assert pair.one.volume.generation == pair.two.volume.generation
     assert pair.one.volume.bitmap.count == pair.two.volume.bitmap.count == 0
+
+
+def test_a_resync_paused_at_its_very_end_still_ends() -> None:
+    """The source pauses while the target flushes for the end, and resumes later."""
+    pair = connected_pair()
+    source, target = pair.one, pair.two
+    paused = False
+
+    def say(user_isp: bool) -> None:
+        state = replace(source.volume.state, user_isp=user_isp)
+        packet = packets.State(state.word, 0)
+        target.engine.on_packets(target.session, packets.Channel.DATA, [packet])
+
+    def pause_at_the_end(order: Order) -> object:
+        nonlocal paused
+        if isinstance(order, FlushDisk) and target.volume.resync.ending and not paused:
+            paused = True
+            say(True)
+        return NotImplemented
+
+    target.hook = pause_at_the_end
+    assert pair.run(target, target.engine.invalidate(0)) is None
+    pair.pass_time(1)
+    assert paused
+    assert target.volume.state.conn == Conn.PAUSED_SYNC_T
+    say(False)
+    pair.pass_time(1)
+    assert (pair.conns(), pair.disks()) == (CONNECTED, BOTH_UP)
 
 
 def test_invalidate_without_good_data_elsewhere_is_refused() -> None:

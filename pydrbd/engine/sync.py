@@ -203,6 +203,8 @@ def finish_target(volume: Volume) -> Script[None]:
     if (yield from volume.write_bitmap()) is not None:
         return
     if engine.session is not session or volume.state.conn != Conn.SYNC_TARGET:
+        # Paused meanwhile, perhaps: it ends when it goes on.
+        volume.resync.ending = False
         return
     if volume.bitmap.count > failed:
         # Something became out of sync meanwhile: go on.
