@@ -23,7 +23,7 @@ echo "interrupted: exit code $?"
 cat /tmp/second
 left=$(ls -d /tmp/pydrbd-demo* /sys/block/nbd*/pid 2> /dev/null
        grep pydrbd-demo /proc/self/mountinfo
-       pgrep -l nbd)
+       pgrep -x -l nbdkit)
 echo "left behind: ${left:-nothing}"
 """
 
