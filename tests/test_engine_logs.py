@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pydrbd.engine.activity_log import ActivityLog
-from pydrbd.engine.orders import Await, IoFailed, Order, Script, Ticket, WriteMeta
+from pydrbd.engine.orders import Await, FlushDisk, IoFailed, Order, Script, Ticket, WriteMeta
 from pydrbd.engine.ranges import Range, Ranges
 from pydrbd.engine.transfer_log import Request, TransferLog
 from pydrbd.errors import ProtocolViolation
@@ -184,7 +184,7 @@ def test_eviction_takes_idle_extents_only_and_writes_their_bitmap_first(bench: B
     assert bench.disk.bit(1024)
     steps.all()
     assert bench.disk.hot_extents() == set(range(MIN_AL_EXTENTS)) - {1} | {200} == set(log.hot)
-    assert [type(order) for order in steps.orders] == [WriteMeta, WriteMeta]
+    assert [type(order) for order in steps.orders] == [FlushDisk, WriteMeta, WriteMeta]
 
 
 def test_without_a_free_slot_the_epoch_is_ended_and_the_write_waits(bench: Bench) -> None:

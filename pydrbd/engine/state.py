@@ -51,9 +51,9 @@ class State:
     @property
     def replicates(self) -> bool:
         """A write goes to the peer as data."""
-        return self.pdsk == Disk.UP_TO_DATE or (
-            self.pdsk >= Disk.INCONSISTENT and Conn.WF_BITMAP_T <= self.conn < Conn.AHEAD
-        )
+        # StartingSyncS: until it begins, the peer may still come back with our generation (invalidate).
+        exchanging = Conn.WF_BITMAP_T <= self.conn < Conn.AHEAD or self.conn == Conn.STARTING_SYNC_S
+        return self.pdsk == Disk.UP_TO_DATE or (self.pdsk >= Disk.INCONSISTENT and exchanging)
 
     @property
     def announces_out_of_sync(self) -> bool:

@@ -178,7 +178,8 @@ def start_source(session: Session, volume: Volume) -> Script[None]:
 def start_target(session: Session, volume: Volume, uuid: int) -> Script[None]:
     """Target: SYNC_UUID has come: be Inconsistent durably, then ask for blocks."""
     engine = volume.engine
-    assert volume.generation is not None
+    if engine.session is not session or volume.generation is None:
+        return
     volume.generation = generations.target_starts(volume.generation, uuid)
     volume.touch()
     engine.set_state(volume, conn=Conn.SYNC_TARGET)
