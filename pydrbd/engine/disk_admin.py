@@ -256,6 +256,7 @@ def abort_attach(engine: Engine, volume: Volume, why: str) -> None:
 
 def _drop(engine: Engine, volume: Volume) -> Script[None]:
     forget_disk(volume)
+    # Diskless only then: an attach that comes at once must not find the disk open.
+    yield CloseDisk(volume.number)
     engine.set_state(volume, disk=Disk.DISKLESS)
     engine.send_state(volume)
-    yield CloseDisk(volume.number)
