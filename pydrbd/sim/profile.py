@@ -61,9 +61,9 @@ def make_profile(seed: int, steps: int | None = None) -> Profile:
     actions = tuple(name for name in ACTIONS if rng.random() < 0.6 and not (large and name == "invalidate"))
     volume = VolumeOptions(
         al_extents=rng.choice((7, 7, 67)),
-        c_max_rate=rng.choice((0, 100 * MIB)),
+        c_max_rate=rng.choice((0, max(100 * MIB, size))),
         c_plan_ahead=rng.choice((0, 20)),
-        resync_rate=rng.choice((1 * MIB, 20 * MIB)),
+        resync_rate=rng.choice((max(1 * MIB, size // 4), 20 * MIB + size)),
     )
     common = {
         "resource": "r0",
