@@ -362,6 +362,4 @@ def _new_current_uuid(engine: Engine, volume: Volume, clear_bitmap: bool) -> Scr
         volume.generation = replace(volume.generation, bitmap=0)
         sync.remember_equal(volume)
         engine.set_state(volume, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
-    elif clear_bitmap:
-        volume.generation = replace(volume.generation, bitmap=0)
     yield from sync.persist_all(volume)

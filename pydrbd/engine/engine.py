@@ -109,8 +109,10 @@ class Engine:
     def _aftermath(self, volume: Volume, old: State, new: State) -> None:
         """What a change of state brings with it."""
         parted = old.conn >= Conn.CONNECTED > new.conn
-        # A peer without a disk becomes Primary: what it writes is here alone.
-        diskless_primary = new.peer == Role.PRIMARY != old.peer and new.pdsk <= Disk.FAILED
+        # A peer without a disk is promoted: what it writes is here alone. One that comes as Primary has
+        # made us begin a generation before, or will refuse our data.
+        promoted = old.peer == Role.SECONDARY and new.peer == Role.PRIMARY
+        diskless_primary = promoted and new.pdsk <= Disk.FAILED
         lost = old.peer_has_our_data and not new.peer_has_our_data
         if lost or diskless_primary or (parted and volume.resync_may_have_ended):
             self._lost_peer_data(volume, new)
@@ -120,7 +122,7 @@ class Engine:
                 self.session.bitmaps.pop(volume.number, None)
                 self.session.sync_uuids.pop(volume.number, None)
         both_inconsistent = old.disk == old.pdsk == Disk.INCONSISTENT
-        if both_inconsistent and old.peer == Role.SECONDARY and new.peer == Role.PRIMARY:
+        if both_inconsistent and promoted:
             volume.consider_resync = True
         if new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE:
             volume.crashed_primary = False
