@@ -161,7 +161,7 @@ def _mint(world: World, index: int) -> World:
 
 
 def _lose_link(world: World) -> World:
-    """A Primary whose peer held all of its generation begins a new one (engine._lost_peer_data)."""
+    """A Primary whose peer held all of its generation begins a new one (engine/aftermath)."""
     source = world.link if isinstance(world.link, int) else None
     may_have_ended = source is not None and world.nodes[source].bits <= world.nodes[1 - source].writes
     cut = replace(world, link=None, told=None, both=False)

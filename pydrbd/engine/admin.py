@@ -159,7 +159,9 @@ def _primary_generation(engine: Engine, volume: Volume, forced: bool) -> Script[
     if generation is None:
         return
     alone = volume.state.conn < Conn.CONNECTED or volume.state.pdsk <= Disk.FAILED
-    if forced or (alone and volume.state.disk == Disk.UP_TO_DATE):
+    # A generation that nobody else can have is not replaced: the history holds only two of them.
+    common = generation.bitmap == 0 or volume.shared
+    if forced or (alone and common and volume.state.disk == Disk.UP_TO_DATE):
         engine.mint(volume)
         generation = volume.generation or generation
     volume.generation = replace(generation, current=generations.with_role(generation.current, True))
@@ -223,6 +225,10 @@ def connect(engine: Engine, discard_my_data: bool) -> Script[None]:
 
 
 def _connect(engine: Engine, discard_my_data: bool) -> Script[None]:
+    while engine.connection == Conn.DISCONNECTING:
+        ticket = engine.timer(1.0)
+        engine.watch(ticket)
+        yield Await(ticket)
     if engine.connection != Conn.STANDALONE:
         if discard_my_data:
             raise CommandFailed(engine.options.resource, Failure.NET_CONFIGURED)
@@ -235,7 +241,6 @@ def _connect(engine: Engine, discard_my_data: bool) -> Script[None]:
         for volume in engine.volumes.values():
             engine.set_state(volume, conn=conn)
     engine.out.link.append(LinkAction.START)
-    yield from ()
 
 
 def disconnect(engine: Engine, force: bool) -> Script[None]:
@@ -259,7 +264,7 @@ def _disconnect(engine: Engine, force: bool) -> Script[None]:
             if result < peer_state.SUCCESS and engine.session is session:
                 _refuse(engine, _known(result))
     if not engine.is_stand_alone():
-        engine.stand_alone("disconnected by the administrator")
+        engine.stand_alone()
     for volume in engine.volumes.values():
         yield from volume.write_bitmap()
         yield from volume.persist()

@@ -156,7 +156,7 @@ class Session:
             if self.phase in (Phase.CHALLENGE, Phase.PROTOCOL) and isinstance(
                 packet, packets.Protocol | packets.AuthChallenge
             ):
-                self.engine.stand_alone(f"{text}: only one side has a shared secret configured")
+                self.engine.refuse_peer(f"{text}: only one side has a shared secret configured")
                 return
             raise ProtocolViolation(text)
         step(self, packet)
@@ -164,7 +164,7 @@ class Session:
     def on_features(self, packet: packets.ConnectionFeatures) -> None:
         version = min(packet.max or packet.min, PROTOCOL_MAX)
         if version < max(packet.min, PROTOCOL_MIN):
-            self.engine.stand_alone(
+            self.engine.refuse_peer(
                 f"incompatible DRBD dialects: we speak {PROTOCOL_MIN}-{PROTOCOL_MAX},"
                 f" the peer {packet.min}-{packet.max}"
             )
@@ -180,7 +180,7 @@ class Session:
 
     def on_challenge(self, packet: packets.AuthChallenge) -> None:
         if packet.data == self.challenge:
-            self.engine.stand_alone("the peer sent our own challenge back: refused")
+            self.engine.refuse_peer("the peer sent our own challenge back: refused")
             return
         options = self.engine.options
         answer = auth.response(options.cram_hmac_alg, options.shared_secret, packet.data)
@@ -192,7 +192,7 @@ class Session:
         if not auth.response_matches(
             options.cram_hmac_alg, options.shared_secret, self.challenge, packet.data
         ):
-            self.engine.stand_alone(
+            self.engine.refuse_peer(
                 "authentication of the peer failed: its shared-secret or cram-hmac-alg is not ours"
             )
             return
@@ -213,7 +213,7 @@ class Session:
         engine = self.engine
         problem = protocol_mismatch(packet, engine.options.protocol.number, engine.discard_my_data)
         if problem:
-            engine.stand_alone(f"incompatible {problem} settings")
+            engine.refuse_peer(f"incompatible {problem} settings")
             return
         self.phase = Phase.RUNNING
 
@@ -348,7 +348,7 @@ def protocol_mismatch(packet: packets.Protocol, protocol: int, discard: bool) ->
 def _on_sync_param(session: Session, packet: packets.SyncParam) -> None:
     for name, theirs in (("verify-alg", packet.verify_alg), ("csums-alg", packet.csums_alg)):
         if theirs:
-            session.engine.stand_alone(f"incompatible {name} settings: the peer has {theirs}, we have none")
+            session.engine.refuse_peer(f"incompatible {name} settings: the peer has {theirs}, we have none")
             return
 
 

@@ -2,7 +2,7 @@
 
 Floor: engine. Neighbours: orders (the contract with drivers), connection (packets), requests (clients),
 admin (commands), sync and resync. This module owns the state: every change goes through
-`enter_state`, which completes nothing (see state.imply) but acts on the difference (`_aftermath`).
+`enter_state`, which completes nothing (see state.imply) but acts on the difference (module aftermath).
 
 Entry points that return a Script must be run by a driver; the plain ones act at once. After any
 call the driver drains `engine.out`.
@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from pydrbd.engine import admin, disk_admin, generations, observe, peer_state, requests
+from pydrbd.engine.aftermath import aftermath
 from pydrbd.engine.connection import Phase, Session
 from pydrbd.engine.options import EngineOptions
 from pydrbd.engine.orders import Await, IoFailed, LinkAction, LogLine, Outputs, Script, Ticket
@@ -32,6 +33,8 @@ from pydrbd.wire.packets import State as StatePacket
 #: An idle epoch is ended after this many seconds, so that its extents cool down and little is
 #: left to copy if the peer is lost.
 EPOCH_IDLE_SECONDS = 0.3
+#: How long the sockets stay open after we have refused a peer.
+LINGER_SECONDS = 0.3
 
 
 class Engine:
@@ -103,51 +106,15 @@ class Engine:
             volume.resync_may_have_ended = volume.resync.target_may_have_ended()
         volume.state = new
         self.log("info", f"volume {volume.number}: {describe_change(old, new)}")
-        self._aftermath(volume, old, new)
+        aftermath(self, volume, old, new)
         self.changed()
-
-    def _aftermath(self, volume: Volume, old: State, new: State) -> None:
-        """What a change of state brings with it."""
-        parted = old.conn >= Conn.CONNECTED > new.conn
-        # A peer without a disk is promoted: what it writes is here alone. One that comes as Primary has
-        # made us begin a generation before, or will refuse our data.
-        promoted = old.peer == Role.SECONDARY and new.peer == Role.PRIMARY
-        diskless_primary = promoted and new.pdsk <= Disk.FAILED
-        lost = old.peer_has_our_data and not new.peer_has_our_data
-        if lost or diskless_primary or (parted and volume.resync_may_have_ended):
-            self._lost_peer_data(volume, new)
-        if old.conn > Conn.CONNECTED >= new.conn:
-            volume.resync.reset()
-            if self.session is not None:
-                self.session.bitmaps.pop(volume.number, None)
-                self.session.sync_uuids.pop(volume.number, None)
-        both_inconsistent = old.disk == old.pdsk == Disk.INCONSISTENT
-        if both_inconsistent and promoted:
-            volume.consider_resync = True
-        if new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE:
-            volume.crashed_primary = False
-        if new.disk >= Disk.INCONSISTENT and new.disk != Disk.DUNKNOWN:
-            volume.attached_as = new.disk
-        if volume.base is not None and new.disk > Disk.FAILED and volume.md_flags() != volume.flags_noted:
-            self.persist_later(volume)
-
-    def _lost_peer_data(self, volume: Volume, new: State) -> None:
-        """The other copy is out of reach: from now on this one is a generation of its own."""
-        if self.session is not None:
-            self.transfer_log.lose(volume)
-        if Role.PRIMARY not in (new.role, new.peer) or new.disk != Disk.UP_TO_DATE:
-            return
-        if volume.generation is None:
-            return
-        # A target that came to the end of its resync has our current UUID, even if we did not hear of it.
-        if volume.generation.bitmap == 0 or volume.resync_may_have_ended:
-            self.mint(volume)
 
     def mint(self, volume: Volume) -> None:
         """Make a new current UUID; no write completes before it is durable (DESIGN 4.5)."""
         assert volume.generation is not None
         uuid = generations.with_role(self.random_uuid(), volume.state.role == Role.PRIMARY)
         volume.generation = generations.new_current(volume.generation, uuid)
+        volume.shared = False
         volume.touch()
         ticket = Ticket()
         volume.minting = ticket
@@ -217,11 +184,26 @@ class Engine:
             self._lose_connection(reason, text)
             self._reconnect()
 
-    def stand_alone(self, why: str) -> None:
-        """Give the connection up and do not try again: a human must decide."""
+    def refuse_peer(self, why: str) -> None:
+        """Give the connection up and do not try again: a human must decide.
+
+        The sockets stay open for a moment, so that the peer reads all that we sent and comes to the same
+        verdict; nobody announces one.
+        """
         self.log("error", why)
-        self.out.link.append(LinkAction.STOP)
         self._lose_connection(Conn.DISCONNECTING, why)
+        self.spawn("stand alone", self._linger())
+
+    def _linger(self) -> Script[None]:
+        yield Await(self.timer(LINGER_SECONDS))
+        if self.connection == Conn.DISCONNECTING:
+            self.stand_alone()
+
+    def stand_alone(self) -> None:
+        """No connection, and none is looked for. Without a session the state is all there is to change."""
+        self.out.link.append(LinkAction.STOP)
+        if self.session is not None:
+            self._lose_connection(Conn.DISCONNECTING, "disconnected by the administrator")
         self.connection = Conn.STANDALONE
         for volume in self.volumes.values():
             self.set_state(volume, conn=Conn.STANDALONE)

@@ -112,7 +112,7 @@ def on_sizes(session: Session, packet: packets.Sizes) -> None:
         return
     size = agreed_size(volume)
     if size < volume.size and volume.state.disk >= Disk.OUTDATED:
-        session.engine.stand_alone(
+        session.engine.refuse_peer(
             f"volume {volume.number}: the peer's disk is too small: {size // SECTOR} sectors,"
             f" this device has {volume.size // SECTOR}"
         )
@@ -140,7 +140,7 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
         if state.conn >= Conn.CONNECTED:
             volume.exposed = masked(packet.current)
         elif state.role == Role.PRIMARY and volume.exposed not in (0, masked(packet.current)):
-            engine.stand_alone(
+            engine.refuse_peer(
                 f"volume {volume.number}: can only connect to data with current UUID {volume.exposed:016X}"
             )
         return
@@ -187,7 +187,7 @@ def on_state(session: Session, packet: packets.State) -> None:
                 peer_disk = Disk.DISKLESS
                 conn = Conn.CONNECTED
             else:
-                engine.stand_alone(f"volume {volume.number}: {verdict}")
+                engine.refuse_peer(f"volume {volume.number}: {verdict}")
                 return
         else:
             conn = verdict
@@ -203,7 +203,7 @@ def on_state(session: Session, packet: packets.State) -> None:
     )
     why = refusal(old, new) if old.conn < Conn.CONNECTED else None
     if why is not None:
-        engine.stand_alone(f"volume {volume.number}: {why.text}")
+        engine.refuse_peer(f"volume {volume.number}: {why.text}")
         return
     engine.enter_state(volume, new)
     _follow_up(session, volume, old, new, peer)

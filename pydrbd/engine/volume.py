@@ -94,6 +94,9 @@ class Volume:
         self.crashed_primary = False
         #: When the peer was lost last, it may have been at the end of a resync from us.
         self.resync_may_have_ended = False
+        #: The peer was connected since our current UUID was made, and may have it. With a resync left
+        #: over it is kept on disk too, as the flag that says so.
+        self.shared = False
         self.full_sync = False
         #: True between attach and a clean detach: the disk carries the unclean magic.
         self.in_use = False
@@ -144,6 +147,11 @@ class Volume:
         """The layout now; a script asks again after every wait, an I/O error may have taken the disk."""
         return self.layout
 
+    @property
+    def keeps_connected_flag(self) -> bool:
+        """Without a bitmap UUID the next promotion alone makes a new generation anyway."""
+        return self.shared and self.generation is not None and self.generation.bitmap != 0
+
     def md_flags(self) -> MdFlag:
         """The flags of the superblock for the present state."""
         s = self.state
@@ -161,7 +169,7 @@ class Volume:
                 s.role == Role.PRIMARY or (s.pdsk < Disk.INCONSISTENT and s.peer == Role.PRIMARY),
                 MdFlag.PRIMARY,
             ),
-            (s.conn > Conn.WF_REPORT_PARAMS, MdFlag.CONNECTED),
+            (s.conn > Conn.WF_REPORT_PARAMS or self.keeps_connected_flag, MdFlag.CONNECTED),
             (s.disk > Disk.INCONSISTENT, MdFlag.CONSISTENT),
             (s.disk > Disk.OUTDATED, MdFlag.WAS_UP_TO_DATE),
             (Disk.INCONSISTENT <= s.pdsk <= Disk.OUTDATED, MdFlag.PEER_OUTDATED),

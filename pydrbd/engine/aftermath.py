@@ -1,0 +1,60 @@
+"""What a change of a volume's state brings with it.
+
+Floor: engine. Neighbours: engine.py (enters the state, then calls `aftermath`), transfer_log, resync.
+Everything here follows from the difference between the old state and the new one; it does no I/O but
+may start scripts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydrbd.engine.state import State
+from pydrbd.vocabulary import Conn, Disk, Role
+
+if TYPE_CHECKING:
+    from pydrbd.engine.engine import Engine
+    from pydrbd.engine.volume import Volume
+
+
+def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
+    """Act on the step from `old` to `new`, which is the volume's state already."""
+    promoted = old.peer == Role.SECONDARY and new.peer == Role.PRIMARY
+    if _parts_from_peer_data(volume, old, new):
+        _lost_peer_data(engine, volume, new)
+    if old.conn > Conn.CONNECTED >= new.conn:
+        volume.resync.reset()
+        if engine.session is not None:
+            engine.session.bitmaps.pop(volume.number, None)
+            engine.session.sync_uuids.pop(volume.number, None)
+    if promoted and old.disk == old.pdsk == Disk.INCONSISTENT:
+        volume.consider_resync = True
+    if new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE:
+        volume.crashed_primary = False
+    if new.disk >= Disk.INCONSISTENT and new.disk != Disk.DUNKNOWN:
+        volume.attached_as = new.disk
+    if volume.base is not None and new.disk > Disk.FAILED and volume.md_flags() != volume.flags_noted:
+        engine.persist_later(volume)
+
+
+def _parts_from_peer_data(volume: Volume, old: State, new: State) -> bool:
+    """From here on writes may be on this disk alone."""
+    lost = old.peer_has_our_data and not new.peer_has_our_data
+    parted = old.conn >= Conn.CONNECTED > new.conn
+    # A peer without a disk is promoted: what it writes is here alone. One that comes as Primary has made
+    # us begin a generation before, or will refuse our data.
+    promoted = old.peer == Role.SECONDARY and new.peer == Role.PRIMARY
+    return lost or (promoted and new.pdsk <= Disk.FAILED) or (parted and volume.resync_may_have_ended)
+
+
+def _lost_peer_data(engine: Engine, volume: Volume, new: State) -> None:
+    """The other copy is out of reach: this one becomes a generation of its own."""
+    if engine.session is not None:
+        engine.transfer_log.lose(volume)
+    if Role.PRIMARY not in (new.role, new.peer) or new.disk != Disk.UP_TO_DATE:
+        return
+    if volume.generation is None:
+        return
+    # A target that came to the end of its resync has our current UUID, even if we did not hear of it.
+    if volume.generation.bitmap == 0 or volume.resync_may_have_ended:
+        engine.mint(volume)
