@@ -108,8 +108,16 @@ class Branch:
                     read.may[sector].add(write.value)
                     read.quiet.discard(sector)
 
+    def take_over(self, write: Write) -> None:
+        """A write of another branch whose node has come to this one while it was under way."""
+        if write.branch is not None and write.branch is not self:
+            write.branch._flying.discard(write)
+            write.branch = self
+            self.invoke(write)
+
     def end(self, write: Write, step: int, *, acked: bool) -> None:
         """The client has its answer, or its node has crashed (`acked` False)."""
+        self.take_over(write)
         write.ended = step
         write.acked = acked
         self._flying.discard(write)
