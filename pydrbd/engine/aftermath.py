@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
     """Act on the step from `old` to `new`, which is the volume's state already."""
     promoted = old.peer == Role.SECONDARY and new.peer == Role.PRIMARY
+    if new.conn >= Conn.CONNECTED:
+        volume.shared = True
     if _parts_from_peer_data(volume, old, new):
         _lost_peer_data(engine, volume, new)
     if old.conn > Conn.CONNECTED >= new.conn:
