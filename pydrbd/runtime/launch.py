@@ -29,8 +29,8 @@ from pathlib import Path
 from pydrbd.config.view import ResourceView
 from pydrbd.errors import ControlError
 
-#: Seconds until the control socket must answer.
-START_TIMEOUT = 20.0
+#: Seconds until the control socket must answer; far more than it takes, also on a machine that is overloaded.
+START_TIMEOUT = 60.0
 #: nbdkit's threads per connection; more of them only hand the interpreter lock around.
 THREADS = 4
 #: What a Unix socket's address can hold, without the closing NUL.
