@@ -118,6 +118,10 @@ class Node(Host):
 
         self.driver.start(name, make(self.engine), kind="command", done=ended)
 
+    def runs(self, name: str) -> bool:
+        """Is a command of this name under way?"""
+        return self.driver is not None and any(task.name == name for task in self.driver.running)
+
     # --- the network's view ----------------------------------------------------------------------
     def link_up(self, resolve_conflicts: bool) -> int | None:
         driver = self.driver

@@ -254,7 +254,7 @@ class Scenario:
         yield from self._attach(node)
 
     def _attach(self, node: Node) -> Process:
-        if node.up and self._disk(node) == Disk.DISKLESS:
+        if node.up and self._disk(node) == Disk.DISKLESS and not node.runs("attach"):
             yield from self._command(node, "attach", lambda e: e.attach(0))
 
     def _do_invalidate(self) -> Process:
@@ -353,24 +353,36 @@ class Scenario:
         self._end_partition(self._partitions)
         if not serve and self.rng.random() < 0.5:
             world.workload.paused = True
+        yield from self._agree()
+        if serve:
+            yield from self._until(lambda: bool(world.workload.serving), "a Primary")
+            return
+        # Commands and requests still under way may change things once more.
+        while not world.workload.paused or self.promoting or not world.workload.idle()():
+            world.workload.paused = True
+            yield from self._until(world.workload.idle(), "requests under way to end")
+            yield from self._until(lambda: self.promoting is None, "a promotion to end")
+            yield from self._agree()
+
+    def _agree(self) -> Process:
+        """Do what an administrator would until both nodes are connected and UpToDate."""
         deadline = self.clock.now + CONVERGE
         while not self._healthy():
             if self.clock.now > deadline:
                 raise Violation("liveness", f"the nodes do not converge: {self._tell()}")
             for node in self.nodes:
                 yield from self._attach(node)
+                if node.up and self._disk(node) == Disk.DISKLESS and self._conn(node) >= Conn.CONNECTED:
+                    # Its disk does not fit the peer's data: let the two meet as disks.
+                    yield from self._demote(node)
+                    yield from self._command(node, "disconnect --force", lambda e: e.disconnect(True))
+                    yield from self._attach(node)
             if self._divorced():
                 yield from self._resolve(self._choose_victim())
             for node in self.nodes:
                 yield from self._reconnect(node)
             yield 0.3
         self.victim = None
-        if serve:
-            yield from self._until(lambda: bool(world.workload.serving), "a Primary")
-            return
-        world.workload.paused = True
-        yield from self._until(world.workload.idle(), "requests under way to end")
-        yield from self._until(self._healthy, "the nodes to agree")
 
     def _divorced(self) -> bool:
         """Both were Primary without the other, and at least one refuses to talk: a split brain to resolve."""
