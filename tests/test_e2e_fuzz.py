@@ -85,10 +85,10 @@ class Scene:
         ledger = Ledger(self.blocks)
         ledger.add(self.load.writes())
         assert ledger.unanswered == 0
-        ledger.check(read_image(self.alpha, self.folder / "image"))
+        ledger.check(read_image(self.alpha))
         self.alpha.call("secondary")
         self.beta.call("primary")
-        ledger.check(read_image(self.beta, self.folder / "image"))
+        ledger.check(read_image(self.beta))
         self.beta.call("secondary")
         self.alpha.down()
         self.beta.down()

@@ -103,31 +103,28 @@ class Ledger:
                 self.acknowledged += 1
                 self.allowed[write.block] = {write.sequence}
 
-    def check(self, image: Path) -> int:
+    def check(self, image: bytes) -> int:
         """Compare an image of the device; the number of blocks with data. AssertionError if one is wrong."""
         wrong = []
         used = 0
-        with image.open("rb") as file:
-            for block in range(self.blocks):
-                data = file.read(BLOCK)
-                sequence, number = TAG.unpack_from(data)
-                intact = data == (nbd_load.pattern(sequence, number) if sequence else bytes(BLOCK))
-                if not intact or sequence not in self.allowed[block] or (sequence and number != block):
-                    wrong.append(f"block {block}: {sequence, number, intact}, allowed {self.allowed[block]}")
-                self.allowed[block] = {sequence}
-                used += sequence > 0
+        assert len(image) == self.blocks * BLOCK
+        for block in range(self.blocks):
+            data = image[block * BLOCK : (block + 1) * BLOCK]
+            sequence, number = TAG.unpack_from(data)
+            intact = data == (nbd_load.pattern(sequence, number) if sequence else bytes(BLOCK))
+            if not intact or sequence not in self.allowed[block] or (sequence and number != block):
+                wrong.append(f"block {block}: {sequence, number, intact}, allowed {self.allowed[block]}")
+            self.allowed[block] = {sequence}
+            used += sequence > 0
         assert not wrong, f"{len(wrong)} blocks are wrong:\n" + "\n".join(wrong[:20])
         return used
 
 
-def read_image(node: Member, target: Path, timeout: float = 60) -> Path:
-    """Copy what an NBD client of the node reads."""
-    target.unlink(missing_ok=True)
-    done = subprocess.run(
-        ["nbdcopy", node.uri, str(target)], capture_output=True, text=True, timeout=timeout, check=False
-    )
-    assert done.returncode == 0, f"{done.stderr}\n{node.log()[-2000:]}"
-    return target
+def read_image(node: Member, timeout: float = 60) -> bytes:
+    """What an NBD client of the node reads, all of it."""
+    done = subprocess.run(["nbdcopy", node.uri, "-"], capture_output=True, timeout=timeout, check=False)
+    assert done.returncode == 0, f"{done.stderr.decode()}\n{node.log()[-2000:]}"
+    return done.stdout
 
 
 def distinct(writes: Iterable[Write], begin: float, end: float) -> set[int]:
