@@ -175,6 +175,9 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
         outdated = bool(flags & MdFlag.PEER_OUTDATED) and volume.state.conn < Conn.CONNECTED
         pdsk = Disk.OUTDATED if outdated else volume.state.pdsk
         engine.set_state(volume, disk=stored, pdsk=pdsk)
+        if volume.state.role == Role.PRIMARY and stored == Disk.UP_TO_DATE:
+            # A Primary that takes its disk back without its peer goes on alone from here.
+            engine.mint(volume)
         yield from volume.persist()
         return
     volume.attached_as = stored
