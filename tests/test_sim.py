@@ -1,0 +1,227 @@
+"""The simulator as a whole: a swarm of seeds, same seed same run, every deliberate fault found."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pydrbd.engine.engine import Engine
+from pydrbd.engine.orders import Await, IoFailed, ReadBlocks, Script, Ticket, WriteBlocks
+from pydrbd.errors import PydrbdError
+from pydrbd.sim.clock import Clock, Violation
+from pydrbd.sim.disk import SimDisk
+from pydrbd.sim.driver import DiskProfile, Observer, SimDriver
+from pydrbd.sim.mutants import MUTANTS
+from pydrbd.sim.network import NetProfile, Network
+from pydrbd.sim.profile import make_profile
+from pydrbd.sim.run import Result, run_seed, run_seeds
+
+#: Seeds that found faults of the engine while it was made.
+FORMER = (1, 6, 15, 21, 36, 52, 56, 73, 75, 89, 139, 156, 180, 186, 231, 237, 383)
+
+
+def _explain(result: Result) -> str:
+    tail = "\n".join(result.tail)
+    return f"{tail}\n{result.text}\nreplay: python -m pydrbd.sim --seed {result.seed} --trace"
+
+
+@pytest.mark.parametrize("start", [0, 1000, 2000, 3000])
+def test_a_swarm_of_seeds_keeps_every_invariant(start: int) -> None:
+    acknowledged = crashes = 0
+    for result in run_seeds(range(start, start + 15)):
+        assert result.ok, _explain(result)
+        acknowledged += result.acknowledged
+        crashes += result.crashes
+    assert acknowledged > 100
+    assert crashes > 3
+
+
+@pytest.mark.parametrize("seed", FORMER)
+def test_seeds_that_found_a_fault_once(seed: int) -> None:
+    result = run_seed(seed)
+    assert result.ok, _explain(result)
+
+
+def test_the_same_seed_is_the_same_run_whatever_the_hash_seed_of_python() -> None:
+    seed = 8
+    hashes = {run_seed(seed).trace_hash for _ in range(2)}
+    program = f"from pydrbd.sim.run import run_seed; print(run_seed({seed}).trace_hash)"
+    for hash_seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        hashes.add(done.stdout.strip())
+    assert len(hashes) == 1
+
+
+def test_different_seeds_are_different_runs() -> None:
+    assert len({result.trace_hash for result in run_seeds(range(4))}) == 4
+
+
+@pytest.mark.parametrize("name", sorted(MUTANTS))
+def test_every_deliberate_fault_is_found(name: str) -> None:
+    results = run_seeds(range(150), mutant=name)
+    found = next((result for result in results if not result.ok), None)
+    assert found is not None, f"{name} was not found"
+    # Without the fault the seed is sound.
+    assert run_seed(found.seed).ok
+
+
+def test_a_mutant_leaves_the_engine_as_it_was() -> None:
+    before = run_seed(3).trace_hash
+    for name in MUTANTS:
+        run_seed(0, mutant=name)
+    assert run_seed(3).trace_hash == before
+
+
+def test_results_of_several_processes_are_those_of_one() -> None:
+    one = [result.trace_hash for result in run_seeds(range(4), jobs=1)]
+    two = [result.trace_hash for result in run_seeds(range(4), jobs=2)]
+    assert one == two
+
+
+def test_a_violation_is_reported_with_the_command_that_replays_it() -> None:
+    command = [sys.executable, "-m", "pydrbd.sim", "--mutant", "no-activity-log", "--seeds", "30"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "VIOLATION of activity log" in done.stdout
+    replay = next(line for line in done.stdout.splitlines() if line.startswith("replay: python "))
+    again = subprocess.run(
+        [sys.executable, *replay.removeprefix("replay: python ").split()],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert again.returncode == 1
+    assert "VIOLATION of activity log" in again.stdout
+
+
+def test_profiles_differ_and_cover_both_beginnings() -> None:
+    profiles = [make_profile(seed) for seed in range(60)]
+    assert {profile.fresh for profile in profiles} == {False, True}
+    assert {profile.net.wire_bytes for profile in profiles} == {False, True}
+    assert {profile.split_brain for profile in profiles} == {False, True}
+    assert len({profile.actions for profile in profiles}) > 30
+
+
+# --- the driver, with scripts of its own ----------------------------------------------------------
+
+
+def _driver() -> tuple[Clock, SimDriver, SimDisk]:
+    profile = make_profile(0)
+    clock = Clock(1)
+    disk = SimDisk(profile.size)
+    engine = Engine(profile.options["alpha"], lambda count: bytes(count))
+    network = Network(clock, NetProfile())
+    driver = SimDriver("alpha", clock, engine, {0: disk}, network, DiskProfile(), Observer())
+    return clock, driver, disk
+
+
+def test_driver_performs_orders_and_hands_results_back() -> None:
+    clock, driver, disk = _driver()
+    driver.open.add(0)
+    ended: list[object] = []
+
+    def script() -> Script[bytes | IoFailed]:
+        assert (yield WriteBlocks(0, 4096, b"x" * 4096)) is None
+        data: bytes | IoFailed = yield ReadBlocks(0, 4096, 512)
+        return data
+
+    driver.start("test", script(), kind="client", done=lambda result, _error: ended.append(result))
+    clock.run(lambda: False, 5.0)
+    assert ended == [b"x" * 512]
+    assert disk.read(4096, 1) == b"x"
+
+
+def test_driver_parks_a_script_until_its_ticket_resolves() -> None:
+    clock, driver, _ = _driver()
+    ticket, ended = Ticket(), list[object]()
+
+    def script() -> Script[object]:
+        return (yield Await(ticket))
+
+    driver.start("test", script(), kind="client", done=lambda result, _error: ended.append(result))
+    clock.run(lambda: False, 5.0)
+    assert ended == []
+    ticket.resolve("now")
+    clock.run(lambda: False, 10.0)
+    assert ended == ["now"]
+
+
+def test_driver_ends_a_script_whose_ticket_was_resolved_before() -> None:
+    clock, driver, _ = _driver()
+    ticket, ended = Ticket(), list[object]()
+    ticket.resolve(7)
+
+    def script() -> Script[object]:
+        return (yield Await(ticket))
+
+    driver.start("test", script(), kind="client", done=lambda result, _error: ended.append(result))
+    clock.run(lambda: False, 5.0)
+    assert ended == [7]
+    assert not driver.running
+
+
+def test_a_crash_leaves_what_was_carried_out_and_nothing_else() -> None:
+    outcomes = set()
+    for moment in range(40):
+        clock, driver, disk = _driver()
+        driver.open.add(0)
+
+        def script() -> Script[None]:
+            for block in range(4):
+                yield WriteBlocks(0, block * 4096, b"x" * 4096)
+
+        driver.start("test", script(), kind="client", done=lambda _result, _error: None)
+        clock.after(moment * 0.0001, driver.kill)
+        clock.run(lambda: False, 5.0)
+        written = [block for block in range(4) if block in disk.blocks]
+        assert written == list(range(len(written)))
+        outcomes.add(len(written))
+    assert len(outcomes) > 2
+
+
+def test_what_a_script_must_not_raise_is_a_violation() -> None:
+    def broken() -> Iterator[object]:
+        yield WriteBlocks(0, 0, b"x" * 512)
+        raise AssertionError("two and two is five")
+
+    def refused() -> Iterator[object]:
+        yield WriteBlocks(0, 0, b"x" * 512)
+        raise PydrbdError("no")
+
+    for script, done, match in (
+        (broken(), lambda _result, _error: None, "two and two is five"),
+        (refused(), None, "background script"),
+    ):
+        clock, driver, _ = _driver()
+        driver.open.add(0)
+        driver.start("test", script, kind="engine", done=done)  # type: ignore[arg-type]
+        with pytest.raises(Violation, match=match):
+            clock.run(lambda: False, 5.0)
+
+
+def test_orders_of_two_scripts_happen_in_both_orders() -> None:
+    clock, driver, disk = _driver()
+    driver.open.add(0)
+    order: list[int] = []
+    disk.on_change = lambda _disk, block, _old, _new: order.append(block)
+
+    def script(block: int) -> Script[None]:
+        yield WriteBlocks(0, block * 4096, b"x" * 4096)
+
+    for block in range(40):
+        driver.start("test", script(block), kind="client", done=lambda _result, _error: None)
+    clock.run(lambda: False, 5.0)
+    assert sorted(order) == list(range(40))
+    assert order != sorted(order)
