@@ -385,8 +385,13 @@ class Scenario:
         self.victim = None
 
     def _divorced(self) -> bool:
-        """Both were Primary without the other, and at least one refuses to talk: a split brain to resolve."""
-        alone = all(self.world.checker.alone.values())
+        """Both began a generation without the other, and at least one refuses to talk: a split brain.
+
+        A node that served a diskless Primary has begun one too, without having been Primary itself.
+        """
+        parted = self.world.checker.alone.values()
+        noticed = all(n.engine and "Split-Brain" in n.engine.last_disconnect for n in self.nodes)
+        alone = all(parted) or (any(parted) and noticed)
         return (
             (alone or self.victim is not None)
             and self._split_noticed()
