@@ -273,6 +273,10 @@ class Engine:
         request = self.transfer_log.request_of(packet)
         request.volume.set_out_of_sync(request.offset, request.length)
         request.acked = request.lost = True
+        # The peer's disk is failing, and its word on that may come later than the write completes here.
+        generation = request.volume.generation
+        if request.volume.state.disk == Disk.UP_TO_DATE and generation and generation.bitmap == 0:
+            self.mint(request.volume)
         request.net.resolve()
 
     def blocks_in_sync(self, volume: Volume, offset: int, length: int) -> None:

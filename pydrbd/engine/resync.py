@@ -188,15 +188,21 @@ class Resync:
         offset = packet.sector * SECTOR
         length = packet.size if isinstance(packet, RsDeallocated) else len(packet.data)
         asked = self.requested.get(offset)
+        if self.volume.state.conn not in (Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T):
+            return  # Of a resync that has ended meanwhile.
         if asked is None or asked[0] != offset + length:
             session.violation(f"{type(packet).__name__} for sector {packet.sector} that was not asked for")
             return
         name = f"resync write {self.volume.number}"
         mine = self.volume.ranges.enter(offset, length)
-        self.volume.engine.spawn(name, self._write_answer(session, packet, mine))
+        self.volume.engine.spawn(name, self._write_answer(session, packet, mine, asked))
 
     def _write_answer(
-        self, session: Session, packet: RsDataReply | RsDeallocated, mine: Range
+        self,
+        session: Session,
+        packet: RsDataReply | RsDeallocated,
+        mine: Range,
+        asked: tuple[int, Ticket],
     ) -> Script[None]:
         volume, engine = self.volume, self.volume.engine
         offset, length = mine.start, mine.end - mine.start
@@ -215,6 +221,9 @@ class Resync:
         if isinstance(result, IoFailed):
             engine.disk_failed(volume, result)
         if engine.session is not session or volume.state.disk <= Disk.FAILED:
+            return
+        if self.requested.get(offset) is not asked:
+            # The resync has ended meanwhile: its bits may be set again for a reason of their own.
             return
         engine.blocks_in_sync(volume, offset, length)
         self.transferred += length if isinstance(packet, RsDataReply) else 0
