@@ -171,22 +171,12 @@ class Checker(Observer):
         missing = [n for n in (node, peer) if not self._holds(n, write)]
         if len(missing) == 2:
             raise Violation("acknowledged", f"{node.name}: write {write.number} is on neither disk")
-        if (
-            peer in missing
-            and s.conn >= Conn.CONNECTED
-            and s.pdsk == Disk.UP_TO_DATE
-            and not self.stale[peer.name]
-        ):
-            raise Violation(
-                "acknowledged",
-                f"{node.name}: write {write.number} is not on the disk of {peer.name}, which counts as"
-                f" UpToDate ({self.describe(peer)})",
-            )
+        counts = s.conn >= Conn.CONNECTED and s.pdsk == Disk.UP_TO_DATE
         for lacking in missing:
-            self.stale[lacking.name] = True
             # A peer that had the write and lost it with its power counts as there until that is noticed.
-            if lacking is node or s.conn < Conn.CONNECTED or s.pdsk != Disk.UP_TO_DATE:
+            if lacking is node or not (counts and self.stale[lacking.name]):
                 self._check_generation(self.world.other(lacking), lacking, write)
+            self.stale[lacking.name] = True
 
     def _holds(self, node: Node, write: Write) -> bool:
         """Is the write on the node's disk, or overwritten by one that was under way with it or came later?"""
@@ -208,7 +198,8 @@ class Checker(Observer):
     def _check_generation(self, holder: Node, lacking: Node, write: Write) -> None:
         there = lacking.disk.superblock()
         here = holder.disk.superblock()
-        if lacking.engine is not None and peek.state(lacking.engine, 0).disk <= Disk.OUTDATED:
+        aware = (Disk.INCONSISTENT, Disk.OUTDATED)
+        if lacking.engine is not None and peek.state(lacking.engine, 0).disk in aware:
             return  # It knows that it is behind.
         if MdFlag.CONSISTENT not in there.flags or there.generation.current == JUST_CREATED:
             return

@@ -126,7 +126,8 @@ class Scenario:
         if not node.up or self.promoting is not None or other.primary or node.primary:
             return False
         if self._conn(node) >= Conn.CONNECTED:
-            return self._conn(other) >= Conn.CONNECTED and self.world.linked()
+            good = any(not checker.stale[n.name] and self._disk(n) == Disk.UP_TO_DATE for n in self.nodes)
+            return good and self._conn(other) >= Conn.CONNECTED and self.world.linked()
         return not checker.stale[node.name] and not checker.alone[other.name]
 
     def _promote(self, node: Node) -> None:
