@@ -147,6 +147,25 @@ def test_nbdfuse_was_killed_and_the_volume_is_mapped_again(
     run("dd", f"if={again.path}", "of=/dev/null", "bs=4k", "count=1", "iflag=direct")
 
 
+def test_force_fails_the_io_of_who_holds_it(
+    run_dir: Path, server: Server, mapped: MappedDevice, tmp_path: Path
+) -> None:
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        reader = subprocess.Popen(
+            ["dd", f"if={mapped.path}", "of=/dev/null", "bs=4k", "count=1", "iflag=direct"]
+        )
+        wait_until(lambda: holders.holders(mapped.path), 5, "the reader to hold the device")
+        with reader:
+            with contextlib.suppress(StateRefused):
+                mapping.unmap_volume(run_dir, "alice", "r0", 0, force=True)
+            assert reader.wait(10) == 1, "dd reports the I/O error"
+        mapping.unmap_volume(run_dir, "alice", "r0", 0)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert loop.backing_file(mapped.path) != mapped.fuse_file
+
+
 def test_a_server_started_anew_is_reached_by_remap(
     run_dir: Path, server: Server, mapped: MappedDevice, links: Path
 ) -> None:

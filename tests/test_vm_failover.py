@@ -31,6 +31,6 @@ def test_fail_over_under_mounted_file_systems(vm: Vm) -> None:
 def test_restart_of_the_process_and_nbd_client_by_hand(vm: Vm) -> None:
     run(
         vm,
-        "fresh_pair; restart_under_a_mount; nbd_client_by_hand; pair_down_and_equal\n",
+        "SIZE=64M; fresh_pair; restart_under_a_mount; nbd_client_by_hand; pair_down_and_equal\n",
         "restart_under_a_mount", "nbd_client_by_hand",
     )  # fmt: skip

@@ -66,18 +66,24 @@ def map_command(app: App, names: tuple[str, ...]) -> None:
     for_each(targets, act)
 
 
-@click.command("unmap", epilog=examples("pydrbd unmap r0"))
+@click.command("unmap", epilog=examples("pydrbd unmap r0", "pydrbd unmap --force r0 && umount /mnt"))
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also while in use: its users get I/O errors, also those that wait for a dead process.",
+)
 @resource_arguments()
 @pass_app
-def unmap_command(app: App, names: tuple[str, ...]) -> None:
+def unmap_command(app: App, names: tuple[str, ...], force: bool) -> None:
     """Take the block devices away; the node stays Primary.
 
-    Refused with exit code 11 while one of them is in use.
+    Refused with exit code 11 while one of them is in use. When the resource's process was killed
+    and the peer has taken over, what is mounted here waits for the process; --force ends that.
     """
 
     def act(target: Target) -> None:
         for volume in target.volumes:
-            if not app.would(f"unmap {target.resource.name}/{volume}"):
-                target.resource.unmap(volume)
+            if not app.would(f"unmap{' --force' if force else ''} {target.resource.name}/{volume}"):
+                target.resource.unmap(volume, force=force)
 
     for_each(app.targets(names), act)

@@ -144,11 +144,14 @@ class LocalResource:
         wanted = device or self.view.volumes[volume].device.path or None
         return map_volume(*names, self.paths.nbd_socket, wanted)
 
-    def unmap(self, volume: int) -> None:
-        """Take the volume's block device away, if it has one. StateRefused while somebody uses it."""
+    def unmap(self, volume: int, *, force: bool = False) -> None:
+        """Take the volume's block device away, if it has one. StateRefused while somebody uses it.
+
+        With `force` its users get I/O errors from now on.
+        """
         from pydrbd.mapping.map import unmap_volume
 
-        unmap_volume(self.run_dir, self.app.node, self.name, volume)
+        unmap_volume(self.run_dir, self.app.node, self.name, volume, force=force)
 
     def unmap_all(self) -> None:
         """Take all block devices of the resource away."""

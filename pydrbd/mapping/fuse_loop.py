@@ -77,6 +77,13 @@ def detach(mapped: MappedDevice) -> None:
     _stop(mapped)
 
 
+def cut(mapped: MappedDevice) -> None:
+    """Makes all I/O of the device fail (EIO) by ending nbdfuse; `detach` cleans up when it is unused."""
+    if _running(mapped):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(mapped.fuse_pid, signal.SIGKILL)
+
+
 def _start(nbdfuse: str, file: Path, socket_path: str, export: str) -> tuple[subprocess.Popen[bytes], int]:
     query = urllib.parse.urlencode({"socket": socket_path}, quote_via=urllib.parse.quote)
     uri = f"nbd+unix:///{urllib.parse.quote(export, safe='')}?{query}"

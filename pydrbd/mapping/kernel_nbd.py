@@ -28,9 +28,10 @@ from pydrbd.mapping.device import BLOCK_SIZE, MappedDevice, answers, ensure_node
 from pydrbd.mapping.holders import exclusive
 from pydrbd.mapping.nbd_handshake import Export, open_export
 
-#: Seconds that I/O waits for a dead server to be replaced before it fails. Long enough for a restart by
-#: hand or by a service manager; until a supervisor replaces servers by itself, hours would only hang.
-DEAD_CONN_TIMEOUT = 30
+#: Seconds that new I/O waits for a dead server to be replaced before it fails. Its expiry is what breaks
+#: file systems, so it is long; it would not even free what was under way when the server died (those
+#: requests wait for ever). Who wants errors instead asks for them: `cut`.
+DEAD_CONN_TIMEOUT = 3600
 #: Milliseconds after which requests of a dead server are sent again; a little longer than a restart.
 IO_TIMEOUT_MS = 1000
 _DISCONNECT_TIMEOUT = 10.0
@@ -115,6 +116,17 @@ def detach(mapped: MappedDevice) -> None:
         return
     ensure_node(f"nbd{index}")
     with exclusive(mapped.path):
+        _disconnect(index)
+
+
+def cut(mapped: MappedDevice) -> None:
+    """Takes the device away although it is in use: all its I/O, also what waits for a server, fails (EIO).
+
+    For a node whose server is dead for good: requests that were under way when it died would wait for
+    ever otherwise, and so would the umount. The index stays taken until its users have let go.
+    """
+    index = index_of(mapped.path)
+    if index is not None and alive(mapped):
         _disconnect(index)
 
 

@@ -53,12 +53,22 @@ def map_volume(
         return made
 
 
-def unmap_volume(run_dir: Path, node: str, resource: str, volume: int) -> None:
+def unmap_volume(run_dir: Path, node: str, resource: str, volume: int, *, force: bool = False) -> None:
     """Takes the volume's block device away; nothing happens if it has none.
 
-    StateRefused (DEVICE_IN_USE), with the holders in its text, if somebody uses the device.
+    StateRefused (DEVICE_IN_USE), with the holders in its text, if somebody uses the device. With
+    `force` its users' I/O fails from now on (EIO), also I/O that waits for a dead server; an nbd device
+    is given up then, a loop device only once its users have let go.
     """
     with _locked(run_dir, node, resource, volume):
+        if force and (present := mapped(run_dir, node, resource, volume)) is not None:
+            if present.kind == "nbd":
+                # The kernel keeps what is left of it until its users let go; it is not ours any more.
+                kernel_nbd.cut(present)
+                _remove_links(present)
+                _record(run_dir, node, resource, volume).unlink()
+                return
+            fuse_loop.cut(present)
         try:
             _forget(run_dir, node, resource, volume)
         except DeviceHeld as error:

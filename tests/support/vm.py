@@ -40,7 +40,9 @@ site=$(ls -d /usr/lib/python3.*)
 mkdir -p "/usr/local/lib/${site##*/}" && ln -sfn /job/packages "/usr/local/lib/${site##*/}/dist-packages"
 export SUPPORT=/job/support RESULT=/job/result
 cd /job/files
-exec bash /job/script
+# Through a pipe: commands must not take the serial line for a terminal.
+bash /job/script 2>&1 | cat
+exit "${PIPESTATUS[0]}"
 """
 _COMMAND = '#!/bin/sh\nexec /usr/bin/python3 -m pydrbd.cli.main "$@"\n'
 
@@ -116,11 +118,13 @@ def _qemu(
         f"file={work}/result.tar,cache=unsafe",
         *(f"file={disk},cache=unsafe" for disk in disks),
     ]
-    arguments = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(cpus)]
+    # Nothing may be left behind, not even when the test run itself is killed.
+    arguments = ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"]
+    arguments += ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(cpus)]
     arguments += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"]
     arguments += ["-m", str(memory)]
     arguments += ["-kernel", str(booted.kernel), "-initrd", str(booted.initramfs)]
-    arguments += ["-append", "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic hung_task_timeout_secs=0"]
+    arguments += ["-append", "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic"]
     arguments += ["-serial", f"file:{work}/console", "-serial", f"file:{output}"]
     for drive in drives:
         arguments += ["-drive", f"if=virtio,format=raw,{drive}"]

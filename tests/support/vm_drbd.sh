@@ -125,11 +125,16 @@ kernel_data_bytes() {
 same_data() {
     sync
     echo 3 > /proc/sys/vm/drop_caches
-    if cmp -n "$3" "$1" "$2"; then
-        echo "same data: $3 bytes of $1 and $2"
-    else
-        return 1
-    fi
+    python3 - "$@" << 'PYTHON'
+import sys
+
+left, right, size = open(sys.argv[1], "rb"), open(sys.argv[2], "rb"), int(sys.argv[3])
+for offset in range(0, size, 1 << 20):
+    length = min(1 << 20, size - offset)
+    if left.read(length) != right.read(length):
+        sys.exit(f"{sys.argv[1]} and {sys.argv[2]} differ within the MiB at {offset}")
+print(f"same data: {size} bytes of {sys.argv[1]} and {sys.argv[2]}")
+PYTHON
 }
 
 # usage: fio_verify NAME DEVICE SIZE [fio options]   4 KiB random writes, each read back and checked.

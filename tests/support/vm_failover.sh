@@ -7,7 +7,7 @@ trap 'echo "failed: line $LINENO: $BASH_COMMAND"; last_words; exit 1' ERR
 
 TREE=/usr/lib/python3/dist-packages
 # XFS refuses less than 300 MiB.
-SIZE=384M
+SIZE=${SIZE:-320M}
 A=/stores/alpha.img B=/stores/beta.img
 
 # Two new nodes with equal (empty) disks: Connected, UpToDate, without an initial sync.
@@ -21,7 +21,7 @@ fresh_pair() {
     on alpha up r0
     on beta up r0
     on alpha wait-connect -t 60 r0
-    on alpha new-current-uuid --clear-bitmap r0
+    on alpha new-current-uuid --clear-bitmap r0/0
     [ "$(on beta dstate r0)" = UpToDate/UpToDate ]
 }
 
@@ -41,6 +41,7 @@ fail_over() {
     on alpha primary r0
     device=$(on alpha map r0/0)
     [[ $device == /dev/nbd* ]]
+    wipefs -q -a "$device"
     mkfs.$kind -q "$device"
     mount "$device" /mnt/fs
     cp -a $TREE /mnt/fs/
@@ -62,10 +63,11 @@ fail_over() {
     echo "after the crash" > /mnt/fs2/after
     umount /mnt/fs2
     if [ "$kind" = xfs ]; then xfs_repair -n "$other"; else e2fsck -f -n "$other"; fi
-    # The dead side lets go (its waiting I/O fails after the dead connection timeout), then comes back.
+    # The dead side: what waits for its process gets errors, lets go, and the node comes back.
+    on alpha unmap --force r0
     wait
-    umount /mnt/fs 2> /dev/null || umount -l /mnt/fs
-    wait_until 60 "on alpha unmap r0"
+    umount /mnt/fs
+    on alpha unmap r0
     on alpha up r0
     in_sync alpha
     on beta unmap r0
@@ -80,8 +82,8 @@ restart_under_a_mount() {
     device=$(on alpha map r0/0)
     mkfs.ext4 -q -F "$device"
     mount "$device" /mnt/fs
-    fio --name=load --directory=/mnt/fs --size=24m --rw=randwrite --bs=4k --ioengine=psync --numjobs=2 --fsync=32 \
-        --rate_iops=100 --verify=crc32c --verify_fatal=1 --do_verify=1 > /tmp/load.log 2>&1 &
+    fio --name=load --directory=/mnt/fs --size=4m --rw=randwrite --bs=4k --ioengine=psync --numjobs=2 --fsync=32 \
+        --rate_iops=50 --verify=crc32c --verify_fatal=1 --do_verify=1 > /tmp/load.log 2>&1 &
     load=$!
     wait_until 30 '[ -s /mnt/fs/load.0.0 ]'
     sleep 1

@@ -6,7 +6,7 @@ set -eE
 . "$SUPPORT/vm_pydrbd.sh"
 trap 'echo "failed: line $LINENO: $BASH_COMMAND"; last_words; exit 1' ERR
 
-SIZE=${SIZE:-96M}
+SIZE=${SIZE:-64M}
 KERNEL_STORE=/stores/kernel.img OUR_STORE=/stores/ours.img
 KERNEL_NET=
 
@@ -92,7 +92,7 @@ kernel_primary_scenario() {
     kernel_wait 0 20 cs:Connected ro:Primary/Secondary
     fio_verify k_connected /dev/drbd0 8M
     # Large and odd requests.
-    fio_verify k_large /dev/drbd0 24M --offset=24M --bsrange=4k-1M
+    fio_verify k_large /dev/drbd0 16M --offset=24M --bsrange=4k-1M
     kernel_disconnect 7801 7802
     kernel_wait 0 20 cs:StandAlone
     fio_verify k_alone /dev/drbd0 6M
@@ -118,7 +118,7 @@ our_primary_scenario() {
     local device
     device=$(on ours map r0/0)
     fio_verify o_connected "$device" 8M
-    fio_verify o_large "$device" 24M --offset=24M --bsrange=4k-1M
+    fio_verify o_large "$device" 16M --offset=24M --bsrange=4k-1M
     kernel_disconnect 7801 7802
     kernel_wait 0 20 cs:StandAlone
     fio_verify o_alone "$device" 6M
