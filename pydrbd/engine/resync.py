@@ -50,12 +50,19 @@ class Resync:
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
+        #: Target: start -> (end, ticket) of ranges that are asked for and not yet written.
+        self.requested: dict[int, tuple[int, Ticket]] = {}
+        #: Target: (session, offset, length) of answers that may still come, of a resync that has ended.
+        self.late: set[tuple[int, int, int]] = set()
         self.reset()
 
     def reset(self) -> None:
         """Forget a resync; whoever waits for its blocks goes on."""
-        for _end, ticket in getattr(self, "requested", {}).values():
+        for start, (end, ticket) in self.requested.items():
             ticket.resolve()
+            session = self.volume.engine.session
+            if session is not None:
+                self.late.add((session.number, start, end - start))
         self.total_bits = 0
         self.failed_bits = 0
         self.transferred = 0
@@ -65,8 +72,7 @@ class Resync:
         self.next_bit = 0
         self.tokens = 0.0
         self.tokens_at = 0.0
-        #: Target: start -> (end, ticket) of ranges that are asked for and not yet written.
-        self.requested: dict[int, tuple[int, Ticket]] = {}
+        self.requested = {}
         self.bytes_requested = 0
         #: Source: (offset, length) of answers that the target has not yet acknowledged -> how often.
         self.answers: Counter[tuple[int, int]] = Counter()
@@ -188,9 +194,10 @@ class Resync:
         offset = packet.sector * SECTOR
         length = packet.size if isinstance(packet, RsDeallocated) else len(packet.data)
         asked = self.requested.get(offset)
-        if self.volume.state.conn not in (Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T):
-            return  # Of a resync that has ended meanwhile.
         if asked is None or asked[0] != offset + length:
+            if (session.number, offset, length) in self.late:
+                self.late.discard((session.number, offset, length))
+                return
             session.violation(f"{type(packet).__name__} for sector {packet.sector} that was not asked for")
             return
         name = f"resync write {self.volume.number}"
