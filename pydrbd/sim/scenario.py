@@ -8,7 +8,6 @@ them on purpose and demands that the nodes notice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydrbd.engine.engine import Engine
@@ -16,35 +15,18 @@ from pydrbd.errors import PydrbdError
 from pydrbd.sim import peek
 from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.profile import ACTIONS
+from pydrbd.sim.steps import Steps
 from pydrbd.vocabulary import Conn, Disk
 
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
-    from pydrbd.sim.world import World
 
 #: Virtual seconds within which a pair without faults must be in sync and idle.
 CONVERGE = 150.0
-#: Virtual seconds for any single step of the split-brain scenario.
-STEP = 90.0
 
 
-class Scenario:
+class Scenario(Steps):
     """Runs one world from its start to its end; raises Violation."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.clock = world.clock
-        self.rng = world.clock.rng
-        self.nodes = list(world.nodes.values())
-        self.calm = False
-        self.finished = False
-        self.promoting: str | None = None
-        #: Whose data an unfinished split-brain recovery discards.
-        self.victim: Node | None = None
-        #: Counts partitions: the end of an earlier one does not heal a later one.
-        self._partitions = 0
-        #: No automatic restarts, promotions and connects of this node now.
-        self.manual: set[str] = set()
 
     def run(self) -> None:
         self.clock.spawn(self._story(), self._finish)
@@ -214,10 +196,6 @@ class Scenario:
         for each in self.nodes:
             yield from self._reconnect(each)
 
-    def _reconnect(self, node: Node) -> Process:
-        if node.up and self._conn(node) == Conn.STANDALONE:
-            yield from self._command(node, "connect", lambda e: e.connect())
-
     def _do_demote(self) -> Process:
         node = self.world.primary()
         if node is not None:
@@ -253,10 +231,6 @@ class Scenario:
         yield from self._command(node, "detach", lambda e: e.detach(0, self.rng.random() < 0.2))
         yield self.rng.expovariate(1 / self.world.profile.pause)
         yield from self._attach(node)
-
-    def _attach(self, node: Node) -> Process:
-        if node.up and self._disk(node) == Disk.DISKLESS and not node.runs("attach"):
-            yield from self._command(node, "attach", lambda e: e.attach(0))
 
     def _do_invalidate(self) -> Process:
         node = self._secondary()
@@ -418,54 +392,6 @@ class Scenario:
             and peek.state(_engine(node), 0).pdsk == Disk.UP_TO_DATE
             for node in self.nodes
         )
-
-    # --- small things -------------------------------------------------------------------------
-    def _wait(self, condition: Callable[[], bool], seconds: float) -> Process:
-        deadline = self.clock.now + seconds
-        yield lambda: condition() or self.clock.now > deadline
-
-    def _until(self, condition: Callable[[], bool], what: str) -> Process:
-        yield from self._wait(condition, STEP)
-        if not condition():
-            raise Violation("liveness", f"waited {STEP:.0f} s for {what}: {self._tell()}")
-
-    def _command(self, node: Node, name: str, make: Callable[[Engine], object]) -> Process:
-        """Run a command to its end, or to the end of its process."""
-        if not node.up:
-            return
-        ended: list[bool] = []
-        driver = node.driver
-        node.command(name, make, lambda _result, _error: ended.append(True))
-        deadline = self.clock.now + STEP
-        yield lambda: bool(ended) or node.driver is not driver or self.clock.now > deadline
-        if self.clock.now > deadline:
-            raise Violation(
-                "liveness", f"{node.name}: {name} has not ended after {STEP:.0f} s: {self._tell()}"
-            )
-
-    def _secondary(self) -> Node | None:
-        """A node that is up and not Primary, while the other may be."""
-        candidates = [
-            node for node in self.nodes if node.up and not node.primary and self.promoting != node.name
-        ]
-        return self.rng.choice(candidates) if candidates else None
-
-    def _conn(self, node: Node) -> Conn:
-        return peek.state(node.engine, 0).conn if node.engine is not None else Conn.STANDALONE
-
-    def _disk(self, node: Node) -> Disk:
-        return peek.state(node.engine, 0).disk if node.engine is not None else Disk.DISKLESS
-
-    def _tell(self) -> str:
-        checker = self.world.checker
-        text = "; ".join(f"{node.name} {checker.describe(node)}" for node in self.nodes)
-        flying = {name: [r.kind for r in requests] for name, requests in self.world.workload.flying.items()}
-        scripts = {
-            node.name: sorted(f"{task.name}:{waits}" for task, waits in node.driver.running.items())
-            for node in self.nodes
-            if node.driver is not None
-        }
-        return f"{text}; requests {flying}; scripts {scripts}"
 
 
 def _engine(node: Node) -> Engine:
