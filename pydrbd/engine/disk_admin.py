@@ -149,7 +149,10 @@ def _take_into_use(volume: Volume) -> Script[None]:
     volume.full_sync = False
     volume.in_use = True
     volume.touch()
-    result = yield from volume.write_bitmap()
+    # What a crashed process wrote may still be in the cache; we may become the source of a resync.
+    result = yield from volume.flush_data()
+    if result is None:
+        result = yield from volume.write_bitmap()
     if result is None:
         result = yield from volume.initialise_al()
     if result is None:

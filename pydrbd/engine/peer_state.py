@@ -228,6 +228,7 @@ def _follow_up(session: Session, volume: Volume, old: State, new: State, peer: S
     if changed and new.conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T):
         session.bitmaps.pop(volume.number, None)
         session.prepared.discard(volume.number)
+        session.sync_uuids.pop(volume.number, None)
         engine.spawn(f"bitmap exchange {volume.number}", sync.exchange_begins(session, volume))
 
 

@@ -185,6 +185,10 @@ def start_target(session: Session, volume: Volume, uuid: int) -> Script[None]:
     engine.set_state(volume, conn=Conn.SYNC_TARGET)
     if (yield from volume.persist()) is not None:
         return
+    # What OUT_OF_SYNC set since the exchange, too: the source forgets a block at our ack, and a power cut
+    # could take it from our cache.
+    if (yield from volume.write_bitmap()) is not None:
+        return
     if engine.session is session and volume.state.conn in (Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T):
         volume.resync.begin()
         volume.resync.pump()

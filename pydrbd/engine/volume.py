@@ -114,6 +114,8 @@ class Volume:
         self.open_write = 0
         #: The flags of the last superblock that was made or asked for.
         self.flags_noted = MdFlag(0)
+        #: Flags of the superblock as it was written last (or is being written).
+        self.flags_on_disk = MdFlag(0)
         self._version = 0
         self._persisted = 0
         self._writing: Ticket | None = None
@@ -213,7 +215,15 @@ class Volume:
             layout = self.layout
             if layout is None or self.state.disk == Disk.FAILED:
                 return None
+            if MdFlag.PRIMARY in self.flags_on_disk and MdFlag.PRIMARY not in self.md_flags():
+                # From then on a crash does not replay the activity log: the bitmap must stand alone.
+                self.flags_on_disk &= ~MdFlag.PRIMARY
+                result = yield from self.write_bitmap()
+                if result is not None:
+                    return result
+                continue
             self._writing = Ticket()
+            self.flags_on_disk = self.md_flags()
             version = self._version
             piece = (layout.superblock_offset, self.superblock().encode())
             result = yield WriteMeta(self.number, (piece,))
