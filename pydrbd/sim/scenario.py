@@ -293,8 +293,9 @@ class Scenario(Steps):
             checker.branch[victim.name].discarded = True
         checker.stale[victim.name] = True
         checker.alone[victim.name] = False
-        checker.stale[winner.name] = False
         yield from self._demote(victim)
+        # What the victim acknowledged until then is discarded too.
+        checker.stale[winner.name] = False
         self.manual.update((victim.name, winner.name))
         for _ in range(20):
             if self._conn(victim) != Conn.STANDALONE:
