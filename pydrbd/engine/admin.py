@@ -331,6 +331,9 @@ def _full_sync(engine: Engine, volume: Volume, start: Conn) -> Script[None]:
         yield from sync.settle_full_sync(volume)
         return
     _refuse(engine, sync_start_refusal(volume.state, start))
+    if engine.session is not None:
+        # One that is here already is of a resync that ended before it began.
+        engine.session.sync_uuids.pop(volume.number, None)
     yield from _ask_peer(engine, volume, CONN_MASK, start << 4)
     session = engine.session
     if session is None or volume.state.conn != Conn.CONNECTED:

@@ -254,8 +254,6 @@ class Session:
         volume = self.volume(packet)
         if volume.state.disk < Disk.INCONSISTENT:
             return
-        if volume.state.conn == Conn.CONNECTED and self.change is None:
-            return  # Of a resync that has ended before it began; the next one brings its own.
         self.sync_uuids[volume.number] = packet.uuid
         self.sync_uuid_due(volume)
 

@@ -173,6 +173,11 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
     assert volume.base is not None
     flags = volume.base.flags
     stored = _stored_disk(flags)
+    while engine.session is not None and volume.state.conn == Conn.WF_REPORT_PARAMS:
+        # The handshake has told the peer of no disk; after it, this is an attach while connected.
+        ticket = engine.timer(1.0)
+        engine.watch(ticket)
+        yield Await(ticket)
     session = engine.session
     if session is None or volume.state.conn != Conn.CONNECTED:
         outdated = bool(flags & MdFlag.PEER_OUTDATED) and volume.state.conn < Conn.CONNECTED

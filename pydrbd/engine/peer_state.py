@@ -324,6 +324,8 @@ def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest)
         return why.value
     engine.enter_state(volume, new)
     if new.conn != old.conn and new.conn in (Conn.STARTING_SYNC_S, Conn.STARTING_SYNC_T):
+        # One that is here already is of a resync that ended before it began.
+        session.sync_uuids.pop(volume.number, None)
         engine.spawn(f"full sync {volume.number}", start_full_sync(session, volume))
     return SUCCESS
 
