@@ -15,7 +15,7 @@ from pydrbd.errors import PydrbdError
 from pydrbd.sim import peek
 from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.profile import ACTIONS
-from pydrbd.sim.steps import Steps
+from pydrbd.sim.steps import Standstill, Steps
 from pydrbd.vocabulary import Conn, Disk
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ class Scenario(Steps):
         self.clock.spawn(self._story(), self._finish)
         self.clock.spawn(self.world.workload.run())
         self.clock.spawn(self._manage())
-        self.clock.run(lambda: self.finished, 3600.0)
+        try:
+            self.clock.run(lambda: self.finished, 3600.0)
+        except Standstill as end:
+            self.clock.note("", f"stands still: {end}")
+            return
         if not self.finished:
             raise Violation("liveness", "the scenario did not end within an hour of virtual time")
 
@@ -312,6 +316,9 @@ class Scenario(Steps):
                 checker.branch[victim.name] = checker.branch[winner.name]
                 self.manual.clear()
                 return
+        if any(n.engine and "Unrelated data" in n.engine.last_disconnect for n in self.nodes):
+            # Its recovery was cut off so often that no common UUID is left: create-md is the remedy.
+            raise Standstill("the victim's data count as unrelated")
         raise Violation("split brain", f"discarding {victim.name} does not connect the nodes: {self._tell()}")
 
     def _in_step(self) -> bool:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 STEP = 90.0
 
 
+class Standstill(Exception):
+    """The nodes stand still in a state that names the human decision it waits for."""
+
+
 class Steps:
     """What a scenario knows of its world, and what it can do in it."""
 
