@@ -22,23 +22,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mutants", action="store_true", help="find each deliberate fault within --seeds seeds"
     )
+    parser.add_argument("--swarm", action="store_true", help="the full fault model, drawn by each seed")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
     return parser
 
 
-def _report(result: Result, mutant: str, steps: int | None) -> None:
+def _report(result: Result, args: argparse.Namespace) -> None:
     print(f"\nseed {result.seed}: VIOLATION of {result.rule} at {result.virtual_seconds:.6f} s", flush=True)
     print("\n".join(result.tail))
     print(f"\n{result.rule}: {result.text}")
-    more = (f" --mutant {mutant}" if mutant else "") + (f" --steps {steps}" if steps is not None else "")
+    more = " --swarm" if args.swarm else ""
+    more += f" --mutant {args.mutant}" if args.mutant else ""
+    more += f" --steps {args.steps}" if args.steps is not None else ""
     print(f"replay: python -m pydrbd.sim --seed {result.seed} --trace{more}\n", flush=True)
 
 
 def _one(args: argparse.Namespace) -> int:
     printer = print if args.trace else None
-    result = run_seed(args.seed, steps=args.steps, mutant=args.mutant or "", printer=printer)
+    result = run_seed(
+        args.seed, steps=args.steps, mutant=args.mutant or "", swarm=args.swarm, printer=printer
+    )
     if not result.ok:
-        _report(result, args.mutant or "", args.steps)
+        _report(result, args)
     print(
         f"seed {result.seed}: {'ok' if result.ok else result.rule}, {result.events} events, "
         f"{result.virtual_seconds:.1f} s virtual, {result.seconds:.2f} s, "
@@ -52,7 +57,8 @@ def _many(args: argparse.Namespace) -> int:
     failed: list[Result] = []
     done = events = acknowledged = 0
     seeds = range(args.start, args.start + args.seeds)
-    for result in run_seeds(seeds, jobs=args.jobs, steps=args.steps, mutant=args.mutant or ""):
+    results = run_seeds(seeds, jobs=args.jobs, steps=args.steps, mutant=args.mutant or "", swarm=args.swarm)
+    for result in results:
         done += 1
         events += result.events
         acknowledged += result.acknowledged
@@ -61,7 +67,7 @@ def _many(args: argparse.Namespace) -> int:
             if args.keep_going:
                 print(f"seed {result.seed}: {result.rule}: {result.text[:300]}", flush=True)
             else:
-                _report(result, args.mutant or "", args.steps)
+                _report(result, args)
                 break
     print(
         f"{done} seeds, {len(failed)} violations, {events} events, {acknowledged} writes acknowledged, "
@@ -74,7 +80,7 @@ def _hunt(args: argparse.Namespace) -> int:
     missed = 0
     for name, (text, _) in sorted(MUTANTS.items()):
         seeds = range(args.start, args.start + args.seeds)
-        results = run_seeds(seeds, jobs=args.jobs, steps=args.steps, mutant=name)
+        results = run_seeds(seeds, jobs=args.jobs, steps=args.steps, mutant=name, swarm=args.swarm)
         found = next((result for result in results if not result.ok), None)
         results.close()
         if found is None:

@@ -7,10 +7,12 @@ whole kinds of faults off, so that the others meet in more combinations.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydrbd.engine.options import EngineOptions, VolumeOptions
+from pydrbd.sim.disk_faults import DISK_ACTIONS, DiskFaults, draw_disk_faults
 from pydrbd.sim.driver import DiskProfile
+from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
 from pydrbd.sim.network import NetProfile
 from pydrbd.units import KIB, MIB, SECTOR
 
@@ -28,6 +30,8 @@ ACTIONS = {
     "invalidate": 2,
     "promote": 3,
 }
+#: The same for every action there is; those that are not in ACTIONS happen in swarm runs only.
+WEIGHTS = {**ACTIONS, **DISK_ACTIONS, **NET_ACTIONS}
 NODES = ("alpha", "beta")
 
 
@@ -49,10 +53,26 @@ class Profile:
     disk: DiskProfile
     net: NetProfile
     options: dict[str, EngineOptions] = field(repr=False)
+    #: Swarm runs: the faults of the full model.
+    disk_faults: DiskFaults = field(default_factory=DiskFaults)
+    net_faults: NetFaults = field(default_factory=NetFaults)
 
 
-def make_profile(seed: int, steps: int | None = None) -> Profile:
-    """The profile of a seed; `steps`: number of scenario actions instead of the seed's own."""
+def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) -> Profile:
+    """The profile of a seed; `steps`: number of scenario actions instead of the seed's own.
+
+    `swarm`: the full fault model on top, each kind of fault drawn by the seed.
+    """
+    profile = _plain(seed, steps)
+    if not swarm:
+        return profile
+    disk_faults, disk_actions = draw_disk_faults(seed)
+    net_faults, net_actions = draw_net_faults(seed)
+    actions = profile.actions + disk_actions + net_actions
+    return replace(profile, actions=actions, disk_faults=disk_faults, net_faults=net_faults)
+
+
+def _plain(seed: int, steps: int | None) -> Profile:
     rng = random.Random(f"profile {seed}")
     fresh = rng.random() < 0.25
     small = rng.choice((1 * MIB, 2 * MIB, 5 * MIB + 3 * SECTOR))

@@ -43,11 +43,15 @@ def run_seed(
     *,
     steps: int | None = None,
     mutant: str = "",
+    swarm: bool = False,
     printer: Callable[[str], None] | None = None,
 ) -> Result:
-    """Run one seed. `mutant`: name of a deliberate fault (mutants.MUTANTS) in both engines."""
+    """Run one seed. `mutant`: name of a deliberate fault (mutants.MUTANTS) in both engines.
+
+    `swarm`: with the full fault model.
+    """
     began = time.perf_counter()
-    profile = make_profile(seed, steps)
+    profile = make_profile(seed, steps, swarm=swarm)
     if mutant:
         profile = mutants.adapted(mutant, profile)
     with mutants.applied(mutant):
@@ -72,18 +76,23 @@ def run_seed(
     )
 
 
-def _job(job: tuple[int, int | None, str]) -> Result:
-    seed, steps, mutant = job
-    result = run_seed(seed, steps=steps, mutant=mutant)
+def _job(job: tuple[int, int | None, str, bool]) -> Result:
+    seed, steps, mutant, swarm = job
+    result = run_seed(seed, steps=steps, mutant=mutant, swarm=swarm)
     gc.collect()
     return result
 
 
 def run_seeds(
-    seeds: Iterable[int], *, jobs: int = 1, steps: int | None = None, mutant: str = ""
+    seeds: Iterable[int],
+    *,
+    jobs: int = 1,
+    steps: int | None = None,
+    mutant: str = "",
+    swarm: bool = False,
 ) -> Generator[Result, None, None]:
     """Results in the order of the seeds."""
-    work = ((seed, steps, mutant) for seed in seeds)
+    work = ((seed, steps, mutant, swarm) for seed in seeds)
     if jobs <= 1:
         yield from map(_job, work)
         return

@@ -14,8 +14,10 @@ from pydrbd.engine.engine import Engine
 from pydrbd.errors import PydrbdError
 from pydrbd.sim import peek
 from pydrbd.sim.clock import Process, Violation
-from pydrbd.sim.profile import ACTIONS
-from pydrbd.sim.steps import Standstill, Steps
+from pydrbd.sim.disk_faults import DiskActions
+from pydrbd.sim.net_faults import NetActions
+from pydrbd.sim.profile import WEIGHTS
+from pydrbd.sim.steps import Standstill
 from pydrbd.vocabulary import Conn, Disk
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 CONVERGE = 150.0
 
 
-class Scenario(Steps):
+class Scenario(DiskActions, NetActions):
     """Runs one world from its start to its end; raises Violation."""
 
     def run(self) -> None:
@@ -57,7 +59,7 @@ class Scenario(Steps):
                 yield from self._split_brain()
             yield self.rng.expovariate(1 / profile.pause)
             if names:
-                name = self.rng.choices(names, [ACTIONS[n] for n in names])[0]
+                name = self.rng.choices(names, [WEIGHTS[n] for n in names])[0]
                 self.clock.note("", f"action {name}")
                 yield from getattr(self, f"_do_{name}")()
         yield from self._heal()
