@@ -17,7 +17,9 @@ from pydrbd.engine.engine import Engine
 from pydrbd.engine.orders import Await, CloseDisk, FlushDisk, IoFailed, OpenDisk, Order, Script, WriteMeta
 from pydrbd.errors import PydrbdError
 from pydrbd.sim.clock import Clock, Violation
+from pydrbd.sim.death import Death
 from pydrbd.sim.disk import SimDisk
+from pydrbd.sim.net_faults import MOST_DELAY
 from pydrbd.sim.network import Network
 from pydrbd.wire.packets import Channel
 
@@ -83,6 +85,10 @@ class SimDriver:
         self.running: dict[Task, str] = {}
         #: Called after every metadata write that was carried out (hook for crashes).
         self.on_meta_write: Callable[[], None] | None = None
+        #: The process is stopped until then; what it does takes `slower` times as long.
+        self.paused_until = 0.0
+        self.slower = 1.0
+        self.death: Death | None = None
 
     # --- entries ------------------------------------------------------------------------------
     def enter(self, what: str, call: Callable[[], T]) -> T:
@@ -113,7 +119,7 @@ class SimDriver:
 
     # --- scripts --------------------------------------------------------------------------------
     def _step(self, task: Task, value: object) -> None:
-        if not self.alive:
+        if not self.alive or self._waits(self._step, task, value):
             return
         order: Order | None = None
         result: object = None
@@ -132,7 +138,19 @@ class SimDriver:
             self._end(task, result, refused)
         else:
             self._take(task, order)
+        death = self.death
+        if death is not None and death.counts("step", task.kind):
+            return
         self._settle()
+        if death is not None:
+            death.counts("outputs", task.kind)
+
+    def _waits(self, action: Callable[..., None], *args: object) -> bool:
+        """Is the process stopped? Then it happens when it goes on."""
+        pause = self.paused_until - self.clock.now
+        if pause > 0:
+            self.clock.after(pause, action, *args)
+        return pause > 0
 
     def _end(self, task: Task, result: object, refused: PydrbdError | None) -> None:
         del self.running[task]
@@ -155,6 +173,10 @@ class SimDriver:
     def _carry_out(self, task: Task, order: Order) -> None:
         if not self.alive:
             return
+        # In a stopped process, an order that has reached the kernel is carried out, another one waits.
+        if self.paused_until > self.clock.now and self.rng.random() < 0.5:
+            self._waits(self._carry_out, task, order)
+            return
         self.clock.note(self.name, f"{type(order).__name__} for {task.name}", _Brief(order))
         assert not isinstance(order, Await)
         disk = self.disks[order.volume]
@@ -176,10 +198,14 @@ class SimDriver:
         self.clock.after(self._delay() / 3, self._step, task, result)
         if isinstance(order, WriteMeta | FlushDisk) and self.on_meta_write is not None:
             self.on_meta_write()
+        if self.death is not None:
+            self.death.counts("order", task.kind)
 
     def _delay(self) -> float:
         delay = self.rng.expovariate(1 / self.profile.delay)
-        return delay * self.profile.spike if self.rng.random() < self.profile.spike_chance else delay
+        if self.rng.random() < self.profile.spike_chance:
+            delay *= self.profile.spike
+        return delay if self.slower == 1.0 else min(delay * self.slower, MOST_DELAY)
 
     # --- after every entry ------------------------------------------------------------------------
     def _settle(self) -> None:

@@ -5,7 +5,8 @@ that are independent of one another. What may happen to real sockets happens her
 come up and notice an end at different times, the end of one channel overtakes packets on the
 other, and whatever was in flight when a link dies is lost from some packet on, separately in
 each channel and direction. A partition either stalls the link (packets arrive after healing,
-if both ends still live) or cuts it.
+if both ends still live) or cuts it. Swarm runs add what NetFaults says: directions or single sockets
+through which nothing passes, connect attempts that leave one end alone, streams that end inside a packet.
 
 In a wire run, packets go through `encode` and a Decoder that is fed bytes cut at random places.
 """
@@ -13,11 +14,12 @@ In a wire run, packets go through `encode` and a Decoder that is fed bytes cut a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pydrbd.engine.orders import LinkAction
 from pydrbd.sim.clock import Clock, Violation
+from pydrbd.sim.net_faults import MOST_DELAY, NetFaults, Way
 from pydrbd.vocabulary import Conn
 from pydrbd.wire.decoder import Decoder, Phase
 from pydrbd.wire.packets import Channel, Packet, encode
@@ -42,6 +44,10 @@ class Host:
 
     name: str
 
+    def paused_until(self) -> float:
+        """Until when the process is stopped: what comes for it waits in its sockets (the past: it runs)."""
+        return 0.0
+
     def link_up(self, resolve_conflicts: bool) -> int | None:
         """Both sockets exist. The session number; None if the process has died."""
         raise NotImplementedError
@@ -65,6 +71,13 @@ class _End:
         self.closed = False
 
 
+class _Torn:
+    """The first bytes of a packet whose stream was cut inside it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
 class _Pipe:
     """One channel in one direction. A None in the queue is the end of the stream."""
 
@@ -72,7 +85,7 @@ class _Pipe:
         self.source = source
         self.target = target
         self.channel = channel
-        self.queue: deque[tuple[float, Packet | None]] = deque()
+        self.queue: deque[tuple[float, Packet | _Torn | None]] = deque()
         self.last = 0.0
         self.scheduled = False
         start = Phase.FEATURES if channel is Channel.DATA else Phase.RUNNING
@@ -89,6 +102,8 @@ class _Link:
         }
         #: Nothing new gets through any more.
         self.cut = False
+        #: Through these nothing passes for the time being.
+        self.stalled: set[Way] = set()
 
     def other(self, name: str) -> _End:
         return next(end for key, end in self.ends.items() if key != name)
@@ -101,12 +116,17 @@ class _Link:
 class Network:
     """The network of a pair. `hosts` is filled by the world before the first event."""
 
-    def __init__(self, clock: Clock, profile: NetProfile) -> None:
+    def __init__(self, clock: Clock, profile: NetProfile, faults: NetFaults | None = None) -> None:
+        self.faults = faults or NetFaults()
         self.clock = clock
         self.rng = clock.rng
         self.profile = profile
         self.hosts: dict[str, Host] = {}
         self.partitioned = False
+        #: What these nodes send does not arrive: a one-way partition.
+        self.mute: set[str] = set()
+        #: What these nodes send takes this many times longer.
+        self.slowed: dict[str, float] = {}
         self.link: _Link | None = None
         self._wants: set[str] = set()
         self._establishing = False
@@ -141,6 +161,8 @@ class Network:
         """The machine is up again: it answers packets of an old link with a reset."""
         link = self.link
         if link is not None and link.ends[name].closed and not link.other(name).closed:
+            if self.faults.unanswered and self.rng.random() < self.faults.unanswered:
+                return
             self.clock.after(
                 self.rng.uniform(0.0, 2.0), self._reset, link, link.other(name), "connection reset"
             )
@@ -159,10 +181,28 @@ class Network:
             if self.rng.random() < 0.5:
                 self.clock.after(self.rng.uniform(0, 1.0), self._reset, link, end, "network unreachable")
 
+    @property
+    def disturbed(self) -> bool:
+        """Something does not get through at present."""
+        return self.partitioned or bool(self.mute) or bool(self.link and self.link.stalled)
+
+    def stall(self, ways: Iterable[Way]) -> None:
+        """Nothing passes through these sockets of the present link until `heal`."""
+        if self.link is not None:
+            self.link.stalled.update(ways)
+
+    def quiet(self) -> None:
+        """The faults of swarm runs end."""
+        self.faults = NetFaults()
+        self.slowed = {}
+        self.heal()
+
     def heal(self) -> None:
         self.partitioned = False
+        self.mute.clear()
         link = self.link
         if link is not None and not link.over:
+            link.stalled.clear()
             for pipe in link.pipes.values():
                 self._schedule(link, pipe)
             if link.cut:
@@ -172,7 +212,7 @@ class Network:
 
     # --- inside ---------------------------------------------------------------------------------
     def _try_establish(self) -> None:
-        if self._establishing or self.partitioned or self._wants != set(self.hosts):
+        if self._establishing or self.partitioned or self.mute or self._wants != set(self.hosts):
             return
         if self.link is not None and not self.link.over:
             return
@@ -181,7 +221,7 @@ class Network:
 
     def _establish(self) -> None:
         self._establishing = False
-        if self.partitioned or self._wants != set(self.hosts):
+        if self.partitioned or self.mute or self._wants != set(self.hosts):
             return
         one, two = (_End(host) for host in self.hosts.values())
         link = self.link = _Link(one, two)
@@ -189,9 +229,25 @@ class Network:
         resolver = self.rng.choice((one, two))
         for end in (one, two):
             self.clock.after(self.rng.uniform(0, 0.02), self._up, link, end, end is resolver)
+        if self.faults.half_up and self.rng.random() < self.faults.half_up:
+            self._fail_half(link, self.rng.choice((one, two)))
+
+    def _fail_half(self, link: _Link, end: _End) -> None:
+        """The attempt fails at one end, which dials on, while the other counts itself as connected; or the
+        two have taken different sockets of a crossed attempt, and one of them leads nowhere."""
+        if self.rng.random() < 0.5:
+            channel = self.rng.choice(CHANNELS)
+            link.stalled.update((name, channel) for name in link.ends)
+            self.clock.after(self.rng.uniform(0.5, 30.0), self._reset, link, end, "connection reset")
+            return
+        end.closed = True
+        self._wants.add(end.host.name)
+        if self.rng.random() < 0.5:
+            other = link.other(end.host.name)
+            self.clock.after(self.rng.uniform(0, 2.0), self._reset, link, other, "connection reset")
 
     def _up(self, link: _Link, end: _End, resolver: bool) -> None:
-        if end.closed:
+        if end.closed or self._waits_for(end.host, self._up, link, end, resolver):
             return
         self.clock.note(end.host.name, "link up", "resolves conflicts" if resolver else "")
         # The session must be known before the first packets that link_up produces are sent.
@@ -225,17 +281,33 @@ class Network:
     def _push(self, link: _Link, pipe: _Pipe, packet: Packet | None) -> None:
         if link.cut or pipe.target.closed:
             return
-        pipe.last = max(pipe.last, self.clock.now + self._delay())
+        pipe.last = max(pipe.last, self.clock.now + self._delay(pipe))
         pipe.queue.append((pipe.last, packet))
         self._schedule(link, pipe)
 
-    def _delay(self) -> float:
+    def _delay(self, pipe: _Pipe) -> float:
         delay = self.rng.expovariate(1 / self.profile.delay)
-        return delay * self.profile.spike if self.rng.random() < self.profile.spike_chance else delay
+        if self.rng.random() < self.profile.spike_chance:
+            delay *= self.profile.spike
+        name = pipe.source.host.name
+        slower = self.faults.slower.get((name, pipe.channel), 1.0) * self.slowed.get(name, 1.0)
+        return delay if slower == 1.0 else min(delay * slower, MOST_DELAY)
 
     def _lose_suffix(self, pipe: _Pipe) -> None:
+        lost: Packet | _Torn | None = None
+        due = 0.0
         for _ in range(self.rng.randint(0, len(pipe.queue))):
-            pipe.queue.pop()
+            due, lost = pipe.queue.pop()
+        if self.faults.torn and isinstance(lost, Packet):
+            stream = b"".join(bytes(piece) for piece in encode(lost))
+            pipe.queue.append((due, _Torn(stream[: self.rng.randrange(len(stream))])))
+
+    def _waits_for(self, host: Host, action: Callable[..., None], *args: object) -> bool:
+        """Is the process stopped? Then it happens when it goes on."""
+        pause = host.paused_until() - self.clock.now
+        if pause > 0:
+            self.clock.after(pause, action, *args)
+        return pause > 0
 
     def _schedule(self, link: _Link, pipe: _Pipe) -> None:
         if pipe.queue and not pipe.scheduled:
@@ -243,13 +315,16 @@ class Network:
             self.clock.after(max(0.0, pipe.queue[0][0] - self.clock.now), self._deliver, link, pipe)
 
     def _deliver(self, link: _Link, pipe: _Pipe) -> None:
-        pipe.scheduled = False
         end = pipe.target
-        if end.closed or end.session is None or self.partitioned or not pipe.queue:
+        pipe.scheduled = self._waits_for(end.host, self._deliver, link, pipe)
+        if pipe.scheduled or end.closed or end.session is None or self.partitioned or not pipe.queue:
+            return
+        name = pipe.source.host.name
+        if name in self.mute or (name, pipe.channel) in link.stalled:
             return
         # What one read of the socket brings: what is due, and sometimes what comes close behind.
         extra = self.rng.randint(1, 8) if self.rng.random() < 0.3 else 0
-        batch: list[Packet] = []
+        batch: list[Packet | _Torn] = []
         ended = False
         while pipe.queue and (not batch or pipe.queue[0][0] <= self.clock.now or extra > 0):
             due, packet = pipe.queue.popleft()
@@ -265,14 +340,16 @@ class Network:
             self._reset(link, end, f"end of the {pipe.channel.value} stream")
         self._schedule(link, pipe)
 
-    def _hand_over(self, end: _End, pipe: _Pipe, batch: list[Packet]) -> None:
+    def _hand_over(self, end: _End, pipe: _Pipe, batch: list[Packet | _Torn]) -> None:
         assert end.session is not None
         name = end.host.name
+        whole = [packet for packet in batch if isinstance(packet, Packet)]
         if not self.profile.wire_bytes:
-            self.clock.note(name, "receives", batch)
-            end.host.packets(end.session, pipe.channel, batch)
+            self.clock.note(name, "receives", whole)
+            end.host.packets(end.session, pipe.channel, whole)
             return
-        stream = b"".join(bytes(piece) for packet in batch for piece in encode(packet))
+        stream = b"".join(bytes(piece) for packet in whole for piece in encode(packet))
+        stream += b"".join(piece.data for piece in batch if isinstance(piece, _Torn))
         cuts = sorted(self.rng.randint(0, len(stream)) for _ in range(self.rng.randint(0, 3)))
         for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
             if end.closed:
@@ -283,12 +360,12 @@ class Network:
                 end.host.packets(end.session, pipe.channel, packets)
             else:
                 end.host.traffic(end.session, pipe.channel)
-        if not pipe.decoder.between_packets:
+        if not pipe.decoder.between_packets and len(whole) == len(batch):
             raise Violation("wire", f"the decoder of {name} still waits after whole packets: {batch}")
 
     def _reset(self, link: _Link, end: _End, text: str) -> None:
         """`end` learns that the connection is over."""
-        if end.closed:
+        if end.closed or self._waits_for(end.host, self._reset, link, end, text):
             return
         end.closed = True
         if end.session is None:

@@ -39,6 +39,8 @@ class Node(Host):
         self.crash_after = 0
         self.crash_power = False
         self.crashes = 0
+        #: The node's clock is ahead of true time by so much.
+        self.clock_ahead = 0.0
 
     @property
     def up(self) -> bool:
@@ -47,6 +49,13 @@ class Node(Host):
     @property
     def primary(self) -> bool:
         return self.engine is not None and peek.is_primary(self.engine)
+
+    def paused_until(self) -> float:
+        return self.driver.paused_until if self.driver is not None else 0.0
+
+    @property
+    def paused(self) -> bool:
+        return self.paused_until() > self.world.clock.now
 
     # --- life ----------------------------------------------------------------------------------
     def start(self) -> None:
@@ -101,7 +110,10 @@ class Node(Host):
         if not driver.alive:
             return
         now = self.world.clock.now
-        driver.enter("tick", lambda: driver.engine.tick(now))
+        if driver.paused_until > now:
+            self.world.clock.after(driver.paused_until - now, self._tick, driver)
+            return
+        driver.enter("tick", lambda: driver.engine.tick(now + self.clock_ahead))
         self.world.clock.after(TICK, self._tick, driver)
 
     # --- commands ------------------------------------------------------------------------------

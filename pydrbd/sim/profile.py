@@ -54,6 +54,7 @@ class Profile:
     net: NetProfile
     options: dict[str, EngineOptions] = field(repr=False)
     #: Swarm runs: the faults of the full model.
+    swarm: bool = False
     disk_faults: DiskFaults = field(default_factory=DiskFaults)
     net_faults: NetFaults = field(default_factory=NetFaults)
 
@@ -69,7 +70,14 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     disk_faults, disk_actions = draw_disk_faults(seed)
     net_faults, net_actions = draw_net_faults(seed)
     actions = profile.actions + disk_actions + net_actions
-    return replace(profile, actions=actions, disk_faults=disk_faults, net_faults=net_faults)
+    return replace(
+        profile,
+        actions=actions,
+        swarm=True,
+        disk_faults=disk_faults,
+        net_faults=net_faults,
+        net=replace(profile.net, wire_bytes=True) if net_faults.torn else profile.net,
+    )
 
 
 def _plain(seed: int, steps: int | None) -> Profile:

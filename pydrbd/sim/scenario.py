@@ -227,7 +227,8 @@ class Scenario(DiskActions, NetActions):
             and other.primary
             and self._conn(node) >= Conn.CONNECTED
             and self.world.linked()
-            and not self.world.network.partitioned
+            and not self.world.network.disturbed
+            and not other.paused
         ):
             node.command("promote", lambda e: e.promote(), lambda _r, _e: None)
         yield 0.0
@@ -277,6 +278,7 @@ class Scenario(DiskActions, NetActions):
         yield from self._resolve(self.rng.choice(self.nodes))
         self.manual.clear()
         self.calm = False
+        self.world.network.faults = self.world.profile.net_faults
 
     def _promote_anyway(self, node: Node) -> Process:
         yield from self._command(node, "promote", lambda e: e.promote())
@@ -338,6 +340,7 @@ class Scenario(DiskActions, NetActions):
         for node in self.nodes:
             node.crash_after = 0
         self._end_partition(self._partitions)
+        self._end_net_faults()
         if not serve and self.rng.random() < 0.5:
             world.workload.paused = True
         yield from self._agree()

@@ -40,6 +40,8 @@ class Steps:
         self.victim: Node | None = None
         #: Counts partitions: the end of an earlier one does not heal a later one.
         self._partitions = 0
+        #: Counts the ends of all faults: a fault that was to end later has ended then.
+        self.calm_downs = 0
         #: No automatic restarts, promotions and connects of this node now.
         self.manual: set[str] = set()
 

@@ -69,7 +69,7 @@ class Workload:
     def open(self, node: Node) -> bool:
         """A client opens the device for writing; False if it is refused."""
         driver = node.driver
-        if driver is None or node.name in self.serving:
+        if driver is None or node.name in self.serving or node.paused:
             return False
         errno = driver.enter("open", lambda: driver.engine.open(0, True))
         self.world.clock.note(node.name, "open", errno)
@@ -84,12 +84,12 @@ class Workload:
         if driver is None or node.name not in self.serving:
             return
         self.serving.discard(node.name)
-        yield lambda: not driver.alive or not self.flying[node.name]
+        yield lambda: not driver.alive or not (self.flying[node.name] or node.paused)
         if flush and driver.alive:
             self._start(
                 node, "flush", driver.engine.flush(0), Request("flush", self.world.clock.now), "flush"
             )
-            yield lambda: not driver.alive or not self.flying[node.name]
+            yield lambda: not driver.alive or not (self.flying[node.name] or node.paused)
         if driver.alive:
             driver.enter("close", lambda: driver.engine.close(0, True))
 

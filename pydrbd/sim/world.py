@@ -28,7 +28,7 @@ class World:
         self.profile = profile
         self.clock = Clock(seed, printer=printer)
         self._entropy = random.Random(f"entropy {seed}")
-        self.network = Network(self.clock, profile.net)
+        self.network = Network(self.clock, profile.net, profile.net_faults)
         self.checker = Checker(self)
         self.network.on_send = self.checker.on_send
         #: A page cache is being lost: blocks change without anybody writing.
