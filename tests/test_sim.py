@@ -23,6 +23,7 @@ from pydrbd.sim.run import Result, run_seed, run_seeds
 #: Seeds that found faults of the engine while it was made.
 FORMER = (
     *(1, 6, 15, 21, 36, 52, 73, 75, 89, 156, 231, 237, 383),
+    *(5618, 6332, 6539),
     *(10010, 10050, 10446, 20084, 20180, 20348, 20532, 20587, 30061, 30682),
 )
 

@@ -117,8 +117,16 @@ def _without_connection(s: State) -> State:
     return replace(s, peer=Role.UNKNOWN, peer_isp=False, pdsk=s.pdsk if known else Disk.DUNKNOWN)
 
 
-def _vanish(disk: Disk) -> Disk:
-    return Disk.UP_TO_DATE if disk in (Disk.CONSISTENT, Disk.OUTDATED) else disk
+def _vanish(s: State) -> State:
+    """Two disks that were compared and need no resync are good. A disk that is Outdated stays so beside a
+    diskless peer: nobody has compared it, and what it lacks may be on the disk that the peer does not use
+    now. (The kernel calls it UpToDate.)"""
+
+    def good(disk: Disk, other: Disk) -> Disk:
+        compared = disk == Disk.OUTDATED and other >= Disk.INCONSISTENT
+        return Disk.UP_TO_DATE if compared or disk == Disk.CONSISTENT else disk
+
+    return replace(s, disk=good(s.disk, s.pdsk), pdsk=good(s.pdsk, s.disk))
 
 
 def _into_bounds(s: State) -> State:
@@ -150,7 +158,7 @@ IMPLICATIONS: tuple[Implication, ...] = (
     (
         "Consistent and Outdated vanish on a connection",
         lambda s: s.conn == Conn.CONNECTED,
-        lambda s: replace(s, disk=_vanish(s.disk), pdsk=_vanish(s.pdsk)),
+        _vanish,
     ),
     ("a resync state bounds the disks", lambda s: s.conn in BOUNDS, _into_bounds),
     (
@@ -208,7 +216,10 @@ REFUSALS: tuple[tuple[Refusal, Callable[[State], bool]], ...] = (
         Refusal.NO_UP_TO_DATE_DISK,
         lambda s: s.conn > Conn.CONNECTED and s.disk < Disk.UP_TO_DATE and s.pdsk < Disk.UP_TO_DATE,
     ),
-    (Refusal.CONNECTED_OUTDATES, lambda s: s.conn in _SHARING and s.disk == Disk.OUTDATED),
+    (
+        Refusal.CONNECTED_OUTDATES,
+        lambda s: s.conn in _SHARING and s.disk == Disk.OUTDATED and s.pdsk >= Disk.INCONSISTENT,
+    ),
 )
 
 #: A step that breaks one of these may not be taken: (refusal, when(old, new)).

@@ -216,11 +216,13 @@ class Volume:
             if layout is None or self.state.disk == Disk.FAILED:
                 return None
             if MdFlag.PRIMARY in self.flags_on_disk and MdFlag.PRIMARY not in self.md_flags():
-                # From then on a crash does not replay the activity log: the bitmap must stand alone.
-                self.flags_on_disk &= ~MdFlag.PRIMARY
+                # From then on a crash does not replay the activity log: the bitmap must stand alone. The
+                # flag is forgotten only then, so that whoever comes meanwhile waits for the bitmap too.
                 result = yield from self.write_bitmap()
                 if result is not None:
                     return result
+                if self._writing is None:
+                    self.flags_on_disk &= ~MdFlag.PRIMARY
                 continue
             self._writing = Ticket()
             self.flags_on_disk = self.md_flags()
