@@ -109,6 +109,9 @@ ALONE = State(SECONDARY, UNKNOWN, Conn.WF_CONNECTION, UP, DUNKNOWN)
         (replace(PAIR, role=PRIMARY), {"disk": Disk.FAILED}, None),
         (replace(PAIR, role=PRIMARY, pdsk=NONE), {"disk": Disk.FAILED}, Refusal.NO_UP_TO_DATE_DISK),
         (replace(PAIR, peer=PRIMARY, disk=NONE), {"pdsk": Disk.FAILED}, Refusal.NO_UP_TO_DATE_DISK),
+        (replace(PAIR, disk=Disk.OUTDATED, pdsk=NONE), {"role": PRIMARY}, Refusal.NO_UP_TO_DATE_DISK),
+        (replace(PAIR, disk=Disk.OUTDATED, pdsk=NONE), {"peer": PRIMARY}, Refusal.NO_UP_TO_DATE_DISK),
+        (replace(PAIR, disk=NONE, pdsk=Disk.OUTDATED), {"role": PRIMARY}, Refusal.NO_UP_TO_DATE_DISK),
         (
             State(PRIMARY, SECONDARY, Conn.SYNC_TARGET, BAD, UP),
             {"conn": Conn.DISCONNECTING},

@@ -219,6 +219,8 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
     for active in list(volume.ranges.active):
         if not active.local.done:
             yield Await(active.local)
+    # What is under way could be carried out after the last words below, and put older ones in their place.
+    yield from volume.metadata_at_rest()
     layout = volume.current_layout()
     if layout is None:
         # An I/O error took the disk meanwhile.

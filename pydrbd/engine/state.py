@@ -156,7 +156,7 @@ IMPLICATIONS: tuple[Implication, ...] = (
         _end_resync,
     ),
     (
-        "Consistent and Outdated vanish on a connection",
+        "Consistent and Outdated vanish on a connection with another disk",
         lambda s: s.conn == Conn.CONNECTED,
         _vanish,
     ),
@@ -206,8 +206,8 @@ REFUSALS: tuple[tuple[Refusal, Callable[[State], bool]], ...] = (
         lambda s: (
             s.peer == Role.PRIMARY
             and s.conn >= Conn.CONNECTED
-            and s.disk <= Disk.INCONSISTENT
-            and s.pdsk <= Disk.INCONSISTENT
+            and s.disk <= Disk.OUTDATED
+            and s.pdsk <= Disk.OUTDATED
         ),
     ),
     (Refusal.NO_LOCAL_DISK, lambda s: s.conn > Conn.CONNECTED and s.disk < Disk.INCONSISTENT),

@@ -213,31 +213,39 @@ class Volume:
                 yield Await(self._writing)
                 continue
             layout = self.layout
-            if layout is None or self.state.disk == Disk.FAILED:
+            if layout is None or self._let_go(layout):
                 return None
-            if MdFlag.PRIMARY in self.flags_on_disk and MdFlag.PRIMARY not in self.md_flags():
-                # From then on a crash does not replay the activity log: the bitmap must stand alone. The
-                # flag is forgotten only then, so that whoever comes meanwhile waits for the bitmap too.
-                result = yield from self.write_bitmap()
-                if result is not None:
-                    return result
-                if self._writing is None:
-                    self.flags_on_disk &= ~MdFlag.PRIMARY
-                continue
             self._writing = Ticket()
-            self.flags_on_disk = self.md_flags()
+            result: IoFailed | None = None
+            if MdFlag.PRIMARY in self.flags_on_disk and MdFlag.PRIMARY not in self.md_flags():
+                # From then on a crash does not replay the activity log: the bitmap must stand alone. Nobody
+                # else writes the superblock meanwhile.
+                result = yield from self.write_bitmap()
+            gone = self._let_go(layout)
             version = self._version
-            piece = (layout.superblock_offset, self.superblock().encode())
-            result = yield WriteMeta(self.number, (piece,))
+            if result is None and not gone:
+                self.flags_on_disk = self.md_flags()
+                piece = (layout.superblock_offset, self.superblock().encode())
+                result = yield WriteMeta(self.number, (piece,))
             done, self._writing = self._writing, None
             if isinstance(result, IoFailed):
                 self.engine.disk_failed(self, result)
                 self._persisted = self._version
                 done.resolve()
                 return result
-            self._persisted = version
+            if not gone:
+                self._persisted = version
             done.resolve()
         return None
+
+    def _let_go(self, layout: Layout) -> bool:
+        """The disk that `layout` is of takes no more metadata."""
+        return self.layout is not layout or self.state.disk == Disk.FAILED
+
+    def metadata_at_rest(self) -> Script[None]:
+        """Wait until no write of superblock or bitmap is under way (a Failed disk begins no new ones)."""
+        while (busy := self._writing or self._bitmap_busy) is not None:
+            yield Await(busy)
 
     def flush_data(self) -> Script[IoFailed | None]:
         """Make the data that was written so far durable here."""
