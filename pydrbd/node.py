@@ -28,6 +28,7 @@ from pydrbd.engine.options import EngineOptions, VolumeOptions
 from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
 from pydrbd.errors import CommandFailed, PydrbdError, UsageError, WaitTimeout
 from pydrbd.format.gi import gi_line, show_gi
+from pydrbd.runtime import memory
 from pydrbd.runtime.addresses import LinkOptions
 from pydrbd.runtime.disks import Disks, DiskSpec
 from pydrbd.runtime.driver import Driver
@@ -103,7 +104,8 @@ def disk_specs(view: ResourceView) -> dict[int, DiskSpec]:
             continue
         meta = volume.meta_disk
         index = meta.index if meta.kind is MetaDiskKind.INDEXED and meta.index is not None else 0
-        specs[number] = DiskSpec(volume.disk, meta.kind.value, meta.path, index)
+        direct = volume.disk_options.backing_io == "direct"
+        specs[number] = DiskSpec(volume.disk, meta.kind.value, meta.path, index, direct)
     return specs
 
 
@@ -134,6 +136,8 @@ class Node:
         """Start all threads, and answer on the control socket. ControlError."""
         outlive_parent()
         self.log.start()
+        for problem in memory.protect():
+            self.log.put("warning", problem)
         self.workers.start()
         self.loop.start()
         self.link.start()

@@ -27,7 +27,8 @@ def _group_lines(group: type[OptionGroup]) -> Iterator[str]:
     yield ""
     yield from _HEAD
     for spec in group.specs():
-        yield f"| `{spec.name}` | {_default(spec)} | {_range(spec)} | {spec.unit} | {_implemented(spec)} |"
+        name = f"`{spec.name}` (pydrbd only)" if spec.ours else f"`{spec.name}`"
+        yield f"| {name} | {_default(spec)} | {_range(spec)} | {spec.unit} | {_implemented(spec)} |"
     yield ""
 
 

@@ -50,10 +50,10 @@ def _switch(works: frozenset[Value] | None = _DEFAULT_ONLY) -> bool:
     return cast(bool, _row(OptionSpec(Kind.SWITCH, False, works=works)))
 
 
-def _choice(words: str, works: frozenset[Value] | None = _DEFAULT_ONLY) -> str:
+def _choice(words: str, works: frozenset[Value] | None = _DEFAULT_ONLY, *, ours: bool = False) -> str:
     """One of `words`; the first is the default."""
     choices = tuple(words.split())
-    return cast(str, _row(OptionSpec(Kind.CHOICE, choices[0], words=choices, works=works)))
+    return cast(str, _row(OptionSpec(Kind.CHOICE, choices[0], words=choices, works=works, ours=ours)))
 
 
 def _text(works: frozenset[Value] | None = _DEFAULT_ONLY, longest: int = 0) -> str:
@@ -181,6 +181,8 @@ class DiskOptions(OptionGroup):
     rs_discard_granularity: int = _number(0, 0, 1 << 20, "bytes")
     discard_zeroes_if_aligned: bool = _flag(True, ANY)
     disable_write_same: bool = _flag(False)
+    #: DRBD always bypasses the page cache; see runtime/directfile.py.
+    backing_io: str = _choice("buffered direct", ANY, ours=True)
 
 
 @dataclass(frozen=True, kw_only=True)

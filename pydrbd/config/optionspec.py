@@ -31,7 +31,7 @@ class Kind(StrEnum):
 class OptionSpec:
     """One row of the table. `default`, `minimum`, `maximum` are in `unit`; a suffixed value
     (k M G, s for sectors) is in bytes and divided by `scale`. `works`: the values pydrbd
-    implements besides the default; None for all of them."""
+    implements besides the default; None for all of them. `ours`: DRBD does not know the option."""
 
     kind: Kind
     default: Value
@@ -42,6 +42,7 @@ class OptionSpec:
     words: tuple[str, ...] = ()
     works: frozenset[Value] | None = frozenset()
     clamped: bool = False
+    ours: bool = False
     section: str = ""
     name: str = ""
     group: str = ""

@@ -47,13 +47,16 @@ class Slot:
 class BlockFile:
     """An opened, locked disk. Methods may be called from any thread until close()."""
 
+    #: For open(2), besides what is always needed.
+    extra_flags = 0
+
     def __init__(self, path: str, *, slot: Slot | None = None, lock: bool = True) -> None:
         """Open and lock. OSError with a text that names the cause; nothing stays open then.
 
         `lock=False`: a second descriptor on a disk that this process holds already.
         """
         self.path = path
-        self.fd = _open(path, exclusive=lock and slot is None)
+        self.fd = _open(path, self.extra_flags, exclusive=lock and slot is None)
         try:
             if lock:
                 self._lock(slot)
@@ -187,14 +190,14 @@ class _GroupedFlush:
             raise OSError(self._error.errno or errno.EIO, f"flushing the disk failed: {self._error.strerror}")
 
 
-def _open(path: str, *, exclusive: bool) -> int:
+def _open(path: str, extra_flags: int, *, exclusive: bool) -> int:
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
         raise OSError(error.errno or errno.EIO, f"{path}: {error.strerror}") from error
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         raise OSError(errno.ENOTBLK, f"{path} is neither a block device nor a regular file")
-    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if exclusive and stat.S_ISBLK(mode) else 0)
+    flags = os.O_RDWR | os.O_CLOEXEC | extra_flags | (os.O_EXCL if exclusive and stat.S_ISBLK(mode) else 0)
     opened: list[int] = []
     try:
         _retry_busy(lambda: opened.append(os.open(path, flags)), path)

@@ -31,6 +31,7 @@ from pydrbd.engine.orders import (
     ZeroBlocks,
 )
 from pydrbd.runtime.blockfile import BlockFile, Slot
+from pydrbd.runtime.directfile import DirectFile
 
 #: Bytes of one slot of an indexed metadata device (drbd.conf: meta-disk DEVICE [INDEX]).
 INDEXED_SLOT = 128 << 20
@@ -52,6 +53,13 @@ class DiskSpec:
     kind: str = "internal"
     meta_disk: str = ""
     index: int = 0
+    #: `backing-io direct`: past the page cache, data and metadata.
+    direct: bool = False
+
+    @property
+    def file(self) -> type[BlockFile]:
+        """What opens its disks."""
+        return DirectFile if self.direct else BlockFile
 
 
 class _Volume:
@@ -126,7 +134,7 @@ class Disks:
         with self._lock:
             if number in self._volumes:
                 raise OSError(errno.EBUSY, f"the disk {spec.disk} of volume {number} is open already")
-        data = BlockFile(spec.disk)
+        data = spec.file(spec.disk)
         try:
             meta = _open_meta(spec)
         except BaseException:
@@ -159,12 +167,12 @@ class Disks:
 
 def _open_meta(spec: DiskSpec) -> BlockFile:
     if spec.kind == "internal":
-        return BlockFile(spec.disk, lock=False)
+        return spec.file(spec.disk, lock=False)
     try:
         if spec.kind != "indexed":
-            return BlockFile(spec.meta_disk)
+            return spec.file(spec.meta_disk)
         slot = Slot(spec.index * INDEXED_SLOT, INDEXED_SLOT)
-        meta = BlockFile(spec.meta_disk, slot=slot)
+        meta = spec.file(spec.meta_disk, slot=slot)
     except OSError as error:
         raise OSError(error.errno or errno.EIO, f"meta-disk: {_text(error)}") from error
     if meta.size < slot.offset + slot.length:
