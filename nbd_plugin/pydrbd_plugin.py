@@ -132,8 +132,8 @@ def pread(h: Handle, buf: bytearray, offset: int, flags: int) -> None:
 
 
 def pwrite(h: Handle, buf: memoryview, offset: int, flags: int) -> None:
-    # A copy: nbdkit reuses its buffer after the return, and the transfer log may outlive it.
-    _run(_node.engine.write(h.volume, offset, bytes(buf), bool(flags & nbdkit.FLAG_FUA)))
+    # nbdkit reuses its buffer after the return: the engine copies it, piece by piece.
+    _run(_node.engine.write(h.volume, offset, buf, bool(flags & nbdkit.FLAG_FUA)))
 
 
 def flush(h: Handle, flags: int) -> None:

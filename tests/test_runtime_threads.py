@@ -74,7 +74,7 @@ def test_many_threads_send_in_the_order_of_the_queue_through_a_full_socket(wire:
                 if number is None:
                     return
                 data = blob if number % 7 == 0 else blob[:512]
-                wire.socket.queue.append(Data(number, 8, number, DpFlags(2), data))
+                wire.socket.add([Data(number, 8, number, DpFlags(2), data)])
             wire.socket.push()
 
     threads = [threading.Thread(target=send) for _ in range(6)]
@@ -90,7 +90,7 @@ def test_many_threads_send_in_the_order_of_the_queue_through_a_full_socket(wire:
 
 def test_sending_never_waits_for_a_peer_that_does_not_read(wire: Wire) -> None:
     for number in range(200):
-        wire.socket.queue.append(Data(number, 8, number, DpFlags(2), bytes(65536)))
+        wire.socket.add([Data(number, 8, number, DpFlags(2), bytes(65536))])
         wire.socket.push()
     assert wire.socket.unsent_bytes > 190 * 65536
     packets = read_packets(wire.theirs, 200)
@@ -103,12 +103,12 @@ def test_the_end_is_told_once_and_sending_after_it_is_harmless(wire: Wire) -> No
     wait_until(lambda: wire.ends, 5, "the end")
     assert b"".join(wire.received) == b"last words"
     for _ in range(10):
-        wire.socket.queue.append(Data(0, 8, 0, DpFlags(2), bytes(512)))
+        wire.socket.add([Data(0, 8, 0, DpFlags(2), bytes(512))])
         wire.socket.push()
     wait_until(lambda: wire.ends[-1] is not None, 5, "the failed send")
     wire.loop.soon(wire.socket.close)
     wait_until(lambda: wire.socket.closed, 5, "the socket to be closed")
-    wire.socket.queue.append(Data(0, 8, 0, DpFlags(2), bytes(512)))
+    wire.socket.add([Data(0, 8, 0, DpFlags(2), bytes(512))])
     wire.socket.push()
 
 

@@ -21,6 +21,7 @@ from pydrbd.engine.aftermath import aftermath
 from pydrbd.engine.connection import Phase, Session
 from pydrbd.engine.options import EngineOptions
 from pydrbd.engine.orders import Await, IoFailed, LinkAction, LogLine, Outputs, Script, Ticket
+from pydrbd.engine.pressure import Pressure
 from pydrbd.engine.snapshot import ResourceSnapshot
 from pydrbd.engine.state import State, describe_change, imply
 from pydrbd.engine.sync import finish_source
@@ -49,6 +50,7 @@ class Engine:
         self.connection = Conn.STANDALONE
         self.session: Session | None = None
         self.transfer_log = TransferLog(self)
+        self.pressure = Pressure(self)
         self.discard_my_data = False
         self.auto_promoted = False
         self.last_disconnect = ""
@@ -57,7 +59,7 @@ class Engine:
         self._sessions = 0
         self._timers: list[tuple[float, int, Ticket]] = []
         self._timer_count = 0
-        self._watchers: list[Ticket] = []
+        self._watchers: dict[Ticket, None] = {}
 
     # --- small services ------------------------------------------------------------------------
 
@@ -222,6 +224,7 @@ class Engine:
         for volume in self.volumes.values():
             volume.resync_may_have_ended = volume.resync.target_may_have_ended()
         self.transfer_log.lose()
+        self.pressure.outbox(full=False)
         for volume in self.volumes.values():
             volume.resync.reset()
             disk = volume.attached_as if volume.state.disk == Disk.NEGOTIATING else volume.state.disk
@@ -353,7 +356,9 @@ class Engine:
     def read(self, volume: int, offset: int, length: int) -> Script[bytes | IoFailed]:
         return requests.read(self, self.volumes[volume], offset, length)
 
-    def write(self, volume: int, offset: int, data: bytes, fua: bool = False) -> Script[IoFailed | None]:
+    def write(
+        self, volume: int, offset: int, data: bytes | memoryview, fua: bool = False
+    ) -> Script[IoFailed | None]:
         return requests.write(self, self.volumes[volume], offset, data, fua)
 
     def trim(self, volume: int, offset: int, length: int, fua: bool = False) -> Script[IoFailed | None]:
@@ -411,19 +416,20 @@ class Engine:
             ticket = self.timer(min(1.0, deadline - self.now) if deadline is not None else 1.0)
             self.watch(ticket)
             yield Await(ticket)
+            self._watchers.pop(ticket, None)
         return True
 
     # --- observation -------------------------------------------------------------------------------
 
     def changed(self) -> None:
         """Something that people wait for may be true now."""
-        watchers, self._watchers = self._watchers, []
+        watchers, self._watchers = self._watchers, {}
         for ticket in watchers:
             ticket.resolve(True)
 
     def watch(self, ticket: Ticket) -> None:
         """Resolve the ticket at the next change of state."""
-        self._watchers.append(ticket)
+        self._watchers[ticket] = None
 
     def snapshot(self) -> ResourceSnapshot:
         return observe.snapshot(self)

@@ -89,3 +89,7 @@ def invariants(engine: Engine) -> None:
         if request.log is request.volume.activity_log:
             assert all(e in hot for e in request.extents), "a request whose extent is cold"
     assert connected or not engine.transfer_log.by_id, "a transfer log without a connection"
+    pressure = engine.pressure
+    assert connected or pressure.congested is None, "writes wait for an outbox without a connection"
+    assert pressure.receiving >= 0, "more was written for the peer than has come"
+    assert pressure.serving >= 0, "more reads for the peer were answered than asked"

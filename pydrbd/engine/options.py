@@ -41,6 +41,8 @@ class EngineOptions:
     max_epoch_size: int = 2048
     #: Bytes of resync requests in flight at the most (max-buffers pages).
     max_buffers: int = 2048 * 4096
+    #: Writes in the transfer log at the most (a client's next one waits).
+    max_logged: int = 32768
     use_rle: bool = True
     cram_hmac_alg: str = ""
     shared_secret: bytes = b""

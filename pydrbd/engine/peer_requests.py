@@ -147,6 +147,7 @@ def on_data(session: Session, packet: Change) -> None:
     if volume.state.pdsk < Disk.INCONSISTENT:
         # Now, not when it is written: a STATE behind it may start a resync from what the bitmap says.
         volume.set_out_of_sync(mine.start, length)
+    session.engine.pressure.receiving += length if isinstance(packet, Data) else 0
     session.engine.spawn(name, _write(session, volume, packet, mine, epoch, wait))
 
 
@@ -191,6 +192,7 @@ def _write(
     if extents:
         log.end(extents)
     volume.ranges.leave(mine)
+    engine.pressure.receiving -= length if isinstance(packet, Data) else 0
     volume.counters.unacked -= 1
     volume.counters.received += length
     epoch.active -= 1
@@ -223,6 +225,7 @@ def on_read(session: Session, packet: DataRequest) -> None:
         raise ProtocolViolation(f"DATA_REQUEST of {packet.size} bytes")
     volume = session.ranged(packet, packet.size)
     mine = volume.ranges.enter(packet.sector * SECTOR, packet.size)
+    session.engine.pressure.serving += 1
     session.engine.spawn(f"peer read {volume.number}", _read(session, volume, packet, mine))
 
 
@@ -230,12 +233,14 @@ def _read(session: Session, volume: Volume, packet: DataRequest, mine: Range) ->
     engine, offset = session.engine, mine.start
     for earlier in mine.blockers:
         yield Await(earlier.local)
+    yield from engine.pressure.outbox_room()
     data: bytes | IoFailed = IoFailed(5, "no UpToDate disk")
-    if volume.state.disk == Disk.UP_TO_DATE:
+    if engine.session is session and volume.state.disk == Disk.UP_TO_DATE:
         data = yield ReadBlocks(volume.number, offset, packet.size)
         if isinstance(data, IoFailed):
             engine.disk_failed(volume, data)
     volume.ranges.leave(mine)
+    engine.pressure.serving -= 1
     if engine.session is not session:
         return
     if isinstance(data, IoFailed):

@@ -131,14 +131,20 @@ def _read_part(engine: Engine, volume: Volume, offset: int, length: int) -> Scri
 # --- writes ----------------------------------------------------------------------------------
 
 
-def write(engine: Engine, volume: Volume, offset: int, data: bytes, fua: bool) -> Script[IoFailed | None]:
-    """Write `data`; packets carry at most 1 MiB, so longer writes are a row of writes."""
+def write(
+    engine: Engine, volume: Volume, offset: int, data: bytes | memoryview, fua: bool
+) -> Script[IoFailed | None]:
+    """Write `data`; packets carry at most 1 MiB, so longer writes are a row of writes.
+
+    A memoryview is copied, one piece at a time, so that a large request needs no second copy as a whole.
+    """
     problem = _invalid(volume, offset, len(data))
     if problem:
         return problem
     view = memoryview(data)
     for start, size in pieces(offset, len(data), MAX_DATA_BYTES):
-        part = data if size == len(data) else bytes(view[start - offset : start - offset + size])
+        whole = isinstance(data, bytes) and size == len(data)
+        part = bytes(data if whole else view[start - offset : start - offset + size])
         failed = yield from _change(engine, volume, start, Change(size, part))
         if failed is not None:
             return failed
@@ -164,6 +170,7 @@ def zero(
 def _change(engine: Engine, volume: Volume, offset: int, change: Change) -> Script[IoFailed | None]:
     """One write of at most a packet's size, from its place in the order to its completion."""
     volume.counters.upper_pending += 1
+    yield from engine.pressure.write_room()
     # Before taking a place in the order: the answer that is waited for takes its own when it comes,
     # and would wait for this write. Once this write has a place, its blocks are not asked for.
     while (resync := volume.resync.requested_overlap(offset, change.length)) is not None:

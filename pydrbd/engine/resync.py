@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import Await, IoFailed, ReadBlocks, Script, Ticket, WriteBlocks, ZeroBlocks
+from pydrbd.engine.pressure import MAX_RESYNC_REQUESTS
 from pydrbd.engine.snapshot import ResyncSnapshot
 from pydrbd.engine.sync import finish_target
 from pydrbd.units import BIT_BYTES, SECTOR
@@ -88,8 +89,9 @@ class Resync:
 
     def begin(self) -> None:
         """The states have become SyncSource and SyncTarget."""
-        volume = self.volume
+        volume, session = self.volume, self.volume.engine.session
         self.reset()
+        self.late = {late for late in self.late if session is not None and late[0] == session.number}
         self.active = True
         now = volume.engine.now
         self.total_bits = volume.bitmap.count
@@ -138,11 +140,15 @@ class Resync:
             engine.spawn(f"resync end {volume.number}", finish_target(volume))
             return
         self._refill()
-        while self.bytes_requested < engine.options.max_buffers and self.tokens > 0:
+        while self._may_ask():
             piece = self._next_piece()
             if piece is None:
                 break
             self._ask(*piece)
+
+    def _may_ask(self) -> bool:
+        full = self.bytes_requested >= self.volume.engine.options.max_buffers
+        return not full and len(self.requested) < MAX_RESYNC_REQUESTS and self.tokens > 0
 
     def _refill(self) -> None:
         options, now = self.volume.options, self.volume.engine.now
@@ -276,6 +282,7 @@ class Resync:
         self.target_started = True
         mine = self.volume.ranges.enter(packet.sector * SECTOR, packet.size)
         name = f"resync read {self.volume.number}"
+        self.volume.engine.pressure.serving += 1
         self.volume.engine.spawn(name, self._read_for_peer(session, packet, mine))
 
     def _read_for_peer(
@@ -285,8 +292,9 @@ class Resync:
         offset, length, number = mine.start, mine.end - mine.start, volume.number
         for earlier in mine.blockers:
             yield Await(earlier.local)
+        yield from engine.pressure.outbox_room()
         data: bytes | IoFailed = IoFailed(5, "no UpToDate disk")
-        if volume.state.disk == Disk.UP_TO_DATE:
+        if engine.session is session and volume.state.disk == Disk.UP_TO_DATE:
             data = yield ReadBlocks(number, offset, length)
             if isinstance(data, IoFailed):
                 engine.disk_failed(volume, data)
@@ -306,6 +314,7 @@ class Resync:
                 volume.counters.resynced += length
                 self.transferred += length
         volume.ranges.leave(mine)
+        engine.pressure.serving -= 1
 
     def acknowledged(self, sector: int, length: int) -> None:
         """RS_WRITE_ACK for a resync block: both disks hold the same."""

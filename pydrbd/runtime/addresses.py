@@ -31,6 +31,8 @@ class LinkOptions:
     ping_timeout: float = 0.5
     #: sock-check-timeo; 0: the ping time-out.
     sock_check_timeout: float = 0.0
+    #: A peer that takes no data for so long is given up (timeout times ko-count).
+    send_timeout: float = 42.0
     sndbuf_size: int = 0
     rcvbuf_size: int = 0
 

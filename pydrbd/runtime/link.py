@@ -74,14 +74,15 @@ class Link:
     def queue(self, data: list[Packet], meta: list[Packet]) -> None:
         """Packets for the current session (dropped when there is none)."""
         if self._out is not None:
-            self._out.data.queue.extend(data)
-            self._out.meta.queue.extend(meta)
+            self._out.queue(data, meta)
 
     def act(self, action: LinkAction) -> None:
         """An action of the engine."""
         self._epoch += 1
         if action is not LinkAction.START:
             self._out = None
+            # What was queued in this very hold may have filled the outbox that goes now.
+            self._driver.engine.pressure.outbox(full=False)
         self._actions.append((action, self._epoch))
 
     # --- any thread ------------------------------------------------------------------------------
@@ -238,6 +239,8 @@ class Link:
         if self._stopped:
             return
         self._loop.call_later(TICK_SECONDS, self._tick)
+        if self._session is not None:
+            self._session.check_progress()
         self._driver.call(lambda: self._driver.engine.tick(time.monotonic()))
 
     def _unexpected(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import contextlib
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pydrbd.runtime.loop import LoopThread
 from pydrbd.wire.packets import Buffer, Packet, encode
@@ -31,7 +31,7 @@ _HEADER_BYTES = 40
 
 
 class PeerSocket:
-    """See the module. `queue` is appended to under the mutex, before `push`."""
+    """See the module. `add` is called under the mutex, before `push`."""
 
     def __init__(
         self,
@@ -47,10 +47,29 @@ class PeerSocket:
         self._lock = threading.Lock()
         #: What is left of a batch that the kernel did not take whole.
         self._rest: list[memoryview] = []
+        #: Bytes of bodies ever queued (under the mutex), taken into a batch and sent (under the lock).
+        self._added = self._taken = self._sent = 0
+        #: Called on the loop's thread once the unsent bytes have fallen below `low`; set with `watch`.
+        self._drained: Callable[[], None] | None = None
+        self._low = 0
         self._blocked = self.closed = False
+        #: Bytes that the kernel has taken up to now.
+        self.progress = 0
         self._buffer = bytearray(_BATCH_BYTES)
 
     # --- sending (any thread) ----------------------------------------------------------------
+    def add(self, packets: Iterable[Packet]) -> None:
+        """Queue packets (under the mutex)."""
+        for packet in packets:
+            self.queue.append(packet)
+            self._added += len(packet.body()) + _HEADER_BYTES
+
+    def watch(self, low: int, drained: Callable[[], None]) -> None:
+        """Have `drained` called, once, when at most `low` bytes are unsent (under the mutex)."""
+        self._low, self._drained = low, drained
+        if self.unsent_bytes <= low:  # sent meanwhile, by a thread that did not see the above
+            self._thread.soon(drained)
+
     def push(self) -> None:
         """Send what is queued, as far as the kernel takes it; never waits."""
         rounds = _ROUNDS
@@ -75,7 +94,9 @@ class PeerSocket:
         if not buffers:
             queue = self.queue
             while queue and size < _BATCH_BYTES and len(buffers) < _BATCH_BUFFERS:
-                pieces = encode(queue.popleft())
+                packet = queue.popleft()
+                self._taken += len(packet.body()) + _HEADER_BYTES
+                pieces = encode(packet)
                 buffers += pieces
                 size += sum(map(len, pieces))
         if not buffers:
@@ -88,7 +109,13 @@ class PeerSocket:
             self._blocked = True
             self._thread.soon(lambda e=error: self._fail(e))  # type: ignore[misc]
             return
+        self.progress += sent
         self._rest = _after(buffers, sent) if sent < size else []
+        if not self._rest:
+            self._sent = self._taken
+            if self._drained is not None and self.unsent_bytes <= self._low:
+                drained, self._drained = self._drained, None
+                self._thread.soon(drained)
         if self._rest:
             self._blocked = True
             self._thread.soon(self._wait_writable)
@@ -96,8 +123,7 @@ class PeerSocket:
     @property
     def unsent_bytes(self) -> int:
         """Bytes that the kernel has not taken yet (any thread; approximate)."""
-        waiting = sum(len(packet.body()) + _HEADER_BYTES for packet in list(self.queue))
-        return waiting + sum(map(len, self._rest))
+        return self._added - self._sent
 
     @property
     def idle(self) -> bool:

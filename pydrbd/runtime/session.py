@@ -16,6 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from pydrbd.errors import ProtocolViolation
+from pydrbd.runtime.addresses import LinkOptions
 from pydrbd.runtime.driver import Driver
 from pydrbd.runtime.establish import Pair
 from pydrbd.runtime.loop import LoopThread
@@ -26,6 +27,11 @@ from pydrbd.wire.packets import Channel, Packet
 
 #: Scripts waiting for a worker from which on no more data is read from the peer.
 _BACKLOG = 64
+#: Acks not yet taken by the kernel from which on no more data is read.
+_META_BACKLOG = 8192
+#: Bytes of unsent data packets from which on the engine makes clients and the peer's reads wait, and
+#: below which they go on.
+OUTBOX_HIGH, OUTBOX_LOW = 16 << 20, 8 << 20
 _BACKLOG_CHECK_SECONDS = 0.002
 #: The engine hears of parts of packets at most this often.
 _TRAFFIC_SECONDS = 0.05
@@ -34,6 +40,8 @@ _FINISH_CHECK_SECONDS = 0.005
 
 class Owner(Protocol):
     """What a session tells its link."""
+
+    options: LinkOptions
 
     def ended(self, session: Session, reason: Conn, text: str) -> None: ...
 
@@ -54,6 +62,8 @@ class Session:
             return PeerSocket(sock, thread, partial(self._received, channel), partial(self._lost, channel))
 
         self.data, self.meta = made(Channel.DATA), made(Channel.META)
+        self._timeout = owner.options.send_timeout
+        self._progress, self._progress_at = (0, 0), self._loop.time()
         self._last_traffic = 0.0
         self._ended = self._throttled = False
 
@@ -80,8 +90,16 @@ class Session:
             self._traffic(channel)
         if violation is not None:
             self.fail(Conn.PROTOCOL_ERROR, str(violation))
-        elif channel is Channel.DATA and self._driver.workers.waiting > _BACKLOG:
+        elif channel is Channel.DATA and self._behind(1.0):
             self._throttle()
+
+    def _behind(self, share: float) -> bool:
+        """Is there more received work than we want to hold?"""
+        return (
+            self._driver.workers.waiting > _BACKLOG * share
+            or len(self.meta.queue) > _META_BACKLOG * share
+            or self._driver.engine.pressure.behind(share)
+        )
 
     def _deliver(self, channel: Channel, packets: list[Packet]) -> ProtocolViolation | None:
         engine = self._driver.engine
@@ -98,7 +116,7 @@ class Session:
             self._driver.call(lambda: self._driver.engine.traffic(self.number, channel))
 
     def _throttle(self) -> None:
-        """Stop reading data while the workers are behind."""
+        """Stop reading data while there is too much of it: TCP makes the peer wait."""
         if not self._throttled and not self._ended:
             self._throttled = True
             self.data.pause()
@@ -107,13 +125,35 @@ class Session:
     def _unthrottle(self) -> None:
         if self._ended:
             return
-        if self._driver.workers.waiting > _BACKLOG // 2:
+        if self._behind(0.5):
             self._loop.call_later(_BACKLOG_CHECK_SECONDS, self._unthrottle)
             return
         self._throttled = False
         self.data.resume()
 
     # --- sending (any thread) --------------------------------------------------------------------
+    def queue(self, data: list[Packet], meta: list[Packet]) -> None:
+        """Packets of the engine (under the mutex); it hears when too much data is unsent."""
+        self.data.add(data)
+        self.meta.add(meta)
+        pressure = self._driver.engine.pressure
+        if data and pressure.congested is None and self.data.unsent_bytes > OUTBOX_HIGH:
+            pressure.outbox(full=True)
+            self.data.watch(OUTBOX_LOW, self._drained)
+
+    def _drained(self) -> None:
+        """On the loop: the outbox has room again. After the end, the engine knows that already."""
+        if not self._ended:
+            self._driver.call(lambda: self._driver.engine.pressure.outbox(full=False))
+
+    def check_progress(self) -> None:
+        """On the loop: give the peer up when it has taken nothing of what is to be sent for too long."""
+        now, progress = self._loop.time(), (self.data.progress, self.meta.progress)
+        if progress != self._progress or (self.data.idle and self.meta.idle):
+            self._progress, self._progress_at = progress, now
+        elif now - self._progress_at > self._timeout:
+            self.fail(Conn.TIMEOUT, f"the peer took no data for {self._timeout:.0f} s")
+
     def push(self) -> None:
         """Send what is queued; the small packets of the meta socket first."""
         if self.meta.queue:

@@ -21,6 +21,7 @@ from pydrbd.sim.death import Death
 from pydrbd.sim.disk import SimDisk
 from pydrbd.sim.net_faults import MOST_DELAY
 from pydrbd.sim.network import Network
+from pydrbd.sim.squeeze import Outbox
 from pydrbd.wire.packets import Channel
 
 T = TypeVar("T")
@@ -83,6 +84,7 @@ class SimDriver:
         self.alive = True
         self.open: set[int] = set()
         self.running: dict[Task, str] = {}
+        self.outbox: Outbox | None = None
         #: Called after every metadata write that was carried out (hook for crashes).
         self.on_meta_write: Callable[[], None] | None = None
         #: The process is stopped until then; what it does takes `slower` times as long.
@@ -223,6 +225,8 @@ class SimDriver:
         out = self.engine.out
         while out.data:
             self.network.send(self.name, Channel.DATA, out.data.popleft())
+            if self.outbox is not None:
+                self.outbox.sent()
         while out.meta:
             self.network.send(self.name, Channel.META, out.meta.popleft())
         while out.log:

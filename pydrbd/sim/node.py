@@ -16,6 +16,7 @@ from pydrbd.sim import peek
 from pydrbd.sim.disk import SimDisk
 from pydrbd.sim.driver import Done, SimDriver
 from pydrbd.sim.network import Host
+from pydrbd.sim.squeeze import Outbox
 from pydrbd.vocabulary import Conn
 from pydrbd.wire.packets import Channel, Packet
 
@@ -73,6 +74,9 @@ class Node(Host):
             world.profile.disk,
             world.checker,
         )
+        if world.profile.squeeze.chance:
+            source = f"{world.clock.seed} {self.name} {self.crashes}"
+            self.driver.outbox = Outbox(world.profile.squeeze, self.driver, source)
         self.driver.on_meta_write = self._meta_written
         world.checker.restarted(self.name)
         world.network.revived(self.name)

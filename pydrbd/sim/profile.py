@@ -14,6 +14,7 @@ from pydrbd.sim.disk_faults import DISK_ACTIONS, DiskFaults, draw_disk_faults
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
 from pydrbd.sim.network import NetProfile
+from pydrbd.sim.squeeze import Squeeze, draw_squeeze
 from pydrbd.units import KIB, MIB, SECTOR
 
 #: Actions of the scenario and how often one is chosen when it is switched on.
@@ -57,6 +58,7 @@ class Profile:
     swarm: bool = False
     disk_faults: DiskFaults = field(default_factory=DiskFaults)
     net_faults: NetFaults = field(default_factory=NetFaults)
+    squeeze: Squeeze = field(default_factory=Squeeze)
 
 
 def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) -> Profile:
@@ -69,6 +71,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
         return profile
     disk_faults, disk_actions = draw_disk_faults(seed)
     net_faults, net_actions = draw_net_faults(seed)
+    squeeze = draw_squeeze(seed)
     actions = profile.actions + disk_actions + net_actions
     return replace(
         profile,
@@ -76,6 +79,8 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
         swarm=True,
         disk_faults=disk_faults,
         net_faults=net_faults,
+        squeeze=squeeze,
+        options={name: squeeze.options(options) for name, options in profile.options.items()},
         net=replace(profile.net, wire_bytes=True) if net_faults.torn else profile.net,
     )
 

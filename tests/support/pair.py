@@ -98,23 +98,34 @@ class Pair:
     """Both nodes, with fresh metadata."""
 
     def __init__(
-        self, folder: Path, run_dir: Path, *, size: int = 64 << 20, sections: str = "", disks: str = ""
+        self,
+        folder: Path,
+        run_dir: Path,
+        *,
+        size: int = 64 << 20,
+        sections: str = "",
+        disks: str = "",
+        beta: str = "",
     ) -> None:
-        """`sections`: further text of the resource. `disks`: where the disk files go (default: `folder`)."""
+        """`sections`: further text of the resource. `disks`: where the disk files go (default: `folder`).
+
+        `beta`: that node's disk instead, which is there already.
+        """
         place = Path(disks or folder)
-        alpha, beta = place / "alpha.img", place / "beta.img"
-        for disk in (alpha, beta):
-            with disk.open("wb") as file:
-                file.truncate(size)
+        alpha, other = place / "alpha.img", Path(beta or place / "beta.img")
+        for disk in (alpha, other):
+            if str(disk) != beta:
+                with disk.open("wb") as file:
+                    file.truncate(size)
             create_md(str(disk))
         self.config = folder / "pair.res"
         host = "127.0.0.1"
         text = _CONFIG.format(
-            name="r0", sections=sections, alpha=alpha, beta=beta, host=host, ports=_ports(host)
+            name="r0", sections=sections, alpha=alpha, beta=other, host=host, ports=_ports(host)
         )
         self.config.write_text(text)
         self.alpha = Member(self.config, "alpha", "r0", run_dir, alpha)
-        self.beta = Member(self.config, "beta", "r0", run_dir, beta)
+        self.beta = Member(self.config, "beta", "r0", run_dir, other)
 
     def up(self) -> None:
         """Both up and connected (both Secondary and Inconsistent)."""

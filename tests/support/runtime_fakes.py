@@ -19,6 +19,23 @@ from pydrbd.vocabulary import Conn
 from pydrbd.wire.packets import Channel, ConnectionFeatures, Features, Packet, Ping, PingAck
 
 
+class FakePressure:
+    """Remembers what the link says of its outbox."""
+
+    def __init__(self) -> None:
+        self.congested: object = None
+        self.history: list[bool] = []
+        self.is_behind = False
+
+    def outbox(self, *, full: bool) -> None:
+        if full != (self.congested is not None):
+            self.history.append(full)
+        self.congested = self if full else None
+
+    def behind(self, share: float = 1.0) -> bool:
+        return self.is_behind
+
+
 class FakeEngine:
     """Answers link_up with features, PING with PING_ACK, and asks for a new link when one is lost."""
 
@@ -30,6 +47,7 @@ class FakeEngine:
         self.packets: list[tuple[Channel, Packet]] = []
         self.downs: list[tuple[int, Conn, str]] = []
         self.reconnect = True
+        self.pressure = FakePressure()
         self.ticks = 0
         self.checks = 0
 
