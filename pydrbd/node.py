@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from pydrbd.runtime import memory
 from pydrbd.runtime.addresses import LinkOptions
 from pydrbd.runtime.disks import Disks, DiskSpec
 from pydrbd.runtime.driver import Driver
+from pydrbd.runtime.handlers import Handlers
 from pydrbd.runtime.launch import RunPaths, outlive_parent, paths
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.logs import LogWriter
@@ -39,7 +41,7 @@ from pydrbd.runtime.loop import LoopThread
 from pydrbd.runtime.workers import Workers
 from pydrbd.units import SECTOR
 from pydrbd.version import __version__
-from pydrbd.vocabulary import Conn, Failure
+from pydrbd.vocabulary import Conn, Failure, OnIoError
 
 PAGE = 4096
 #: New container objects until the youngest generation is collected (Python's own number: 700).
@@ -75,6 +77,7 @@ def engine_options(view: ResourceView) -> EngineOptions:
                 c_plan_ahead=volume.peer_device_options.c_plan_ahead,
                 resync_rate=volume.peer_device_options.resync_rate * 1024,
                 discard_zeroes_if_aligned=volume.disk_options.discard_zeroes_if_aligned,
+                on_io_error=OnIoError(volume.disk_options.on_io_error),
             )
             for number, volume in view.volumes.items()
         },
@@ -110,6 +113,28 @@ def disk_specs(view: ResourceView) -> dict[int, DiskSpec]:
     return specs
 
 
+def handler_environment(view: ResourceView, run_for: int) -> dict[str, str]:
+    """The variables that DRBD's handlers get, for an event of the volume `run_for`."""
+    volume = view.volumes[run_for]
+    names = {view.node_id: view.node_name, view.peer_node_id: view.peer_name}
+    return {
+        "DRBD_RESOURCE": view.name,
+        "DRBD_VOLUME": str(run_for),
+        "DRBD_MINOR": str(run_for if volume.device.minor is None else volume.device.minor),
+        "DRBD_LL_DISK": volume.disk or "none",
+        "DRBD_BACKING_DEV": volume.disk or "none",
+        "DRBD_MY_NODE_ID": str(view.node_id),
+        "DRBD_PEER_NODE_ID": str(view.peer_node_id),
+        "DRBD_PEER": view.peer_name,
+        "DRBD_PEERS": view.peer_name,
+        "DRBD_MY_AF": view.local_address.family,
+        "DRBD_MY_ADDRESS": view.local_address.host,
+        "DRBD_PEER_AF": view.peer_address.family,
+        "DRBD_PEER_ADDRESS": view.peer_address.host,
+        **{f"DRBD_NODE_ID_{number}": name for number, name in names.items()},
+    }
+
+
 class Node:
     """A resource's process from start() to `down`."""
 
@@ -125,6 +150,8 @@ class Node:
         self.disks = Disks(disk_specs(view))
         self.workers = Workers()
         self.driver = Driver(self.engine, self.disks, self.workers, self.log)
+        commands = {spec.name: str(view.handlers.value(spec.name)) for spec in view.handlers.specs()}
+        self.driver.handlers = Handlers(commands, partial(handler_environment, view), self.log)
         self.loop = LoopThread()
         self.link = Link(link_options(view), self.driver, self.loop)
         self.server = ControlServer(

@@ -189,6 +189,14 @@ _REFUSAL_TEXTS = {
 }
 
 
+class OnIoError(StrEnum):
+    """What a node does about an error of its own disk (disk option on-io-error)."""
+
+    DETACH = "detach"
+    PASS_ON = "pass_on"
+    CALL_HANDLER = "call-local-io-error"
+
+
 class Failure(IntEnum):
     """Why an administrative command fails (drbdsetup prints `Failure: (N) TEXT`, exit code 10)."""
 
@@ -196,6 +204,7 @@ class Failure(IntEnum):
     OPEN_BACKING_DEVICE = 104
     OPEN_MD_DEVICE = 105
     DISK_TOO_SMALL = 111
+    METADATA_IO = 118
     NO_METADATA = 119
     DISCARD_IMPOSSIBLE = 123
     DISK_CONFIGURED = 124
@@ -221,6 +230,7 @@ _FAILURE_TEXTS = {
     Failure.OPEN_BACKING_DEVICE: "Can not open backing device.",
     Failure.OPEN_MD_DEVICE: "Can not open meta device.",
     Failure.DISK_TOO_SMALL: "Low.dev. smaller than requested DRBD-dev. size.",
+    Failure.METADATA_IO: "IO error(s) occurred during initial access to meta-disk.",
     Failure.NO_METADATA: "No valid meta-data signature found.",
     Failure.DISCARD_IMPOSSIBLE: "--discard-my-data not allowed when primary.",
     Failure.DISK_CONFIGURED: "Device is attached to a disk (use detach first)",

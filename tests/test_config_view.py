@@ -200,13 +200,13 @@ def test_the_options_that_pydrbd_implements() -> None:
 
 
 def test_each_unimplemented_option_is_named_once_and_with_its_value() -> None:
-    text = SAMPLES["explicit volumes"].replace("resource r0 {", "resource r0 { disk { on-io-error pass_on; }")
+    text = SAMPLES["explicit volumes"].replace("resource r0 {", "resource r0 { disk { disk-barrier yes; }")
     text = text.replace("on alpha", "net { after-sb-0pri discard-zero-changes; verify-alg md5; } on alpha", 1)
     view = for_node(loads(text), "r0", "alpha")
     assert unimplemented(view) == [
         "net/verify-alg md5",
         "net/after-sb-0pri discard-zero-changes",
-        "disk/on-io-error pass_on",
+        "disk/disk-barrier yes",
     ]
 
 

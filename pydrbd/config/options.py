@@ -163,7 +163,7 @@ class DiskOptions(OptionGroup):
 
     SECTION = "disk"
 
-    on_io_error: str = _choice("detach pass_on call-local-io-error")
+    on_io_error: str = _choice("detach pass_on call-local-io-error", ANY)
     size: int = _number(0, 0, 2199023255552, _SECTORS, scale=512, works=ANY)
     #: Out of range is no error: DRBD takes the nearest number it can.
     al_extents: int = _number(1237, 67, 65534, works=ANY, clamped=True)
@@ -248,7 +248,7 @@ class Handlers(OptionGroup):
     split_brain: str = _text()
     fence_peer: str = _text()
     unfence_peer: str = _text()
-    local_io_error: str = _text()
+    local_io_error: str = _text(ANY)
     before_resync_target: str = _text()
     after_resync_target: str = _text()
     before_resync_source: str = _text()

@@ -10,6 +10,7 @@ that evicts it. One transaction serves all who wait; at most 64 changes go into 
 
 from __future__ import annotations
 
+import errno
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -44,6 +45,8 @@ class ActivityLog:
         """Take a reference on each extent; cold ones are made hot on disk first."""
         needed = list(extents)
         while True:
+            if volume.activity_log is not self:
+                return IoFailed(errno.EIO, "the disk is gone")
             cold = [extent for extent in needed if extent not in self.hot]
             if not cold:
                 for extent in needed:
@@ -100,7 +103,7 @@ class ActivityLog:
                 result = yield from volume.write_bitmap_of_extents(evicted)
             if result is None:
                 index, block = self.ring.transaction(updates)
-                result = yield from volume.write_al_block(index, block)
+                result = yield from volume.write_al_block(self, index, block)
             if result is None:
                 self.transactions += 1
                 for slot, extent in updates:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydrbd.engine import generations, peer_state, sync
 from pydrbd.engine.disk_admin import attach, close_disk, forget_disk
-from pydrbd.engine.orders import Await, FlushDisk, LinkAction, Script, Ticket
+from pydrbd.engine.orders import Await, LinkAction, Script, Ticket
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.format.gi import JUST_CREATED
@@ -196,9 +196,7 @@ def _demote(engine: Engine) -> Script[None]:
     epoch = engine.transfer_log.close_epoch()
     for volume in engine.volumes.values():
         if volume.has_disk:
-            result = yield FlushDisk(volume.number)
-            if result is not None:
-                engine.disk_failed(volume, result)
+            yield from volume.flush_data()
     if epoch is not None and not epoch.done.done:
         yield Await(epoch.done)
     for volume in engine.volumes.values():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydrbd.engine import takeover
 from pydrbd.engine.state import State
 from pydrbd.vocabulary import Conn, Disk, Role
 
@@ -37,16 +38,19 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
         volume.attached_as = new.disk
     if volume.base is not None and new.disk > Disk.FAILED and volume.md_flags() != volume.flags_noted:
         engine.persist_later(volume)
+    takeover.look(engine, volume)
 
 
 def _parts_from_peer_data(volume: Volume, old: State, new: State) -> bool:
     """From here on writes may be on this disk alone."""
     lost = old.peer_has_our_data and not new.peer_has_our_data
     parted = old.conn >= Conn.CONNECTED > new.conn
-    # A peer without a disk is promoted: what it writes is here alone. One that comes as Primary has made
-    # us begin a generation before, or will refuse our data.
+    # A peer without a disk is promoted: what it writes is here alone.
     promoted = old.peer == Role.SECONDARY and new.peer == Role.PRIMARY
-    return lost or (promoted and new.pdsk <= Disk.FAILED) or (parted and volume.resync_may_have_ended)
+    # So is one whose disk failed when we could not hear of it: the disk may be of our generation.
+    came = old.conn < Conn.CONNECTED <= new.conn and new.peer == Role.PRIMARY
+    without_disk = (promoted or came) and new.pdsk <= Disk.FAILED
+    return lost or without_disk or (parted and volume.resync_may_have_ended)
 
 
 def _lost_peer_data(engine: Engine, volume: Volume, new: State) -> None:

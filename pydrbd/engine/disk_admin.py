@@ -47,6 +47,7 @@ def forget_disk(volume: Volume) -> None:
     volume.activity_log = ActivityLog(volume.options.al_extents)
     volume.full_sync = volume.in_use = volume.crashed_primary = volume.shared = False
     volume.attached_as = Disk.DISKLESS
+    volume.incarnation += 1
 
 
 def attach(engine: Engine, volume: Volume) -> Script[None]:
@@ -79,7 +80,11 @@ def _attach(engine: Engine, volume: Volume) -> Script[None]:
 
 def _value(engine: Engine, result: bytes | IoFailed) -> bytes:
     if isinstance(result, IoFailed):
-        raise CommandFailed(engine.options.resource, Failure.NO_METADATA, result.text)
+        raise CommandFailed(
+            engine.options.resource,
+            Failure.METADATA_IO,
+            f"{result.text}\nThe volume is Diskless, its disk is as it was.",
+        )
     return result
 
 
@@ -158,7 +163,10 @@ def _take_into_use(volume: Volume) -> Script[None]:
     if result is None:
         result = yield from volume.persist()
     if result is not None:
-        raise CommandFailed(name, Failure.OPEN_MD_DEVICE, result.text)
+        text = (
+            f"volume {volume.number}: {result.text}\nThe volume is Diskless; see to the disk, then attach it."
+        )
+        raise CommandFailed(name, Failure.METADATA_IO, text)
 
 
 def _stored_disk(flags: MdFlag) -> Disk:
@@ -187,6 +195,7 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
             # A Primary that takes its disk back without its peer goes on alone from here.
             engine.mint(volume)
         yield from volume.persist()
+        _refuse_failed(engine, volume)
         return
     volume.attached_as = stored
     engine.set_state(volume, disk=Disk.NEGOTIATING)
@@ -197,13 +206,17 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
         ticket = engine.timer(1.0)
         engine.watch(ticket)
         yield Await(ticket)
-    if volume.state.disk <= Disk.FAILED:
-        raise CommandFailed(
-            engine.options.resource,
-            Failure.DATA_NOT_CURRENT,
-            f"volume {volume.number}: {engine.last_disconnect} The volume is Diskless.",
-        )
     yield from volume.persist()
+    _refuse_failed(engine, volume)
+
+
+def _refuse_failed(engine: Engine, volume: Volume) -> None:
+    """Raise what became of the disk if it was let go of while it was being attached."""
+    if volume.state.disk <= Disk.FAILED:
+        failure, text = volume.attach_failure
+        raise CommandFailed(
+            engine.options.resource, failure, f"volume {volume.number}: {text}\nThe volume is Diskless."
+        )
 
 
 def close_disk(engine: Engine, volume: Volume) -> Script[None]:
@@ -236,41 +249,19 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
         WriteMeta(volume.number, ((layout.superblock_offset, final.encode()),)),
     )
     for step in steps:
-        result = yield step
+        result = yield from volume.perform(step)
         if isinstance(result, IoFailed):
             engine.log("error", f"volume {volume.number}: {result.text}; the metadata stays unclean")
             break
+        volume.flushed_incarnation = volume.incarnation
+    yield from let_go(volume)
+
+
+def let_go(volume: Volume) -> Script[None]:
+    """Close the disk of a volume that is Failed. Diskless only at the end: an attach that comes at once
+    must not find the disk open, nor may a late order reach the next one."""
     forget_disk(volume)
-    engine.set_state(volume, disk=Disk.DISKLESS)
-    engine.send_state(volume)
+    yield from volume.orders_ended()
     yield CloseDisk(volume.number)
-
-
-# --- a disk that goes by itself ------------------------------------------------------------------
-
-
-def fail(engine: Engine, volume: Volume, failure: IoFailed) -> None:
-    """An I/O error (on-io-error detach): let go of the disk and go on without it."""
-    if volume.state.disk <= Disk.FAILED or volume.layout is None:
-        return
-    engine.log("error", f"volume {volume.number}: local I/O error: {failure.text}; detaching")
-    volume.expose()
-    engine.set_state(volume, disk=Disk.FAILED)
-    engine.send_state(volume)
-    engine.spawn(f"drop disk {volume.number}", _drop(engine, volume))
-
-
-def abort_attach(engine: Engine, volume: Volume, why: str) -> None:
-    """The peer's data and that of the disk being attached do not go together."""
-    volume.resync.reset()
-    engine.set_state(volume, disk=Disk.FAILED)
-    engine.last_disconnect = why
-    engine.spawn(f"drop disk {volume.number}", _drop(engine, volume))
-
-
-def _drop(engine: Engine, volume: Volume) -> Script[None]:
-    forget_disk(volume)
-    # Diskless only then: an attach that comes at once must not find the disk open.
-    yield CloseDisk(volume.number)
-    engine.set_state(volume, disk=Disk.DISKLESS)
-    engine.send_state(volume)
+    volume.engine.set_state(volume, disk=Disk.DISKLESS)
+    volume.engine.send_state(volume)

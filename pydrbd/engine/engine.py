@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydrbd.engine import admin, disk_admin, generations, observe, peer_state, requests
+from pydrbd.engine import admin, disk_faults, generations, observe, peer_state, requests
 from pydrbd.engine.aftermath import aftermath
 from pydrbd.engine.connection import Phase, Session
 from pydrbd.engine.options import EngineOptions
-from pydrbd.engine.orders import Await, IoFailed, LinkAction, LogLine, Outputs, Script, Ticket
+from pydrbd.engine.orders import Await, DiskOrder, IoFailed, LinkAction, LogLine, Outputs, Script, Ticket
 from pydrbd.engine.pressure import Pressure
 from pydrbd.engine.snapshot import ResourceSnapshot
 from pydrbd.engine.state import State, describe_change, imply
@@ -141,13 +141,13 @@ class Engine:
         if self.session is not None and self.session.phase is Phase.RUNNING:
             self.session.send(StatePacket(volume.state.word, volume.number))
 
-    def disk_failed(self, volume: Volume, failure: IoFailed) -> None:
-        """An I/O error (on-io-error detach): let go of the disk and go on without it."""
-        disk_admin.fail(self, volume, failure)
+    def disk_failed(self, volume: Volume, order: DiskOrder, failure: IoFailed) -> None:
+        """An order on the volume's present disk failed: do what on-io-error says."""
+        disk_faults.order_failed(self, volume, order, failure)
 
     def attach_aborted(self, volume: Volume, why: str) -> None:
         """The peer's data and that of the disk being attached do not go together."""
-        disk_admin.abort_attach(self, volume, why)
+        disk_faults.abort_attach(self, volume, why)
 
     # --- network -----------------------------------------------------------------------------------
 
@@ -346,6 +346,8 @@ class Engine:
             v.open_write -= 1
         else:
             v.open_read -= 1
+        if not v.open_write:
+            v.writes_lost = False
         if self.auto_promoted and not any(x.open_count for x in self.volumes.values()):
             self.spawn("auto-demote", admin.auto_demote(self))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydrbd.vocabulary import Protocol
+from pydrbd.vocabulary import OnIoError, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class VolumeOptions:
     c_plan_ahead: int = 20
     resync_rate: int = 250 * 1024
     discard_zeroes_if_aligned: bool = True
+    on_io_error: OnIoError = OnIoError.DETACH
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,15 +118,26 @@ class WriteMeta:
 
 
 @dataclass(frozen=True, slots=True)
+class RunHandler:
+    """Run the command configured for an event (section `handlers`), e.g. 'local-io-error', about a volume.
+
+    Result: its exit status, None when none is configured, it could not be run or took too long.
+    """
+
+    name: str
+    volume: int
+
+
+@dataclass(frozen=True, slots=True)
 class Await:
     """Wait for a ticket. Result: the ticket's value."""
 
     ticket: Ticket
 
 
-Order = (
-    OpenDisk | CloseDisk | ReadBlocks | WriteBlocks | ZeroBlocks | FlushDisk | ReadMeta | WriteMeta | Await
-)
+DataOrder = ReadBlocks | WriteBlocks | ZeroBlocks | FlushDisk
+DiskOrder = DataOrder | ReadMeta | WriteMeta
+Order = OpenDisk | CloseDisk | DiskOrder | RunHandler | Await
 Script = Generator[Order, Any, T]
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine.orders import (
     Await,
-    FlushDisk,
     IoFailed,
     ReadBlocks,
     Script,
@@ -56,14 +55,15 @@ Change = Data | Trim | Zeroes
 class PeerEpoch:
     """The peer's writes between two BARRIERs."""
 
-    __slots__ = ("active", "count", "flushed", "number", "volumes")
+    __slots__ = ("active", "count", "flushed", "number", "written")
 
     def __init__(self) -> None:
         #: The BARRIER's number once it has come.
         self.number: int | None = None
         self.count = 0
         self.active = 0
-        self.volumes: set[int] = set()
+        #: Volume and incarnation of its disk, for each that has writes of this epoch.
+        self.written: set[tuple[int, int]] = set()
         self.flushed = Ticket()
 
     @property
@@ -99,11 +99,8 @@ class Receiver:
                 if not epoch.complete:
                     break
                 complete.append(epoch)
-            for number in sorted(set().union(*(e.volumes for e in complete))):
-                volume = engine.volumes[number]
-                result = (yield FlushDisk(number)) if volume.has_disk else None
-                if isinstance(result, IoFailed):
-                    engine.disk_failed(volume, result)
+            for number, incarnation in sorted(set().union(*(e.written for e in complete))):
+                if not (yield from _durable(engine.volumes[number], incarnation)):
                     # No ack may leave: the loss of the connection marks the writes on the peer.
                     engine.drop(self.session, Conn.NETWORK_FAILURE, "the disk could not be flushed")
                     return
@@ -122,6 +119,14 @@ class Receiver:
             epoch.flushed.resolve()
 
 
+def _durable(volume: Volume, incarnation: int) -> Script[bool]:
+    """Flush the disk that the peer's writes went to. False: that disk is gone, or fails."""
+    if volume.incarnation == incarnation and (yield from volume.flush_data()) is None:
+        return volume.incarnation == incarnation
+    # A disk that was detached in an orderly way is durable.
+    return volume.flushed_incarnation == incarnation
+
+
 def on_data(session: Session, packet: Change) -> None:
     """DATA, TRIM or ZEROES: a replicated write."""
     length = len(packet.data) if isinstance(packet, Data) else packet.size
@@ -135,7 +140,6 @@ def on_data(session: Session, packet: Change) -> None:
     epoch = session.receiver.epochs[-1]
     epoch.count += 1
     epoch.active += 1
-    epoch.volumes.add(volume.number)
     earlier = session.receiver.epochs[-2] if len(session.receiver.epochs) > 1 else None
     if packet.flags & DpFlags.SEND_RECEIVE_ACK:
         sequence = session.next_sequence(volume.number)
@@ -184,11 +188,12 @@ def _write(
     if volume.has_disk:
         if volume.state.pdsk < Disk.INCONSISTENT:
             volume.set_out_of_sync(offset, length)
-        result = yield _order(volume, packet, offset, length)
+        incarnation = volume.incarnation
+        result = yield from volume.perform(_order(volume, packet, offset, length))
         if result is None and packet.flags & DpFlags.FUA:
-            result = yield FlushDisk(volume.number)
-        if result is not None:
-            engine.disk_failed(volume, result)
+            result = yield from volume.flush_data()
+        if result is None:
+            epoch.written.add((volume.number, incarnation))
     if extents:
         log.end(extents)
     volume.ranges.leave(mine)
@@ -236,9 +241,7 @@ def _read(session: Session, volume: Volume, packet: DataRequest, mine: Range) ->
     yield from engine.pressure.outbox_room()
     data: bytes | IoFailed = IoFailed(5, "no UpToDate disk")
     if engine.session is session and volume.state.disk == Disk.UP_TO_DATE:
-        data = yield ReadBlocks(volume.number, offset, packet.size)
-        if isinstance(data, IoFailed):
-            engine.disk_failed(volume, data)
+        data = yield from volume.perform(ReadBlocks(volume.number, offset, packet.size))
     volume.ranges.leave(mine)
     engine.pressure.serving -= 1
     if engine.session is not session:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import sync
+from pydrbd.engine import sync, takeover
 from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import Script
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal
@@ -135,6 +135,7 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
     if volume is None:
         return
     volume.peer_uuids = packet
+    takeover.look(engine, volume)
     state = volume.state
     if volume.generation is None or state.disk < Disk.INCONSISTENT:
         if state.conn >= Conn.CONNECTED:
@@ -169,6 +170,9 @@ def on_state(session: Session, packet: packets.State) -> None:
     if _says_finished(old, peer, peer_disk):
         volume.resync.target_done = True
         engine.source_may_end(volume)
+        return
+    if _says_given_up(volume, peer, peer_disk):
+        engine.set_state(volume, conn=Conn.CONNECTED, pdsk=Disk.INCONSISTENT)
         return
     peer_disk = _without_flapping(old, peer, peer_disk)
     conn: Conn = Conn.CONNECTED if old.conn == Conn.WF_REPORT_PARAMS else old.conn
@@ -247,6 +251,13 @@ def _says_finished(old: State, peer: StateFields, peer_disk: Disk) -> bool:
         and peer.conn == Conn.CONNECTED
         and peer_disk == Disk.UP_TO_DATE
     )
+
+
+def _says_given_up(volume: Volume, peer: StateFields, peer_disk: Disk) -> bool:
+    """We are source, and the target has ended without the blocks that failed."""
+    source = volume.state.conn in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S)
+    failed = volume.resync.active and volume.resync.failed_bits > 0
+    return source and failed and peer.conn == Conn.CONNECTED and peer_disk == Disk.INCONSISTENT
 
 
 def _without_flapping(old: State, peer: StateFields, peer_disk: Disk) -> Disk:

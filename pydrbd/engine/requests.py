@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine.orders import (
     Await,
-    FlushDisk,
     IoFailed,
     ReadBlocks,
     Script,
@@ -111,10 +110,9 @@ def _readable_here(volume: Volume, offset: int, length: int) -> bool:
 def _read_part(engine: Engine, volume: Volume, offset: int, length: int) -> Script[bytes | IoFailed]:
     while True:
         if _readable_here(volume, offset, length):
-            data = yield ReadBlocks(volume.number, offset, length)
+            data = yield from volume.perform(ReadBlocks(volume.number, offset, length))
             if not isinstance(data, IoFailed):
                 return bytes(data)
-            engine.disk_failed(volume, data)
         session = engine.session
         if session is None or volume.state.pdsk != Disk.UP_TO_DATE or volume.state.conn < Conn.CONNECTED:
             return IoFailed(errno.EIO, "no UpToDate data is reachable")
@@ -188,15 +186,7 @@ def _change(engine: Engine, volume: Volume, offset: int, change: Change) -> Scri
 def _submit(
     engine: Engine, volume: Volume, offset: int, change: Change, mine: Range
 ) -> Script[IoFailed | None]:
-    extents = range(0)
-    log = volume.activity_log
-    if volume.has_disk:
-        extents = extents_of(offset, change.length)
-        failed = yield from log.begin(volume, extents)
-        if failed is not None or volume.activity_log is not log:
-            extents = range(0)
-    yield from volume.settled()
-    request = Request(volume, offset, change.length, extents, log)
+    request = yield from _take_extents(volume, offset, change.length)
     if not _may_write(volume):
         request.local_done = True
         engine.transfer_log.settle(request)
@@ -205,11 +195,31 @@ def _submit(
     yield from _write_local(engine, request, change, mine)
     if not request.net.done:
         yield Await(request.net)
+    if request.in_log and not request.is_here and not request.written:
+        # Protocols A and B: nobody has said yet that the peer has written it, and our disk has not.
+        epoch = engine.transfer_log.close_epoch()
+        if epoch is not None:
+            yield Await(epoch.done)
     yield from volume.settled()
-    if not request.net_ok and not (request.local_ok and volume.state.disk == Disk.UP_TO_DATE):
-        return IoFailed(errno.EIO, "the write reached no disk")
+    if not request.is_here and not request.is_there:
+        return IoFailed(errno.EIO, "the write reached no good disk")
     volume.counters.written += change.length
     return None
+
+
+def _take_extents(volume: Volume, offset: int, length: int) -> Script[Request]:
+    """The request, its extents hot in the log of the present disk, and no new UUID on its way."""
+    while True:
+        extents, log = range(0), volume.activity_log
+        if volume.has_disk:
+            extents = extents_of(offset, length)
+            if (yield from log.begin(volume, extents)) is not None:
+                extents = range(0)
+        yield from volume.settled()
+        if volume.activity_log is log and (extents or not volume.has_disk):
+            return Request(volume, offset, length, extents, log)
+        # The disk has failed meanwhile, and perhaps another one was attached.
+        log.end(extents)
 
 
 def _may_write(volume: Volume) -> bool:
@@ -221,12 +231,11 @@ def _write_local(engine: Engine, request: Request, change: Change, mine: Range) 
     volume = request.volume
     if volume.has_disk:
         volume.counters.lower_pending += 1
-        result = yield change.order(volume.number, request.offset)
+        result = yield from volume.perform(change.order(volume.number, request.offset))
         volume.counters.lower_pending -= 1
         request.local_ok = not isinstance(result, IoFailed)
-        if isinstance(result, IoFailed):
+        if not request.local_ok:
             volume.set_out_of_sync(request.offset, request.length)
-            engine.disk_failed(volume, result)
     request.local_done = True
     if request.in_sync and request.local_ok:
         engine.blocks_in_sync(volume, request.offset, request.length)
@@ -259,6 +268,9 @@ def _send(engine: Engine, request: Request, change: Change) -> None:
     if state.disk != Disk.UP_TO_DATE:
         # The peer's disk is the one that counts: the client must know that it has the write.
         flags |= DpFlags.SEND_WRITE_ACK
+    if flags & DpFlags.SEND_WRITE_ACK:
+        flags &= ~DpFlags.SEND_RECEIVE_ACK
+        request.written = True
     request.wants_ack = bool(flags & (DpFlags.SEND_WRITE_ACK | DpFlags.SEND_RECEIVE_ACK))
     engine.transfer_log.add(request)
     sequence = session.next_sequence(volume.number)
@@ -291,15 +303,16 @@ def flush(engine: Engine, volume: Volume) -> Script[IoFailed | None]:
     if volume.state.role != Role.PRIMARY:
         return None
     epoch = engine.transfer_log.close_epoch()
-    local_ok = False
+    log, here = volume.activity_log, False
     if volume.has_disk:
-        result = yield FlushDisk(volume.number)
-        local_ok = not isinstance(result, IoFailed)
-        if isinstance(result, IoFailed):
-            engine.disk_failed(volume, result)
-    if epoch is not None and not epoch.done.done:
-        yield Await(epoch.done)
+        here = (yield from volume.flush_data()) is None
+    there = True if epoch is None else (yield Await(epoch.done))
     yield from volume.settled()
-    if local_ok or volume.state.pdsk == Disk.UP_TO_DATE:
+    state = volume.state
+    if volume.writes_lost:
+        return IoFailed(errno.EIO, "writes were lost with the disk that had them")
+    if here and state.disk == Disk.UP_TO_DATE and volume.activity_log is log:
         return None
-    return IoFailed(errno.EIO, "nothing is left to flush to")
+    if there and state.pdsk == Disk.UP_TO_DATE:
+        return None
+    return IoFailed(errno.EIO, "no good disk has the writes durably")

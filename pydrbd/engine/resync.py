@@ -27,6 +27,7 @@ from pydrbd.wire.packets import (
     RESYNC_ID,
     CsumRsRequest,
     Features,
+    NegAck,
     NegRsDReply,
     RsDataReply,
     RsDataRequest,
@@ -228,15 +229,19 @@ class Resync:
         else:
             order = WriteBlocks(volume.number, offset, bytes(packet.data))
             volume.counters.received += length
-        result = (yield order) if volume.has_disk else IoFailed(5, "the disk is gone")
+        incarnation = volume.incarnation
+        result = (yield from volume.perform(order)) if volume.has_disk else IoFailed(5, "the disk is gone")
         volume.counters.unacked -= 1
         volume.ranges.leave(mine)
-        if isinstance(result, IoFailed):
-            engine.disk_failed(volume, result)
-        if engine.session is not session or volume.state.disk <= Disk.FAILED:
+        if engine.session is not session or not volume.has_disk or volume.incarnation != incarnation:
             return
         if self.requested.get(offset) is not asked:
             # The resync has ended meanwhile: its bits may be set again for a reason of their own.
+            return
+        if isinstance(result, IoFailed):
+            sequence = session.next_sequence(volume.number)
+            engine.out.meta.append(NegAck(packet.sector, RESYNC_ID, length, sequence, volume.number))
+            self.refused(packet.sector, length)
             return
         engine.blocks_in_sync(volume, offset, length)
         self.transferred += length if isinstance(packet, RsDataReply) else 0
@@ -295,15 +300,14 @@ class Resync:
         yield from engine.pressure.outbox_room()
         data: bytes | IoFailed = IoFailed(5, "no UpToDate disk")
         if engine.session is session and volume.state.disk == Disk.UP_TO_DATE:
-            data = yield ReadBlocks(number, offset, length)
-            if isinstance(data, IoFailed):
-                engine.disk_failed(volume, data)
+            data = yield from volume.perform(ReadBlocks(number, offset, length))
         if engine.session is session:
             self.answered_bytes += length
             if isinstance(data, IoFailed):
                 sequence = session.next_sequence(number)
                 engine.out.meta.append(NegRsDReply(packet.sector, packet.block_id, length, sequence, number))
                 self.answered_bytes -= length
+                self.failed_bits += -(-length // BIT_BYTES)
             elif isinstance(packet, RsThinRequest) and data == bytes(length):
                 self.answers[offset, length] += 1
                 engine.out.data.append(RsDeallocated(packet.sector, length, number))

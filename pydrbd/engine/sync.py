@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine import generations
 from pydrbd.engine.generations import Side, Verdict
-from pydrbd.engine.orders import FlushDisk, IoFailed, Script
+from pydrbd.engine.orders import Script
 from pydrbd.format.gi import Generation
 from pydrbd.vocabulary import Conn, Disk, Role
 from pydrbd.wire.packets import Features, SyncUuid, UuidFlags, Uuids
@@ -201,9 +201,7 @@ def finish_target(volume: Volume) -> Script[None]:
     """Target: no bit is left. Flush, persist, then tell."""
     engine, session = volume.engine, volume.engine.session
     failed = volume.resync.failed_bits
-    result = yield FlushDisk(volume.number)
-    if isinstance(result, IoFailed):
-        engine.disk_failed(volume, result)
+    if (yield from volume.flush_data()) is not None:
         return
     if (yield from volume.write_bitmap()) is not None:
         return

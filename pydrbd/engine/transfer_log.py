@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pydrbd.engine.orders import Ticket
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import SECTOR
+from pydrbd.vocabulary import Disk
 from pydrbd.wire.packets import Barrier, BlockAck
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Request:
         "sent_at",
         "volume",
         "wants_ack",
+        "written",
     )
 
     def __init__(self, volume: Volume, offset: int, length: int, extents: range, log: ActivityLog) -> None:
@@ -61,6 +63,8 @@ class Request:
         self.net = Ticket()
         self.net_ok = False
         self.wants_ack = False
+        #: The ack that is wanted says that the peer has written it, not only that it has received it.
+        self.written = False
         self.acked = False
         #: The peer said that the blocks are now in sync (RS_WRITE_ACK).
         self.in_sync = False
@@ -68,6 +72,17 @@ class Request:
         #: The peer's disk went away meanwhile: its answers say nothing any more.
         self.lost = False
         self.sent_at = 0.0
+
+    @property
+    def is_here(self) -> bool:
+        """The volume's disk has the write, and is good."""
+        volume = self.volume
+        return self.local_ok and volume.state.disk == Disk.UP_TO_DATE and volume.activity_log is self.log
+
+    @property
+    def is_there(self) -> bool:
+        """The peer's disk has the write, and is good."""
+        return self.net_ok and not self.lost and self.volume.state.pdsk == Disk.UP_TO_DATE
 
 
 class Epoch:
@@ -79,7 +94,7 @@ class Epoch:
         self.number = number
         self.requests: list[Request] = []
         self.opened = opened
-        #: Resolves at BARRIER_ACK, or when the peer is lost.
+        #: Resolves at BARRIER_ACK (True: the peer has its writes durably), or when the peer is lost (False).
         self.done = Ticket()
 
 
@@ -135,7 +150,7 @@ class TransferLog:
         for request in epoch.requests:
             request.net_ok = not request.lost
             self._leave(request)
-        epoch.done.resolve()
+        epoch.done.resolve(True)
 
     def request_of(self, ack: BlockAck) -> Request:
         """The write that an ack answers; raises ProtocolViolation if there is none like it."""
@@ -167,26 +182,29 @@ class TransferLog:
         """The peer, or its disk of one volume, is gone: mark what it may not have, end the waits."""
         for request in [r for r in self.by_id.values() if volume is None or r.volume is volume]:
             request.volume.set_out_of_sync(request.offset, request.length)
+            request.lost = True
+            if request.local_done and not request.is_here:
+                request.volume.writes_lost = True
             if volume is None:
                 self._leave(request)
             else:
                 # The epoch goes on for the other volumes and still counts this write.
-                request.lost = True
                 request.net_ok = False
                 request.wants_ack = False
                 request.net.resolve()
         if volume is None:
             for epoch in self.sent:
-                epoch.done.resolve()
+                epoch.done.resolve(False)
             self.sent.clear()
-            self.current.done.resolve()
+            self.current.done.resolve(False)
             self.current = Epoch(1, self.engine.now)
 
     def oldest_unacked(self) -> float | None:
-        """When the oldest write or barrier that waits for the peer was sent."""
+        """Since when the oldest write, barrier or takeover of a failed disk has waited for the peer."""
         waiting = [r.sent_at for r in self.by_id.values() if r.wants_ack and not r.acked]
         if self.sent:
             waiting.append(self.sent[0].opened)
+        waiting += [v.takeover_since for v in self.engine.volumes.values() if v.takeover is not None]
         return min(waiting, default=None)
 
     @property

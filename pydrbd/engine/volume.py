@@ -12,15 +12,25 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
 from pydrbd.engine.generations import masked
 from pydrbd.engine.options import VolumeOptions
-from pydrbd.engine.orders import Await, DiskInfo, FlushDisk, IoFailed, Script, Ticket, WriteMeta
+from pydrbd.engine.orders import (
+    Await,
+    DataOrder,
+    DiskInfo,
+    FlushDisk,
+    IoFailed,
+    Script,
+    Ticket,
+    WriteMeta,
+)
 from pydrbd.engine.ranges import Ranges
 from pydrbd.engine.resync import Resync
 from pydrbd.engine.state import State
@@ -30,7 +40,7 @@ from pydrbd.format.gi import Generation, MdFlag
 from pydrbd.format.layout import Layout, flexible_layout, indexed_layout, internal_layout
 from pydrbd.format.superblock import Superblock
 from pydrbd.units import SECTOR
-from pydrbd.vocabulary import Conn, Disk, Role
+from pydrbd.vocabulary import Conn, Disk, Failure, Role
 from pydrbd.wire.packets import Sizes, Uuids
 
 if TYPE_CHECKING:
@@ -110,6 +120,21 @@ class Volume:
         self.discard_my_data = False
         #: Set while a new current UUID is on its way to the disk: no write may complete.
         self.minting: Ticket | None = None
+        #: How many disks were let go of: tells an order's late result from one of the present disk.
+        self.incarnation = 0
+        #: The last incarnation that was flushed before it was let go of.
+        self.flushed_incarnation = -1
+        #: A disk that lacks writes still counts as UpToDate by its own account: no write may complete until
+        #: that has changed (see takeover).
+        self.takeover: Ticket | None = None
+        self.takeover_since = 0.0
+        #: Current UUID that such a disk was left with (0: none).
+        self.parted_from = 0
+        #: Completed writes may have been lost with the only disk that had them: flushes fail until the
+        #: last client that writes has closed the device.
+        self.writes_lost = False
+        #: Why the disk being attached was let go of.
+        self.attach_failure = (Failure.DATA_NOT_CURRENT, "")
         self.open_read = 0
         self.open_write = 0
         #: The flags of the last superblock that was made or asked for.
@@ -119,6 +144,9 @@ class Volume:
         self._version = 0
         self._persisted = 0
         self._writing: Ticket | None = None
+        #: Orders under way, and who waits for their end.
+        self._orders = 0
+        self._idle = Ticket()
         self._bitmap_busy: Ticket | None = None
 
     # --- what the disk is ----------------------------------------------------------------------
@@ -226,10 +254,9 @@ class Volume:
             if result is None and not gone:
                 self.flags_on_disk = self.md_flags()
                 piece = (layout.superblock_offset, self.superblock().encode())
-                result = yield WriteMeta(self.number, (piece,))
+                result = yield from self.perform(WriteMeta(self.number, (piece,)))
             done, self._writing = self._writing, None
             if isinstance(result, IoFailed):
-                self.engine.disk_failed(self, result)
                 self._persisted = self._version
                 done.resolve()
                 return result
@@ -247,34 +274,49 @@ class Volume:
         while (busy := self._writing or self._bitmap_busy) is not None:
             yield Await(busy)
 
+    def perform(self, order: DataOrder | WriteMeta) -> Script[Any]:
+        """Carry out an order on the disk; if it fails, that has been acted on when the result is back.
+
+        A result of a disk that was let go of meanwhile says nothing about the present one.
+        """
+        incarnation = self.incarnation
+        self._orders += 1
+        result = yield order
+        self._orders -= 1
+        if not self._orders:
+            self._idle.resolve()
+        if isinstance(result, IoFailed) and incarnation == self.incarnation:
+            self.engine.disk_failed(self, order, result)
+        return result
+
+    def orders_ended(self) -> Script[None]:
+        """Wait until no order is under way: only then may another disk be opened."""
+        while self._orders:
+            if self._idle.done:
+                self._idle = Ticket()
+            yield Await(self._idle)
+
     def flush_data(self) -> Script[IoFailed | None]:
         """Make the data that was written so far durable here."""
-        result = yield FlushDisk(self.number)
-        if isinstance(result, IoFailed):
-            self.engine.disk_failed(self, result)
-            return result
-        return None
+        result: IoFailed | None = yield from self.perform(FlushDisk(self.number))
+        return result
 
-    def write_al_block(self, index: int, block: bytes) -> Script[IoFailed | None]:
-        """Make one activity-log transaction durable."""
-        if self.layout is None:
-            return IoFailed(5, "the disk is gone")
+    def write_al_block(self, log: ActivityLog, index: int, block: bytes) -> Script[IoFailed | None]:
+        """Make one transaction of `log` durable."""
+        if self.layout is None or self.activity_log is not log:
+            return IoFailed(errno.EIO, "the disk is gone")
         self.counters.al_writes += 1
-        result = yield WriteMeta(self.number, ((self.layout.al_offset + index * PAGE_BYTES, block),))
-        if isinstance(result, IoFailed):
-            self.engine.disk_failed(self, result)
-            return result
-        return None
+        piece = (self.layout.al_offset + index * PAGE_BYTES, block)
+        result: IoFailed | None = yield from self.perform(WriteMeta(self.number, (piece,)))
+        return result
 
     def initialise_al(self) -> Script[IoFailed | None]:
         """An empty ring on disk and in memory."""
         assert self.layout is not None
         self.activity_log = ActivityLog(self.options.al_extents)
-        result = yield WriteMeta(self.number, ((self.layout.al_offset, EMPTY_RING),))
-        if isinstance(result, IoFailed):
-            self.engine.disk_failed(self, result)
-            return result
-        return None
+        piece = (self.layout.al_offset, EMPTY_RING)
+        result: IoFailed | None = yield from self.perform(WriteMeta(self.number, (piece,)))
+        return result
 
     def write_bitmap_of_extents(self, extents: Iterable[int]) -> Script[IoFailed | None]:
         """Make the bitmap pages of these activity-log extents durable."""
@@ -294,21 +336,22 @@ class Volume:
         needs_flush = bool(bitmap.cleared.intersection(dirty))
         bitmap.dirty.difference_update(dirty)
         bitmap.cleared.difference_update(dirty)
-        result = (yield FlushDisk(self.number)) if needs_flush else None
-        if not isinstance(result, IoFailed):
-            result = yield WriteMeta(self.number, pieces)
+        incarnation = self.incarnation
+        result: IoFailed | None = (yield from self.flush_data()) if needs_flush else None
+        if result is None and incarnation != self.incarnation:
+            result = IoFailed(errno.EIO, "the disk is gone")
+        if result is None:
+            result = yield from self.perform(WriteMeta(self.number, pieces))
             self.counters.bm_writes += len(pieces)
         self._bitmap_busy = None
         busy.resolve()
-        if isinstance(result, IoFailed):
-            self.engine.disk_failed(self, result)
-            return result
-        return None
+        return result
 
     def settled(self) -> Script[None]:
-        """Wait until no new current UUID is on its way to the disk."""
-        while (minting := self.minting) is not None:
-            yield Await(minting)
+        """Wait until neither disk can be taken for one that has the writes that it lacks: no new current
+        UUID is on its way to the disk, and no disk that failed waits for the peer's."""
+        while (wait := self.minting or self.takeover) is not None:
+            yield Await(wait)
 
     # --- bits --------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from pydrbd.engine.engine import Engine
-from pydrbd.engine.orders import Await, LinkAction, Order, Outputs, Script, Ticket
+from pydrbd.engine.orders import Await, LinkAction, Order, Outputs, RunHandler, Script, Ticket
 from pydrbd.errors import PydrbdError
 from pydrbd.runtime.logs import LogWriter
 from pydrbd.runtime.workers import Workers
@@ -60,6 +60,14 @@ class LinkSide(Protocol):
         """Called after the mutex is released when something was queued; sends it, and never waits."""
 
 
+class HandlerSide(Protocol):
+    """What runs configured commands: runtime/handlers.py."""
+
+    def start(self, order: RunHandler, done: Callable[[int | None], None]) -> None: ...
+
+    def run(self, order: RunHandler) -> int | None: ...
+
+
 class NoLink:
     """Drops everything; stands in until a link is set."""
 
@@ -76,18 +84,24 @@ class NoLink:
 class _Task:
     """A background script: advanced by any worker, parked without one."""
 
-    __slots__ = ("driver", "name", "script", "ticket")
+    __slots__ = ("driver", "name", "script", "ticket", "value")
 
     def __init__(self, driver: Driver, name: str, script: Script[Any]) -> None:
         self.driver, self.name, self.script = driver, name, script
         #: What the parked script waits for.
         self.ticket: Ticket | None = None
+        #: The result of a handler that ran without a worker.
+        self.value: Any = None
 
     def __call__(self) -> None:
         self.driver._advance(self)
 
     def requeue(self) -> None:
         self.driver.workers.submit(self)
+
+    def go_on(self, value: Any) -> None:
+        self.value = value
+        self.requeue()
 
 
 class Driver:
@@ -106,6 +120,7 @@ class Driver:
         self.workers = workers
         self.log = log
         self.link: LinkSide = NoLink()
+        self.handlers: HandlerSide | None = None
         self._disks = disks
         self._fatal = fatal or self._end_process
         self._mutex = threading.Lock()
@@ -179,8 +194,8 @@ class Driver:
 
     def _advance(self, task: _Task) -> None:
         """Run a background script until it ends or waits for a ticket (worker thread)."""
-        value = task.ticket.value if task.ticket is not None else None
-        task.ticket = None
+        value = task.ticket.value if task.ticket is not None else task.value
+        task.ticket = task.value = None
         mutex, perform, send = self._mutex, self._disks.perform, task.script.send
         while True:
             mutex.acquire()
@@ -208,6 +223,9 @@ class Driver:
                 self._release()
                 return
             self._release()
+            if isinstance(order, RunHandler) and self.handlers is not None:
+                self.handlers.start(order, task.go_on)
+                return
             value = self._perform(perform, order)
 
     # --- leaving the mutex -----------------------------------------------------------------
@@ -254,6 +272,8 @@ class Driver:
     def _perform(self, perform: Callable[[Order], Any], order: Order) -> Any:
         """Perform a disk order; the performer answers values, so an exception is a bug here."""
         try:
+            if isinstance(order, RunHandler):
+                return self.handlers.run(order) if self.handlers is not None else None
             return perform(order)
         except BaseException:
             self._fail(f"the disk order {type(order).__name__}")

@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydrbd.engine.engine import Engine
-from pydrbd.engine.orders import Await, CloseDisk, FlushDisk, IoFailed, OpenDisk, Order, Script, WriteMeta
+from pydrbd.engine.orders import (
+    Await,
+    CloseDisk,
+    FlushDisk,
+    IoFailed,
+    OpenDisk,
+    Order,
+    RunHandler,
+    Script,
+    WriteMeta,
+)
 from pydrbd.errors import PydrbdError
 from pydrbd.sim.clock import Clock, Violation
 from pydrbd.sim.death import Death
@@ -183,7 +193,9 @@ class SimDriver:
         assert not isinstance(order, Await)
         disk = self.disks[order.volume]
         result: object
-        if isinstance(order, OpenDisk):
+        if isinstance(order, RunHandler):
+            result = 0
+        elif isinstance(order, OpenDisk):
             if order.volume in self.open:
                 raise Violation("orders", f"{self.name}: {task.name} opens a disk that is open")
             self.open.add(order.volume)

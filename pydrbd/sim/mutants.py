@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.orders import IoFailed, Script, Ticket
 from pydrbd.engine.ranges import Range, Ranges
@@ -35,7 +36,7 @@ def _patched(owner: type, **functions: Callable[..., Any]) -> Iterator[None]:
 def _no_activity_log() -> Iterator[None]:
     """Extents count as hot without their transaction having been written."""
 
-    def write_al_block(self: Volume, index: int, block: bytes) -> Script[IoFailed | None]:
+    def write_al_block(self: Volume, log: ActivityLog, index: int, block: bytes) -> Script[IoFailed | None]:
         return None
         yield
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.options import EngineOptions, VolumeOptions
-from pydrbd.engine.orders import Await, CloseDisk, LinkAction, OpenDisk, Order, Script
+from pydrbd.engine.orders import Await, CloseDisk, LinkAction, OpenDisk, Order, RunHandler, Script
 from pydrbd.engine.volume import Volume
 from pydrbd.errors import PydrbdError
 from pydrbd.sim.disk import SimDisk, create_md, synced_md
@@ -84,7 +84,7 @@ class Bench:
             if isinstance(order, OpenDisk):
                 answer = self.disk.info()
             else:
-                answer = None if isinstance(order, CloseDisk) else self.disk.perform(order)
+                answer = None if isinstance(order, CloseDisk | RunHandler) else self.disk.perform(order)
         self.running.append((name, script, answer))
 
     def drain(self) -> None:

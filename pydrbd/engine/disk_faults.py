@@ -1,0 +1,97 @@
+"""A disk that fails: what on-io-error says, and what keeps a failed disk from passing for a good one.
+
+Floor: engine. Neighbours: volume.perform (reports every failed order here), disk_admin (attach, detach),
+aftermath (the peer's side of it).
+
+- `detach` and `call-local-io-error`: the disk is Failed at once, no order goes to it any more, and
+  Diskless when those under way are back (and the handler has run). A Primary goes on through its peer.
+- `pass_on`: a failed read or write of data makes the disk Inconsistent, its blocks out of sync, while the
+  peer has good data; reads then come from there. The last good copy stays what it is: the client gets
+  the error, for these blocks alone. Failed flushes and metadata detach here too: after them the
+  disk can promise nothing.
+
+What a failed disk of a Primary lacks is acknowledged only when it cannot be taken for good any more:
+see takeover.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydrbd.engine import takeover
+from pydrbd.engine.disk_admin import let_go
+from pydrbd.engine.orders import (
+    DiskOrder,
+    IoFailed,
+    ReadBlocks,
+    RunHandler,
+    Script,
+    WriteBlocks,
+    ZeroBlocks,
+)
+from pydrbd.vocabulary import Conn, Disk, Failure, OnIoError
+
+if TYPE_CHECKING:
+    from pydrbd.engine.engine import Engine
+    from pydrbd.engine.volume import Volume
+
+
+def order_failed(engine: Engine, volume: Volume, order: DiskOrder, failure: IoFailed) -> None:
+    """An order on the present disk of the volume failed."""
+    if volume.state.disk <= Disk.FAILED or volume.layout is None:
+        return
+    policy = volume.options.on_io_error
+    if policy is OnIoError.PASS_ON and isinstance(order, ReadBlocks | WriteBlocks | ZeroBlocks):
+        _pass_on(engine, volume, order, failure)
+        return
+    engine.log("error", f"volume {volume.number}: local I/O error: {failure.text}; detaching")
+    volume.attach_failure = (Failure.METADATA_IO, failure.text)
+    volume.expose()
+    if volume.open_write and volume.state.pdsk != Disk.UP_TO_DATE:
+        # Nobody else has what the disk had not yet made durable; a flush must never say so.
+        volume.writes_lost = True
+    engine.set_state(volume, disk=Disk.FAILED)
+    takeover.begin(engine, volume)
+    engine.send_state(volume)
+    handler = "local-io-error" if policy is OnIoError.CALL_HANDLER else ""
+    engine.spawn(f"drop disk {volume.number}", _drop(volume, handler))
+
+
+def abort_attach(engine: Engine, volume: Volume, why: str) -> None:
+    """The peer's data and that of the disk being attached do not go together."""
+    volume.resync.reset()
+    volume.attach_failure = (Failure.DATA_NOT_CURRENT, why)
+    engine.set_state(volume, disk=Disk.FAILED)
+    engine.spawn(f"drop disk {volume.number}", _drop(volume, ""))
+
+
+def _drop(volume: Volume, handler: str) -> Script[None]:
+    if handler:
+        yield RunHandler(handler, volume.number)
+    yield from let_go(volume)
+
+
+def _pass_on(
+    engine: Engine, volume: Volume, order: ReadBlocks | WriteBlocks | ZeroBlocks, failure: IoFailed
+) -> None:
+    state = volume.state
+    length = len(order.data) if isinstance(order, WriteBlocks) else order.length
+    engine.log("error", f"volume {volume.number}: local I/O error: {failure.text}; passed on")
+    elsewhere = state.pdsk == Disk.UP_TO_DATE and state.conn >= Conn.CONNECTED
+    if elsewhere or not isinstance(order, ReadBlocks):
+        # Not for a read from the last good copy: the peer may have the block as it was.
+        volume.set_out_of_sync(order.offset, length)
+    if not elsewhere or state.disk <= Disk.INCONSISTENT:
+        return
+    takeover.hold_answers(engine, volume)
+    engine.set_state(volume, disk=Disk.INCONSISTENT)
+    engine.spawn(f"inconsistent {volume.number}", _made_inconsistent(engine, volume))
+
+
+def _made_inconsistent(engine: Engine, volume: Volume) -> Script[None]:
+    """Tell the peer, and let writes complete, once the disk itself says that it is Inconsistent."""
+    incarnation = volume.incarnation
+    volume.touch()
+    if (yield from volume.persist()) is None and volume.has_disk and volume.incarnation == incarnation:
+        takeover.end(volume)
+        engine.send_state(volume)

@@ -1,0 +1,84 @@
+"""Runs the commands of the configuration's section `handlers`, each in a thread of its own.
+
+Floor: runtime. Neighbours: driver (hands over RunHandler orders), node.py (the environment DRBD's handlers
+expect). A command runs through /bin/sh in its own process group, with a time limit; it holds up
+neither the mutex nor a worker, so no I/O waits for it. What it prints goes to the resource's log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+
+from pydrbd.engine.orders import RunHandler
+from pydrbd.runtime.logs import LogWriter
+
+#: A handler that has not ended by then is killed, with all that it started.
+HANDLER_SECONDS = 60.0
+#: Bytes of a handler's output that are logged, from its end.
+_OUTPUT = 2000
+
+
+class Handlers:
+    """`commands`: handler name to command line, '' for none; `environment(volume)`: what it gets to know."""
+
+    def __init__(
+        self,
+        commands: Mapping[str, str],
+        environment: Callable[[int], Mapping[str, str]],
+        log: LogWriter,
+        seconds: float = HANDLER_SECONDS,
+    ) -> None:
+        self._commands = dict(commands)
+        self._environment = environment
+        self._log = log
+        self._seconds = seconds
+
+    def start(self, order: RunHandler, done: Callable[[int | None], None]) -> None:
+        """Run the handler in the background; `done(status)` is called from its thread."""
+        threading.Thread(
+            target=lambda: done(self.run(order)), name=f"handler {order.name}", daemon=True
+        ).start()
+
+    def run(self, order: RunHandler) -> int | None:
+        """Run the handler and wait for it. Its exit status as RunHandler describes it; raises nothing."""
+        command = self._commands.get(order.name, "")
+        if not command:
+            self._log.put("info", f"volume {order.volume}: no handler {order.name} is configured")
+            return None
+        self._log.put("warning", f"volume {order.volume}: handler {order.name} runs: {command}")
+        try:
+            status, output = self._execute(command, order.volume)
+        except OSError as error:
+            self._log.put("error", f"handler {order.name} could not be run: {error}")
+            return None
+        said = f"; it said: {output}" if output else ""
+        if status is None:
+            self._log.put("error", f"handler {order.name} was killed after {self._seconds:g} s{said}")
+        else:
+            level = "warning" if status else "info"
+            self._log.put(level, f"handler {order.name} ended with exit status {status}{said}")
+        return status
+
+    def _execute(self, command: str, volume: int) -> tuple[int | None, str]:
+        with subprocess.Popen(
+            ["/bin/sh", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **self._environment(volume)},
+            start_new_session=True,
+        ) as process:
+            status: int | None = None
+            try:
+                output, _ = process.communicate(timeout=self._seconds)
+                status = process.returncode
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                output, _ = process.communicate()
+        return status, output[-_OUTPUT:].decode(errors="replace").strip()

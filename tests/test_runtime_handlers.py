@@ -1,0 +1,67 @@
+"""The commands of section `handlers`: environment, output, time limit, and that nothing waits for them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from pydrbd.engine.orders import RunHandler, Script
+from pydrbd.runtime.handlers import Handlers
+from pydrbd.runtime.logs import LogWriter
+from tests.support.runtime_fakes import Bench
+from tests.support.waiting import wait_until
+
+ORDER = RunHandler("local-io-error", 3)
+
+
+def handlers(command: str, seconds: float = 10.0) -> Handlers:
+    return Handlers({"local-io-error": command}, lambda v: {"DRBD_VOLUME": str(v)}, LogWriter("r0"), seconds)
+
+
+def test_a_handler_gets_its_environment_and_answers_its_status(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert handlers(f"echo volume $DRBD_VOLUME | tr a-z A-Z > {out}; exit 7").run(ORDER) == 7
+    assert out.read_text() == "VOLUME 3\n"
+
+
+def test_a_handler_that_is_not_there_is_no_error() -> None:
+    assert handlers("").run(ORDER) is None
+    assert handlers("/no/such/command").run(ORDER) == 127
+
+
+def test_a_handler_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    began = time.monotonic()
+    assert handlers(f"sleep 600 & echo $! > {pid}; wait", seconds=0.5).run(ORDER) is None
+    assert time.monotonic() - began < 30
+    stat = Path(f"/proc/{int(pid.read_text())}/stat")
+    wait_until(
+        lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z",
+        10.0,
+        "its child to die",
+    )
+
+
+def test_running_handlers_hold_up_neither_workers_nor_the_mutex(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    bench = Bench()
+    bench.driver.handlers = handlers(f"until test -e {go}; do sleep 0.02; done")
+    ended: list[object] = []
+
+    def script() -> Script[None]:
+        ended.append((yield ORDER))
+
+    def other() -> Script[None]:
+        yield from ()
+        ended.append("other")
+
+    # More of them than there are workers.
+    for _ in range(6):
+        bench.driver.spawn("handler", script())
+    bench.driver.spawn("other", other())
+    wait_until(lambda: ended == ["other"], 10.0, "a worker for another script")
+    assert bench.driver.call(lambda: True)
+    go.touch()
+    wait_until(lambda: ended[1:] == [0] * 6, 20.0, "the handlers to end")
+    wait_until(lambda: bench.driver.active == 0, 10.0, "the scripts to end")
+    bench.close()
