@@ -33,8 +33,8 @@ lint: setup ## ruff: rules and formatting
 types: setup ## mypy --strict
 	$(PYTHON) -m mypy
 
-sim: setup ## the simulator over SEEDS (1000) seeds
-	$(PYTHON) -m pydrbd.sim --seeds $(SEEDS)
+sim: setup ## the simulator with the full fault model over SEEDS (1000) seeds
+	$(PYTHON) -m pydrbd.sim --swarm --seeds $(SEEDS)
 
 sim-mutants: setup ## each safety rule removed in turn: the simulator must notice every time
 	$(PYTHON) -m pydrbd.sim --mutants

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from pydrbd.sim.clock import Clock, Violation
 from pydrbd.sim.disk import SimDisk
 from pydrbd.sim.driver import DiskProfile, Observer, SimDriver
 from pydrbd.sim.mutants import MUTANTS
+from pydrbd.sim.net_faults import NET_ACTIONS
 from pydrbd.sim.network import NetProfile, Network
 from pydrbd.sim.profile import make_profile
 from pydrbd.sim.run import Result, run_seed, run_seeds
@@ -26,11 +28,13 @@ FORMER = (
     *(5618, 6332, 6539),
     *(10010, 10050, 10446, 20084, 20180, 20348, 20532, 20587, 30061, 30682),
 )
+#: The same with the full fault model.
+FORMER_SWARM = (20, 46)
 
 
-def _explain(result: Result) -> str:
+def _explain(result: Result, more: str = "") -> str:
     tail = "\n".join(result.tail)
-    return f"{tail}\n{result.text}\nreplay: python -m pydrbd.sim --seed {result.seed} --trace"
+    return f"{tail}\n{result.text}\nreplay: python -m pydrbd.sim --seed {result.seed} --trace{more}"
 
 
 @pytest.mark.parametrize("start", [0, 1000, 2000, 3000])
@@ -48,6 +52,29 @@ def test_a_swarm_of_seeds_keeps_every_invariant(start: int) -> None:
 def test_seeds_that_found_a_fault_once(seed: int) -> None:
     result = run_seed(seed)
     assert result.ok, _explain(result)
+
+
+@pytest.mark.parametrize("start", [0, 5000])
+def test_a_swarm_with_the_full_fault_model_keeps_every_invariant(start: int) -> None:
+    counts: Counter[str] = Counter()
+    for result in run_seeds(range(start, start + 15), swarm=True):
+        assert result.ok, _explain(result, " --swarm")
+        counts += result.counts
+    for name in ("crashes", "power cuts", "partitions", "resyncs"):
+        assert counts[name] > 3, (name, counts)
+    assert {f"action {name}" for name in NET_ACTIONS} <= counts.keys()
+
+
+@pytest.mark.parametrize("seed", FORMER_SWARM)
+def test_swarm_seeds_that_found_a_fault_once(seed: int) -> None:
+    result = run_seed(seed, swarm=True)
+    assert result.ok, _explain(result, " --swarm")
+
+
+def test_a_swarm_seed_is_the_same_run_every_time_and_not_the_plain_one() -> None:
+    first, second = (run_seed(2, swarm=True) for _ in range(2))
+    assert first.trace_hash == second.trace_hash
+    assert first.trace_hash != run_seed(2).trace_hash
 
 
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed_of_python() -> None:

@@ -272,8 +272,8 @@ class Engine:
         request.net.resolve()
 
     def write_refused(self, packet: NegAck) -> None:
-        """The peer could not write (NEG_ACK)."""
-        request = self.transfer_log.request_of(packet)
+        """The peer could not write (NEG_ACK); under protocols A and B the client may have its answer."""
+        request = self.transfer_log.refused(packet)
         request.volume.set_out_of_sync(request.offset, request.length)
         request.acked = request.lost = True
         # The peer's disk is failing, and its word on that may come later than the write completes here.

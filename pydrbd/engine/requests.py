@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
     from pydrbd.engine.volume import Volume
 
-_WRITE_FLAGS = {
+_WRITE_FLAGS: dict[Protocol, DpFlags] = {
     Protocol.A: DpFlags.SYNC,
     Protocol.B: DpFlags.SYNC | DpFlags.SEND_RECEIVE_ACK,
     Protocol.C: DpFlags.SYNC | DpFlags.SEND_WRITE_ACK,
@@ -269,6 +269,7 @@ def _send(engine: Engine, request: Request, change: Change) -> None:
         # The peer's disk is the one that counts: the client must know that it has the write.
         flags |= DpFlags.SEND_WRITE_ACK
     if flags & DpFlags.SEND_WRITE_ACK:
+        # One answer to a write, the one that says more.
         flags &= ~DpFlags.SEND_RECEIVE_ACK
         request.written = True
     request.wants_ack = bool(flags & (DpFlags.SEND_WRITE_ACK | DpFlags.SEND_RECEIVE_ACK))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pydrbd.engine.orders import Ticket
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import SECTOR
-from pydrbd.vocabulary import Disk
+from pydrbd.vocabulary import Disk, Protocol
 from pydrbd.wire.packets import Barrier, BlockAck
 
 if TYPE_CHECKING:
@@ -164,6 +164,16 @@ class TransferLog:
             raise ProtocolViolation(
                 f"{type(ack).__name__} for a write that was not sent (sector {ack.sector})"
             )
+        return request
+
+    def refused(self, ack: BlockAck) -> Request:
+        """The write that a NEG_ACK answers, also one that asked for no answer or for one at its receipt; it
+        comes before the BARRIER_ACK of the epoch. Raises ProtocolViolation if there is none like it."""
+        request = self.by_id.get(ack.block_id)
+        if request is None or self.engine.options.protocol is Protocol.C:
+            return self.request_of(ack)
+        if (request.offset, request.volume.number) != (ack.sector * SECTOR, ack.volume):
+            raise ProtocolViolation(f"NEG_ACK for a write that was not sent (sector {ack.sector})")
         return request
 
     def _leave(self, request: Request) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-import time
 
 from pydrbd.sim.mutants import MUTANTS
 from pydrbd.sim.run import Result, run_seed, run_seeds
+from pydrbd.sim.tally import Tally
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pydrbd.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="number of seeds to run (default 100)")
     parser.add_argument("--start", type=int, default=0, help="first seed (default 0)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: cores)")
     parser.add_argument("--steps", type=int, help="actions of each scenario (default: each seed's own)")
     parser.add_argument("--seed", type=int, help="run this one seed only")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
@@ -27,14 +28,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _replay(result: Result, args: argparse.Namespace) -> str:
+    more = " --swarm" if args.swarm else ""
+    more += f" --mutant {args.mutant}" if args.mutant else ""
+    more += f" --steps {args.steps}" if args.steps is not None else ""
+    return f"replay: python -m pydrbd.sim --seed {result.seed} --trace{more}"
+
+
 def _report(result: Result, args: argparse.Namespace) -> None:
     print(f"\nseed {result.seed}: VIOLATION of {result.rule} at {result.virtual_seconds:.6f} s", flush=True)
     print("\n".join(result.tail))
     print(f"\n{result.rule}: {result.text}")
-    more = " --swarm" if args.swarm else ""
-    more += f" --mutant {args.mutant}" if args.mutant else ""
-    more += f" --steps {args.steps}" if args.steps is not None else ""
-    print(f"replay: python -m pydrbd.sim --seed {result.seed} --trace{more}\n", flush=True)
+    print(f"{_replay(result, args)}\n", flush=True)
 
 
 def _one(args: argparse.Namespace) -> int:
@@ -53,27 +58,22 @@ def _one(args: argparse.Namespace) -> int:
 
 
 def _many(args: argparse.Namespace) -> int:
-    began = time.perf_counter()
-    failed: list[Result] = []
-    done = events = acknowledged = 0
     seeds = range(args.start, args.start + args.seeds)
     results = run_seeds(seeds, jobs=args.jobs, steps=args.steps, mutant=args.mutant or "", swarm=args.swarm)
-    for result in results:
-        done += 1
-        events += result.events
-        acknowledged += result.acknowledged
-        if not result.ok:
-            failed.append(result)
+    tally = Tally(len(seeds))
+    with tally.shown():
+        for result in results:
+            tally.add(result)
+            if result.ok:
+                continue
             if args.keep_going:
                 print(f"seed {result.seed}: {result.rule}: {result.text[:300]}", flush=True)
+                print(f"    {_replay(result, args)}", flush=True)
             else:
                 _report(result, args)
                 break
-    print(
-        f"{done} seeds, {len(failed)} violations, {events} events, {acknowledged} writes acknowledged, "
-        f"{time.perf_counter() - began:.0f} s"
-    )
-    return 1 if failed else 0
+    print(tally.summary())
+    return 1 if tally.violations else 0
 
 
 def _hunt(args: argparse.Namespace) -> int:

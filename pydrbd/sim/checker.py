@@ -24,6 +24,7 @@ from pydrbd.sim.clock import Violation
 from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk
 from pydrbd.sim.driver import Observer, Task
 from pydrbd.sim.history import ZERO, Branch, Write, value_of
+from pydrbd.sim.promises import Promises
 from pydrbd.units import AL_EXTENT_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk
 from pydrbd.wire.packets import Data, Packet, Trim, Zeroes
@@ -52,6 +53,7 @@ class Checker(Observer):
         #: The node was Primary without its peer since the two last agreed: it may have a UUID of its own.
         self.alone: dict[str, bool] = {}
         self.differs: set[int] = set()
+        self.promises = Promises(self)
         self._disk_state: dict[str, Disk] = {}
         self._was_primary: dict[str, bool] = {}
 
@@ -168,7 +170,7 @@ class Checker(Observer):
         assert node.engine is not None
         peer = self.world.other(node)
         s = peek.state(node.engine, 0)
-        missing = [n for n in (node, peer) if not self._holds(n, write)]
+        missing = [n for n in (node, peer) if not self.holds(n, write)]
         if len(missing) == 2:
             raise Violation("acknowledged", f"{node.name}: write {write.number} is on neither disk")
         counts = s.conn >= Conn.CONNECTED and s.pdsk == Disk.UP_TO_DATE
@@ -178,7 +180,7 @@ class Checker(Observer):
                 self._check_generation(self.world.other(lacking), lacking, write)
             self.stale[lacking.name] = True
 
-    def _holds(self, node: Node, write: Write) -> bool:
+    def holds(self, node: Node, write: Write) -> bool:
         """Is the write on the node's disk, or overwritten by one that was under way with it or came later?"""
         for sector in range(write.first, write.first + write.sectors):
             value = self.world.sector(node, sector)
@@ -219,6 +221,8 @@ class Checker(Observer):
         s = peek.state(node.engine, 0)
         if s.disk != self._disk_state[name]:
             old, self._disk_state[name] = self._disk_state[name], s.disk
+            if old == Disk.INCONSISTENT and s.disk == Disk.UP_TO_DATE:
+                world.counts["resyncs"] += 1
             if s.disk == Disk.UP_TO_DATE and s.conn >= Conn.CONNECTED and old < Disk.UP_TO_DATE:
                 self._claim(node, peer)
             elif s.disk == Disk.INCONSISTENT:
@@ -239,6 +243,8 @@ class Checker(Observer):
                 and world.linked()
             ):
                 raise Violation("two primaries", f"{self.describe(node)}; {self.describe(peer)}")
+        for each in (node, peer):
+            self.promises.look(each)
         if self.alone[name] and s.conn == Conn.CONNECTED and s.disk == s.pdsk == Disk.UP_TO_DATE:
             self.alone[name] = False
         if self.differs and (len(self.differs) <= _FEW or world.clock.step % _OFTEN == 0):

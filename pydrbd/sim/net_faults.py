@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pydrbd.sim.clock import Process
 from pydrbd.sim.death import Death
 from pydrbd.sim.steps import Steps
-from pydrbd.wire.packets import Channel
+from pydrbd.wire.packets import Channel, Features
 
 #: One direction of one socket: the sending node and the channel.
 Way = tuple[str, Channel]
@@ -32,6 +32,14 @@ NET_ACTIONS: dict[str, int] = {
     "clock_jump": 3,
     "die_at_step": 6,
 }
+#: What kernels of several ages say.
+_KERNELS = (
+    Features(0),
+    Features.TRIM,
+    Features.TRIM | Features.THIN_RESYNC,
+    Features.TRIM | Features.THIN_RESYNC | Features.WSAME,
+    Features.TRIM | Features.THIN_RESYNC | Features.WSAME | Features.WZEROES,
+)
 _NODES = ("alpha", "beta")
 
 
@@ -45,6 +53,9 @@ class NetFaults:
     half_up: float = 0.0
     #: Chance that nothing tells a node that its peer has restarted.
     unanswered: float = 0.0
+    #: Both nodes have these features of the protocol only; None: what they really have, with the mark that
+    #: no kernel sends.
+    features: Features | None = None
     #: Streams are bytes, and end inside a packet.
     torn: bool = False
 
@@ -61,6 +72,7 @@ def draw_net_faults(seed: int) -> tuple[NetFaults, tuple[str, ...]]:
         slower=slower,
         half_up=rng.choice((0.0, 0.0, 0.2, 0.5)),
         unanswered=rng.choice((0.0, 0.0, 0.5)),
+        features=rng.choice((None, None, None, *_KERNELS)),
         torn=rng.random() < 0.2,
     )
     return faults, actions

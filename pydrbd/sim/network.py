@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydrbd.engine.orders import LinkAction
 from pydrbd.sim.clock import Clock, Violation
 from pydrbd.sim.net_faults import MOST_DELAY, NetFaults, Way
 from pydrbd.vocabulary import Conn
 from pydrbd.wire.decoder import Decoder, Phase
-from pydrbd.wire.packets import Channel, Packet, encode
+from pydrbd.wire.packets import Channel, ConnectionFeatures, Packet, encode
 
 CHANNELS = (Channel.DATA, Channel.META)
 
@@ -148,6 +148,8 @@ class Network:
         if link is None or link.ends[name].closed or link.ends[name].session is None:
             self.clock.note(name, "unsent", packet)
             return
+        if isinstance(packet, ConnectionFeatures) and self.faults.features is not None:
+            packet = replace(packet, features=packet.features & self.faults.features, reserved=bytes(60))
         if self.on_send is not None:
             self.on_send(name, packet)
         self._push(link, link.pipes[name, channel], packet)
@@ -193,7 +195,7 @@ class Network:
 
     def quiet(self) -> None:
         """The faults of swarm runs end."""
-        self.faults = NetFaults()
+        self.faults = replace(self.faults, slower={}, half_up=0.0, unanswered=0.0)
         self.slowed = {}
         self.heal()
 

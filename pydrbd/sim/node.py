@@ -89,6 +89,7 @@ class Node(Host):
         world = self.world
         world.clock.note(self.name, "loses power" if power else "crashes")
         self.crashes += 1
+        world.counts["power cuts" if power else "crashes"] += 1
         self.crash_after = 0
         self.driver.kill()
         self.engine = self.driver = None

@@ -40,6 +40,11 @@ def bit(engine: Engine, volume: int, number: int) -> bool:
     return number >> 3 < len(data) and bool(data[number >> 3] >> (number & 7) & 1)
 
 
+def minting(engine: Engine, volume: int) -> bool:
+    """A new current UUID is not durable yet."""
+    return engine.volumes[volume].minting is not None
+
+
 def out_of_sync(engine: Engine, volume: int) -> int:
     """Bits set in memory."""
     return engine.volumes[volume].bitmap.count

@@ -14,6 +14,7 @@ from pydrbd.sim.disk_faults import DISK_ACTIONS, DiskFaults, draw_disk_faults
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
 from pydrbd.sim.network import NetProfile
+from pydrbd.sim.options_draw import draw_options
 from pydrbd.sim.squeeze import Squeeze, draw_squeeze
 from pydrbd.units import KIB, MIB, SECTOR
 
@@ -72,6 +73,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     disk_faults, disk_actions = draw_disk_faults(seed)
     net_faults, net_actions = draw_net_faults(seed)
     squeeze = draw_squeeze(seed)
+    drawn = draw_options(seed, profile.options, profile.size)
     actions = profile.actions + disk_actions + net_actions
     return replace(
         profile,
@@ -80,7 +82,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
         disk_faults=disk_faults,
         net_faults=net_faults,
         squeeze=squeeze,
-        options={name: squeeze.options(options) for name, options in profile.options.items()},
+        options={name: squeeze.options(options) for name, options in drawn.items()},
         net=replace(profile.net, wire_bytes=True) if net_faults.torn else profile.net,
     )
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydrbd.sim import mutants
 from pydrbd.sim.clock import Violation
@@ -32,6 +33,8 @@ class Result:
     seconds: float
     acknowledged: int
     crashes: int
+    #: What happened how often (World.counts).
+    counts: Counter[str] = field(default_factory=Counter)
 
     @property
     def ok(self) -> bool:
@@ -73,6 +76,7 @@ def run_seed(
         seconds=time.perf_counter() - began,
         acknowledged=world.workload.counts["acknowledged"],
         crashes=sum(node.crashes for node in world.nodes.values()),
+        counts=world.counts,
     )
 
 

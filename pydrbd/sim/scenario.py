@@ -38,6 +38,7 @@ class Scenario(DiskActions, NetActions):
             self.clock.run(lambda: self.finished, 3600.0)
         except Standstill as end:
             self.clock.note("", f"stands still: {end}")
+            self.world.counts[f"standstill: {end}"] += 1
             return
         if not self.finished:
             raise Violation("liveness", "the scenario did not end within an hour of virtual time")
@@ -61,6 +62,7 @@ class Scenario(DiskActions, NetActions):
             if names:
                 name = self.rng.choices(names, [WEIGHTS[n] for n in names])[0]
                 self.clock.note("", f"action {name}")
+                self.world.counts[f"action {name}"] += 1
                 yield from getattr(self, f"_do_{name}")()
         yield from self._heal()
 
@@ -141,7 +143,7 @@ class Scenario(DiskActions, NetActions):
             if self.promoting == node.name:
                 self.promoting = None
 
-        node.command("promote", lambda e: e.promote(), done)
+        node.command("promote", lambda e: e.promote(auto=e.options.auto_promote), done)
         self.clock.spawn(watch())
 
     def _demote(self, node: Node) -> Process:
@@ -192,6 +194,7 @@ class Scenario(DiskActions, NetActions):
 
     def _end_partition(self, number: int) -> None:
         if number == self._partitions:
+            self.world.counts["partitions"] += self.world.network.disturbed
             self.clock.note("", "partition heals")
             self.world.network.heal()
 

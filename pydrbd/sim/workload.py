@@ -104,6 +104,7 @@ class Workload:
             if request.read is not None:
                 branch.drop_read(request.read)
         self.flying[node.name].clear()
+        self.world.checker.promises.died(node)
 
     # --- requests --------------------------------------------------------------------------------
     def _request(self, node: Node) -> None:
@@ -166,9 +167,10 @@ class Workload:
         elif request.write is not None:
             self.counts["acknowledged" if good else "failed"] += 1
             if good:
-                self.world.checker.on_ack(node, request.write)
-            branch.end(request.write, self.world.clock.step, acked=good)
+                self.world.checker.promises.answered(node, request.write)
+            else:
+                branch.end(request.write, self.world.clock.step, acked=False)
 
     def idle(self) -> Callable[[], bool]:
-        """A condition: no request is under way."""
-        return lambda: not any(self.flying.values())
+        """A condition: no request is under way, and what was answered has arrived."""
+        return lambda: not any(self.flying.values()) and not self.world.checker.promises.any_open()

@@ -6,6 +6,7 @@ Floor: sim. Neighbours: scenario (what happens to the world), run (seeds and res
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 
 from pydrbd.sim.checker import Checker
@@ -33,6 +34,8 @@ class World:
         self.network.on_send = self.checker.on_send
         #: A page cache is being lost: blocks change without anybody writing.
         self.cutting_power = False
+        #: What happened how often: actions by name, crashes, power cuts, partitions, resyncs.
+        self.counts: Counter[str] = Counter()
         self.nodes: dict[str, Node] = {}
         current = int.from_bytes(self.entropy(8), "big") & ~1
         for name, options in profile.options.items():

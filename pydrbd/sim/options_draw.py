@@ -1,0 +1,43 @@
+"""The options of a swarm run, drawn more widely than a plain run's.
+
+Floor: sim. Neighbours: profile.py (a plain run's options), promises.py (what protocols A and B promise).
+The numbers come from a random source of their own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pydrbd.engine.options import EngineOptions, VolumeOptions
+from pydrbd.units import KIB, MIB
+from pydrbd.vocabulary import Protocol
+
+
+def draw_options(seed: int, plain: Mapping[str, EngineOptions], size: int) -> dict[str, EngineOptions]:
+    """The options of both nodes; `size` of the device in bytes bounds the resync rates from below, so that
+    a full resync ends within the time that a run allows."""
+    rng = random.Random(f"options {seed}")
+    volume = _volume(rng, next(iter(plain.values())).volumes[0], size)
+    common = {
+        "protocol": rng.choice((Protocol.C,) * 6 + (Protocol.B, Protocol.A)),
+        "timeout": rng.choice((0.4, 0.6, 2.0, 6.0)),
+        "ping_int": rng.choice((0.5, 1.0, 2.0, 10.0)),
+        "ping_timeout": rng.choice((0.1, 0.2, 0.5, 2.0)),
+        "ko_count": rng.choice((0, 1, 2, 7)),
+        "max_epoch_size": rng.choice((1, 3, 20, 2048)),
+        "max_buffers": rng.choice((32, 128, 2048)) * 4 * KIB,
+        "auto_promote": rng.random() < 0.3,
+        "volumes": {0: volume},
+    }
+    return {name: replace(options, **common) for name, options in plain.items()}  # type: ignore[arg-type]
+
+
+def _volume(rng: random.Random, plain: VolumeOptions, size: int) -> VolumeOptions:
+    return replace(
+        plain,
+        al_extents=rng.choice((7, 8, 67, 1237)),
+        c_max_rate=rng.choice((0, max(4 * MIB, size // 8), 100 * MIB + size)),
+        resync_rate=max(1 * MIB, size // rng.choice((4, 8, 16))),
+    )

@@ -1,0 +1,76 @@
+"""What an answer to a client promises under protocols A and B.
+
+Floor: sim. Neighbours: workload.py (answers), checker.py (what an acknowledged write must be).
+Under protocol C an answered write is acknowledged at once: it survives the loss of either node. Under A and
+B the peer may not have it yet: it is promised from the moment when the peer has it, or when its node goes
+on without the peer and has said so durably (a generation of its own). If the node dies before, the write may
+be lost, and it counts as one that never ended well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydrbd.sim import peek
+from pydrbd.sim.history import Write
+from pydrbd.vocabulary import Conn, Disk, Protocol
+
+if TYPE_CHECKING:
+    from pydrbd.sim.checker import Checker
+    from pydrbd.sim.node import Node
+
+
+class Promises:
+    """Writes that were answered and are not promised yet, by node."""
+
+    def __init__(self, checker: Checker) -> None:
+        self.checker = checker
+        self._open: dict[str, list[Write]] = {}
+
+    def answered(self, node: Node, write: Write) -> None:
+        """The client of `node` has its answer."""
+        if node.options.protocol is Protocol.C:
+            self._keep(node, write)
+        else:
+            self._open.setdefault(node.name, []).append(write)
+            self.look(node)
+
+    def any_open(self) -> bool:
+        return any(self._open.values())
+
+    def look(self, node: Node) -> None:
+        """After any step: which answers have become promises?"""
+        writes = self._open.get(node.name)
+        if not writes:
+            return
+        assert node.engine is not None
+        peer = self.checker.world.other(node)
+        s = peek.state(node.engine, 0)
+        together = s.conn >= Conn.CONNECTED and s.pdsk >= Disk.INCONSISTENT
+        open_still = []
+        for write in writes:
+            if self.checker.holds(peer, write) or (not together and self._alone(node)):
+                self._keep(node, write)
+            else:
+                open_still.append(write)
+        self._open[node.name] = open_still
+
+    def died(self, node: Node) -> None:
+        """The process of `node` is gone with what it had not yet given away."""
+        branch = self.checker.branch[node.name]
+        for write in self._open.pop(node.name, ()):
+            branch.end(write, self.checker.world.clock.step, acked=False)
+
+    def _alone(self, node: Node) -> bool:
+        """Does the node's disk say durably that the peer may lack writes?"""
+        engine = node.engine
+        return (
+            engine is not None
+            and peek.state(engine, 0).disk == Disk.UP_TO_DATE
+            and not peek.minting(engine, 0)
+            and node.disk.superblock().generation.bitmap != 0
+        )
+
+    def _keep(self, node: Node, write: Write) -> None:
+        self.checker.on_ack(node, write)
+        self.checker.branch[node.name].end(write, self.checker.world.clock.step, acked=True)
