@@ -227,8 +227,10 @@ class Engine:
         self.pressure.outbox(full=False)
         for volume in self.volumes.values():
             volume.resync.reset()
-            disk = volume.attached_as if volume.state.disk == Disk.NEGOTIATING else volume.state.disk
-            self.set_state(volume, conn=reason, disk=disk)
+            if volume.state.disk == Disk.NEGOTIATING:
+                disk_faults.cut_off(self, volume, reason)
+            else:
+                self.set_state(volume, conn=reason)
 
     def _reconnect(self) -> None:
         for conn in (Conn.UNCONNECTED, Conn.WF_CONNECTION):
