@@ -6,10 +6,11 @@ PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 SEEDS ?= 1000
+ROUNDS ?= 50
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test lint types sim sim-mutants lock clean
+.PHONY: help setup setup-test demo test lint types sim sim-mutants torture lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +39,9 @@ sim: setup ## the simulator with the full fault model over SEEDS (1000) seeds
 
 sim-mutants: setup ## each safety rule removed in turn: the simulator must notice every time
 	$(PYTHON) -m pydrbd.sim --mutants
+
+torture: setup-test ## ROUNDS (50) of kills, stops, cuts and swaps of two real nodes (TORTURE_ARGS=--help)
+	$(PYTHON) -m tests.torture --rounds $(ROUNDS) $(TORTURE_ARGS)
 
 lock: setup ## make the lock files anew from pyproject.toml (LOCK_ARGS=--upgrade for newest versions)
 	scripts/lock $(LOCK_ARGS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import gc
 import os
 import secrets
@@ -163,6 +164,7 @@ class Node:
     def start(self) -> None:
         """Start all threads, and answer on the control socket. ControlError."""
         outlive_parent()
+        faulthandler.enable()  # a fatal signal leaves the threads' stacks in the log
         self.log.start()
         for problem in memory.protect():
             self.log.put("warning", problem)

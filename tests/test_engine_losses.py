@@ -10,7 +10,7 @@ BLOCK = b"\x5a" * 4096
 
 
 def test_a_connection_lost_while_a_disk_is_negotiating_does_not_bring_old_data_back() -> None:
-    """The disk of a diskless Primary is attached again, and the peer, which has newer data, does not answer."""
+    """A diskless Primary attaches its disk again, and the peer, which has newer data, does not answer."""
     pair = pair_of(good_disk(), good_disk())
     connect(pair)
     one = pair.one
@@ -21,14 +21,14 @@ def test_a_connection_lost_while_a_disk_is_negotiating_does_not_bring_old_data_b
     pair.filter = lambda bench, packet: [] if bench is pair.two else [packet]
     one.start("attach", one.engine.attach(0))
     pair.settle()
-    assert one.volume.state.disk == Disk.NEGOTIATING
+    assert pair.disks() == (Disk.NEGOTIATING, Disk.UP_TO_DATE)
     pair.cut()
     pair.filter = lambda _bench, packet: [packet]
     pair.pass_time(2)
     refused = one.results["attach"]
     assert isinstance(refused, CommandFailed)
     assert refused.failure is Failure.DATA_NOT_CURRENT
-    assert one.volume.state.disk == Disk.DISKLESS
+    assert pair.disks() == (Disk.DISKLESS, Disk.UP_TO_DATE)
     assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
     assert pair.run(one, one.engine.read(0, 0, 4096)) == BLOCK
     assert pair.run(one, one.engine.attach(0)) is None

@@ -10,9 +10,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 from tests.support import nbd_load
@@ -35,10 +36,19 @@ class Load:
     """The running client."""
 
     def __init__(
-        self, node: Member, journal: Path, *, blocks: int, first: int = 1, seed: int = 1, rate: float = 0.0
+        self,
+        node: Member,
+        journal: Path,
+        *,
+        blocks: int,
+        first: int = 1,
+        seed: int = 1,
+        rate: float = 0.0,
+        mixed: bool = False,
     ) -> None:
         self.journal = journal
         command = ["/usr/bin/python3", nbd_load.__file__, node.uri, journal, blocks, first, seed, rate]
+        command += ["mixed"] * mixed
         self.process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
 
     def records(self) -> int:
@@ -66,12 +76,16 @@ class Load:
             self.process.kill()
         self.process.communicate()
 
+    def events(self) -> Iterator[tuple[bytes, int, int, float]]:
+        """The journal: (kind, sequence, block, time), as nbd_load.RECORD has them."""
+        data = self.journal.read_bytes() if self.journal.exists() else b""
+        return RECORD.iter_unpack(data[: len(data) // RECORD.size * RECORD.size])
+
     def writes(self) -> list[Write]:
         """All writes in the order in which they were issued."""
         issued: dict[int, tuple[int, float]] = {}
         acked: dict[int, float] = {}
-        data = self.journal.read_bytes()
-        for kind, sequence, block, at in RECORD.iter_unpack(data[: len(data) // RECORD.size * RECORD.size]):
+        for kind, sequence, block, at in self.events():
             if kind == b"S":
                 issued[sequence] = (block, at)
             elif kind == b"A":
@@ -92,6 +106,8 @@ class Ledger:
         self.allowed: list[set[int]] = [{0} for _ in range(blocks)]
         self.acknowledged = 0
         self.unanswered = 0
+        self.flushes = 0
+        self.wrong: list[str] = []
 
     def add(self, writes: Iterable[Write]) -> None:
         """The writes of a client that has ended."""
@@ -102,6 +118,28 @@ class Ledger:
             else:
                 self.acknowledged += 1
                 self.allowed[write.block] = {write.sequence}
+
+    def follow(self, events: Iterable[tuple[bytes, int, int, float]], *, kept: float = inf) -> None:
+        """The journal of a client that has ended, its reads included; notes wrong reads in `wrong`.
+
+        `kept`: a time after which acknowledgements do not count (the data were discarded, or may have been),
+        because the node went on alone as one half of a split brain.
+        """
+        for kind, sequence, block, at in events:
+            allowed = self.allowed[block]
+            if kind == b"S":
+                allowed.add(sequence)
+                self.unanswered += 1
+            elif kind == b"A" and at <= kept:
+                self.allowed[block] = {sequence}
+                self.acknowledged += 1
+                self.unanswered -= 1
+            elif kind == b"F":
+                self.flushes += 1
+            elif kind == b"X" or (kind == b"R" and sequence not in allowed):
+                self.wrong.append(f"block {block}: read {sequence} (kind {kind!r}), allowed {allowed}")
+            elif kind == b"R" and at <= kept:
+                self.allowed[block] = {sequence}
 
     def check(self, image: bytes) -> int:
         """Compare an image of the device; the number of blocks with data. AssertionError if one is wrong."""

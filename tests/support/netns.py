@@ -18,6 +18,9 @@ from tests.support.pair import Member, Pair
 _HOSTS = {"alpha": "10.213.7.1", "beta": "10.213.7.2"}
 
 
+_NOBODY = "02:00:00:00:00:99"
+
+
 def _run(*command: str, **options: Any) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
@@ -53,10 +56,32 @@ class Network:
         """Take the node's end of the link down; nobody is told."""
         _run("ip", "-n", self.names[node], "link", "set", "dev", "link", "down")
 
+    def deafen(self, node: str) -> None:
+        """Nothing that is sent to the node arrives any more; what it sends does.
+
+        The other one is told a hardware address that nobody has, so that no end sees an error.
+        """
+        (other,) = set(self.names) - {node}
+        _run(*self._neighbour(other, node, "replace"), "lladdr", _NOBODY, "nud", "permanent")
+
+    def slow(self, node: str, rate: str) -> None:
+        """What the node sends goes through a queue of 64 KiB that is emptied at `rate` (tc: "4mbit")."""
+        limits = ("rate", rate, "burst", "4kb", "limit", "64kb")
+        _run("tc", "-n", self.names[node], "qdisc", "replace", "dev", "link", "root", "tbf", *limits)
+
     def heal(self) -> None:
-        """Both ends up."""
-        for name in self.names.values():
+        """Both ends up, nobody deaf or slow."""
+        for node, name in self.names.items():
+            (other,) = set(self.names) - {node}
+            for leftover in (
+                self._neighbour(node, other, "del"),
+                ("tc", "-n", name, "qdisc", "del", "dev", "link", "root"),
+            ):
+                subprocess.run(leftover, capture_output=True, check=False)
             _run("ip", "-n", name, "link", "set", "dev", "link", "up")
+
+    def _neighbour(self, node: str, other: str, verb: str) -> tuple[str, ...]:
+        return ("ip", "-n", self.names[node], "neighbour", verb, _HOSTS[other], "dev", "link")
 
 
 class NetMember(Member):
