@@ -7,10 +7,12 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 SEEDS ?= 1000
 ROUNDS ?= 50
+TIME ?= 600
+TARGET ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test lint types sim sim-mutants torture lock clean
+.PHONY: help setup setup-test demo test lint types sim sim-mutants fuzz torture lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +44,9 @@ sim-mutants: setup ## each safety rule removed in turn: the simulator must notic
 
 torture: setup-test ## ROUNDS (50) of kills, stops, cuts and swaps of two real nodes (TORTURE_ARGS=--help)
 	$(PYTHON) -m tests.torture --rounds $(ROUNDS) $(TORTURE_ARGS)
+
+fuzz: setup ## coverage-guided fuzzing for TIME (600) seconds in all; TARGET=name: only that one
+	$(PYTHON) -m tests.fuzz --time $(TIME) --save $(TARGET)
 
 lock: setup ## make the lock files anew from pyproject.toml (LOCK_ARGS=--upgrade for newest versions)
 	scripts/lock $(LOCK_ARGS)

@@ -130,8 +130,11 @@ class Session:
         return found
 
     def ranged(self, packet: Any, length: int) -> Volume:
-        """The packet's volume, its range checked against the device."""
+        """The packet's volume, connected, and its range checked against the device."""
         volume = self.volume(packet)
+        if volume.state.conn < Conn.CONNECTED:
+            # Who the peer is has not been said yet: what it writes would be in nobody's books.
+            raise ProtocolViolation(f"{type(packet).__name__} before the handshake was over")
         if length <= 0 or length % SECTOR or packet.sector * SECTOR + length > volume.size:
             raise ProtocolViolation(
                 f"{type(packet).__name__} of {length} bytes at sector {packet.sector} is outside volume"

@@ -221,9 +221,9 @@ def _refuse_failed(engine: Engine, volume: Volume) -> None:
 
 def close_disk(engine: Engine, volume: Volume) -> Script[None]:
     """Let go of the disk and leave its metadata clean; the state is Diskless afterwards."""
-    assert volume.generation is not None
     yield from volume.settled()
-    if volume.current_layout() is None:
+    if volume.state.disk <= Disk.FAILED or volume.current_layout() is None:
+        # An I/O error took the disk while the peer was being asked.
         return
     flags = volume.md_flags() & ~(MdFlag.PRIMARY | MdFlag.CONNECTED) | MdFlag.AL_CLEAN
     volume.expose()
