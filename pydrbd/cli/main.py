@@ -49,6 +49,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "map": ("mapping", "Make the volumes usable as block devices."),
     "unmap": ("mapping", "Take the block devices away."),
     "nbd-uri": ("show", "Print the URI of a volume for NBD clients."),
+    "doctor": ("doctor", "Check this machine and its resources, and say what to change."),
     "demo": ("demo", "Show two nodes on this machine, a crash and a fail-over."),
     "version": ("show", "Print versions."),
 }
