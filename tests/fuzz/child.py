@@ -11,7 +11,7 @@ import shlex
 import sys
 from pathlib import Path
 
-import atheris  # type: ignore[import-untyped]  # its stubs on the index lack instrument_imports
+import atheris
 
 from tests.fuzz import harness
 
