@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydrbd.errors import CommandFailed
-from pydrbd.vocabulary import Conn, Disk, Failure
+from pydrbd.vocabulary import Conn, Disk, Failure, Role
+from pydrbd.wire.packets import (
+    Channel,
+    Data,
+    Packet,
+    RsDataReply,
+    RsDataRequest,
+    RsDeallocated,
+    RsThinRequest,
+    StateChangeRequest,
+)
+from pydrbd.wire.stateword import DISK_MASK
 from tests.support.engine_bench import connect, good_disk, pair_of
 
 BLOCK = b"\x5a" * 4096
+
+
+def _hold(held: list[Packet], packet: Packet, *kinds: type[Packet]) -> list[Packet]:
+    """Keep packets of these kinds back, let the others pass."""
+    if isinstance(packet, kinds):
+        held.append(packet)
+        return []
+    return [packet]
 
 
 def test_a_connection_lost_while_a_disk_is_negotiating_does_not_bring_old_data_back() -> None:
@@ -35,3 +56,49 @@ def test_a_connection_lost_while_a_disk_is_negotiating_does_not_bring_old_data_b
     pair.pass_time(3)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert one.disk.blocks[0] == BLOCK
+
+
+def test_a_write_that_the_last_primary_left_behind_is_over_before_its_successor_takes_over() -> None:
+    """The peer has it in hand, unacknowledged, when the connection is lost and it is promoted."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    held: list[Packet] = []
+    pair.filter = lambda _bench, packet: _hold(held, packet, Data)
+    one.start("write", one.engine.write(0, 0, BLOCK))
+    pair.settle()
+    assert len(held) == 1
+    two.engine.on_packets(two.session, Channel.DATA, held)
+    pair.cut()
+    # Before the write's script has taken its first step.
+    two.start("promote", two.engine.promote())
+    while two.step():
+        assert two.engine.role != Role.PRIMARY or two.disk.blocks.get(0) == BLOCK
+    assert two.results["promote"] is None
+    assert two.engine.role == Role.PRIMARY
+
+
+def test_a_resync_that_the_source_has_ended_gets_no_more_answers() -> None:
+    """The target detaches while its requests are on their way: the source has agreed, and writes alone."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    held: list[Packet] = []
+    pair.filter = lambda _bench, packet: _hold(held, packet, RsDataRequest, RsThinRequest)
+    assert pair.run(one, one.engine.invalidate_remote(0)) is None
+    pair.pass_time(1)
+    assert pair.conns() == (Conn.SYNC_SOURCE, Conn.SYNC_TARGET)
+    assert held
+    two.engine.send_state(two.volume)
+    word = replace(two.volume.state, disk=Disk.FAILED).word
+    one.engine.on_packets(one.session, Channel.META, [StateChangeRequest(DISK_MASK, word & DISK_MASK, 0)])
+    assert one.volume.state.pdsk == Disk.FAILED
+    pair.filter = lambda _bench, packet: [packet]
+    one.engine.on_packets(one.session, Channel.DATA, held)
+    pair.sent.clear()
+    pair.settle()
+    assert not [packet for _, packet in pair.sent if isinstance(packet, RsDataReply | RsDeallocated)]
+    # Nor does a word from before the agreement bring the disk back.
+    assert one.volume.state.pdsk == Disk.FAILED

@@ -118,7 +118,10 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
         if volume in forced:
             mask, value = mask | DISK_MASK, value | Disk.UP_TO_DATE << 9
         yield from _ask_peer(engine, volume, mask, value)
-        # Meanwhile much may have happened; the rules decide again at the very step.
+        # What the last Primary sent and nobody acknowledged must not appear under the feet of our clients.
+        yield from volume.peer_writes_end()
+    # Meanwhile much may have happened; the rules decide again at the very step.
+    for volume in engine.volumes.values():
         _check(engine, volume, partial(replace, role=Role.PRIMARY, disk=_raised(volume, forced)))
     engine.auto_promoted = auto
     for volume in engine.volumes.values():

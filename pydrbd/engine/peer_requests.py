@@ -148,6 +148,7 @@ def on_data(session: Session, packet: Change) -> None:
     name = f"peer write {volume.number}"
     # The order between overlapping ranges is that of arrival, not that in which scripts get to run.
     mine = volume.ranges.enter(packet.sector * SECTOR, length)
+    volume.peer_writes[mine] = None
     if volume.state.pdsk < Disk.INCONSISTENT:
         # Now, not when it is written: a STATE behind it may start a resync from what the bitmap says.
         volume.set_out_of_sync(mine.start, length)
@@ -196,6 +197,7 @@ def _write(
             epoch.written.add((volume.number, incarnation))
     if extents:
         log.end(extents)
+    del volume.peer_writes[mine]
     volume.ranges.leave(mine)
     engine.pressure.receiving -= length if isinstance(packet, Data) else 0
     volume.counters.unacked -= 1

@@ -265,6 +265,9 @@ def _without_flapping(old: State, peer: StateFields, peer_disk: Disk) -> Disk:
     preparing = old.conn > Conn.CONNECTED and old.disk == Disk.UP_TO_DATE
     if preparing and peer_disk == Disk.UP_TO_DATE and Conn.CONNECTED < peer.conn < Conn.SYNC_SOURCE:
         return Disk.INCONSISTENT
+    # A disk that is gone comes back as Negotiating; anything else was said before we agreed that it goes.
+    if old.conn == Conn.CONNECTED and old.pdsk <= Disk.FAILED and peer.disk > Disk.NEGOTIATING:
+        return old.pdsk
     ended = old.conn == Conn.CONNECTED and old.pdsk == Disk.UP_TO_DATE
     if ended and peer_disk == Disk.INCONSISTENT and peer.conn > Conn.SYNC_SOURCE:
         return Disk.UP_TO_DATE

@@ -283,7 +283,14 @@ class Resync:
     # --- source ------------------------------------------------------------------------------------
 
     def asked(self, session: Session, packet: RsDataRequest | RsThinRequest | CsumRsRequest) -> None:
-        """RS_DATA_REQUEST or RS_THIN_REQ has come: read and answer, ordered against writes."""
+        """RS_DATA_REQUEST or RS_THIN_REQ has come: read and answer, ordered against writes.
+
+        One that comes late, from a target whose disk goes, gets no answer: with it the target could come
+        to the end of a resync that has ended here, and write after write would pass it by.
+        """
+        state = self.volume.state
+        if state.disk == Disk.UP_TO_DATE and state.conn not in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S):
+            return
         self.target_started = True
         mine = self.volume.ranges.enter(packet.sector * SECTOR, packet.size)
         name = f"resync read {self.volume.number}"

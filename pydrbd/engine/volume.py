@@ -31,7 +31,7 @@ from pydrbd.engine.orders import (
     Ticket,
     WriteMeta,
 )
-from pydrbd.engine.ranges import Ranges
+from pydrbd.engine.ranges import Range, Ranges
 from pydrbd.engine.resync import Resync
 from pydrbd.engine.state import State
 from pydrbd.format.al_ring import EMPTY_RING
@@ -114,6 +114,8 @@ class Volume:
         self.attached_as = Disk.DISKLESS
         #: Current UUID that a diskless Primary's clients have seen (0: none).
         self.exposed = 0
+        #: Writes of the peer that have come and are not over yet, also of earlier connections.
+        self.peer_writes: dict[Range, None] = {}
         self.peer_uuids: Uuids | None = None
         self.peer_sizes: Sizes | None = None
         self.consider_resync = False
@@ -346,6 +348,11 @@ class Volume:
         self._bitmap_busy = None
         busy.resolve()
         return result
+
+    def peer_writes_end(self) -> Script[None]:
+        """Wait until no write of the peer is under way."""
+        while self.peer_writes:
+            yield Await(next(iter(self.peer_writes)).done)
 
     def settled(self) -> Script[None]:
         """Wait until neither disk can be taken for one that has the writes that it lacks: no new current

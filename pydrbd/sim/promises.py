@@ -29,6 +29,7 @@ class Promises:
 
     def answered(self, node: Node, write: Write) -> None:
         """The client of `node` has its answer."""
+        write.ended = self.checker.world.clock.step
         if node.options.protocol is Protocol.C:
             self._keep(node, write)
         else:
@@ -73,4 +74,4 @@ class Promises:
 
     def _keep(self, node: Node, write: Write) -> None:
         self.checker.on_ack(node, write)
-        self.checker.branch[node.name].end(write, self.checker.world.clock.step, acked=True)
+        self.checker.branch[node.name].end(write, write.ended, acked=True)
