@@ -1,6 +1,7 @@
 """nbdkit's Python plugin: NBD requests into the driver of one resource (see pydrbd/node.py).
 
-Parameters: config=FILE (default: the standard places) node=NAME resource=RESOURCE run_dir=DIR.
+Parameters: config=FILE (default: the standard places) node=NAME resource=RESOURCE run_dir=DIR
+standby=DESCRIPTOR (of RES.lock, which the process before this one still holds).
 The export's name is the volume's number; the default export is the lowest volume.
 """
 
@@ -51,7 +52,7 @@ def _run(script: Script[Any]) -> Any:
 
 # --- the process -------------------------------------------------------------------------------
 def config(key: str, value: str) -> None:
-    if key not in ("config", "node", "resource", "run_dir"):
+    if key not in ("config", "node", "resource", "run_dir", "standby"):
         raise ValueError(f"unknown parameter {key!r}")
     _parameters[key] = value
 
@@ -71,7 +72,7 @@ def get_ready() -> None:
 
 
 def after_fork() -> None:
-    _node.start()
+    _node.start(int(_parameters["standby"]) if "standby" in _parameters else None)
 
 
 def cleanup() -> None:

@@ -96,6 +96,18 @@ class StateRefused(PydrbdError):
         super().__init__(text + (f"\n{detail}" if detail else ""))
 
 
+class TakenOver(PydrbdError):
+    """A crashed Primary cannot go on as one: another node has been Primary since."""
+
+    exit_code = 11
+
+
+class CannotResume(PydrbdError):
+    """A crashed Primary cannot go on as one by itself now, for instance before it has seen its peer."""
+
+    exit_code = 11
+
+
 class MappingError(PydrbdError):
     """A kernel block device could not be attached to or detached from the export."""
 

@@ -28,21 +28,21 @@ from pydrbd.control.server import ControlServer
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.options import EngineOptions, VolumeOptions
 from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
-from pydrbd.errors import CommandFailed, PydrbdError, UsageError, WaitTimeout
+from pydrbd.errors import CommandFailed, PydrbdError, TakenOver, UsageError, WaitTimeout
 from pydrbd.format.gi import gi_line, show_gi
 from pydrbd.runtime import memory
 from pydrbd.runtime.addresses import LinkOptions
 from pydrbd.runtime.disks import Disks, DiskSpec
 from pydrbd.runtime.driver import Driver
 from pydrbd.runtime.handlers import Handlers
-from pydrbd.runtime.launch import RunPaths, outlive_parent, paths
+from pydrbd.runtime.launch import RunPaths, outlive_parent, paths, take_over
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.logs import LogWriter
 from pydrbd.runtime.loop import LoopThread
 from pydrbd.runtime.workers import Workers
 from pydrbd.units import SECTOR
 from pydrbd.version import __version__
-from pydrbd.vocabulary import Conn, Failure, OnIoError
+from pydrbd.vocabulary import Conn, Failure, OnIoError, Role
 
 PAGE = 4096
 #: New container objects until the youngest generation is collected (Python's own number: 700).
@@ -158,11 +158,18 @@ class Node:
         self.server = ControlServer(
             self, self.paths.control_socket, log=lambda text: self.log.put("error", text)
         )
+        #: Names the time that this node is Primary, from its promotion on; a resumed one keeps its name.
+        self.tenure = ""
         self._down = threading.Lock()
         self._closed = threading.Lock()
 
-    def start(self) -> None:
-        """Start all threads, and answer on the control socket. ControlError."""
+    def start(self, lock: int | None = None) -> None:
+        """Start all threads, and answer on the control socket. ControlError.
+
+        `lock`: a descriptor of RES.lock that the process before this one holds locked; waits for its end.
+        """
+        if lock is not None:
+            take_over(self.paths, lock)
         outlive_parent()
         faulthandler.enable()  # a fatal signal leaves the threads' stacks in the log
         self.log.start()
@@ -207,7 +214,7 @@ class Node:
             if not code or not self.driver.call(lambda: self.engine.auto_promotes(volume, writable)):
                 break
             try:
-                self.driver.run(self.engine.promote(auto=True))
+                self.promote(auto=True)
             except PydrbdError as error:
                 self.log.put("warning", f"auto-promote: {error}")
             code = self.driver.call(lambda: self._open(volume, writable))
@@ -246,6 +253,22 @@ class Node:
     def snapshot(self) -> ResourceSnapshot:
         return self.driver.call(self.engine.snapshot)
 
+    def promote(self, **how: bool) -> None:
+        """Become Primary, for a new time unless it is Primary already."""
+        begins = self.snapshot().role is not Role.PRIMARY
+        self.driver.run(self.engine.promote(**how))
+        if begins:
+            self.tenure = secrets.token_hex(8)
+
+    def resume(self, tenure: str, alone: bool, seconds: float) -> None:
+        """Go on as the Primary of `tenure` after a crash. TakenOver, CannotResume."""
+        begins = self.snapshot().role is not Role.PRIMARY
+        self.driver.run(self.engine.resume(alone, seconds))
+        if begins:
+            self.tenure = tenure
+        if self.tenure != tenure:
+            raise TakenOver(f"{self.view.name}: {self.view.node_name} is Primary for another time by now")
+
     def end(self) -> None:
         """After `down`: let the reply leave, close everything, end the process."""
 
@@ -279,6 +302,14 @@ def _script(name: str) -> Callable[..., None]:
 
 def _status(node: Node) -> Any:
     return plain(node.snapshot())
+
+
+def _primary(node: Node, force: bool) -> None:
+    node.promote(force=force)
+
+
+def _resume(node: Node, tenure: str, alone: bool, seconds: float) -> None:
+    node.resume(tenure, alone, seconds)
 
 
 def _connect(node: Node, discard_my_data: bool) -> None:
@@ -340,7 +371,7 @@ def _version(node: Node) -> dict[str, Any]:
 
 def _nbd_info(node: Node) -> dict[str, Any]:
     sizes = {str(volume.number): volume.size for volume in node.snapshot().volumes}
-    return {"socket": str(node.paths.nbd_socket), "exports": sizes}
+    return {"socket": str(node.paths.nbd_socket), "exports": sizes, "tenure": node.tenure}
 
 
 _REQUIRED = object()
@@ -379,7 +410,8 @@ VERBS: Mapping[str, Verb] = {
     "detach": Verb(_volume_script("detach"), {**_VOLUME, **_FORCE}),
     "connect": Verb(_connect, {"discard_my_data": (bool, False)}),
     "disconnect": Verb(_script("disconnect"), _FORCE),
-    "primary": Verb(_script("promote"), _FORCE),
+    "primary": Verb(_primary, _FORCE),
+    "resume": Verb(_resume, {"tenure": (str, _REQUIRED), "alone": (bool, False), "seconds": (float, 0.0)}),
     "secondary": Verb(_script("demote")),
     "invalidate": Verb(_volume_script("invalidate"), _VOLUME),
     "invalidate-remote": Verb(_volume_script("invalidate_remote"), _VOLUME),

@@ -47,6 +47,8 @@ def _settle_environment(folder: Path) -> None:
     """The same environment on every machine, inherited by everything that the tests start."""
     for name in ("PYDRBD_NODE", "PYDRBD_RUN_DIR", "FORCE_COLOR", "PYTHONOPTIMIZE"):
         os.environ.pop(name, None)
+    # Tests that kill processes want them to stay dead; those of the supervisor ask for it.
+    os.environ["PYDRBD_SUPERVISOR"] = "no"
     os.environ.update(NO_COLOR="1", COLUMNS="100", LC_ALL="C.UTF-8", TMPDIR=str(folder))
     os.environ[leaks.MARK] = folder.name
     tempfile.tempdir = None

@@ -64,6 +64,7 @@ FLOORS = {
             "pydrbd.metadata_probe",
             "pydrbd.metadata_tool",
             "pydrbd.node",
+            "pydrbd.supervisor",
             "pydrbd.cli",
             "nbd_plugin",
         ),

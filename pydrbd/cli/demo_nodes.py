@@ -61,7 +61,12 @@ class Node:
         self.mount_point = folder / f"mnt-{name}"
         #: Whether its process should be there.
         self.up = False
-        self._env = {**os.environ, "PYDRBD_RUN_DIR": str(folder / "run"), "PYDRBD_NODE": name}
+        self._env = {
+            **os.environ,
+            "PYDRBD_RUN_DIR": str(folder / "run"),
+            "PYDRBD_NODE": name,
+            "PYDRBD_SUPERVISOR": "no",
+        }
 
     def command(self, *arguments: str, timeout: float = 120.0) -> str:
         """Run `pydrbd ARGUMENTS` on this node; its output. DemoError when it fails."""

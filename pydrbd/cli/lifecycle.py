@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import click
 
@@ -16,18 +17,29 @@ END_TIMEOUT = 30.0
 
 
 @click.command("up", epilog=examples("pydrbd up r0", "pydrbd up all"))
+@click.option("--no-supervisor", is_flag=True, help="Do not start a supervisor (see `supervise --help`).")
 @resource_arguments()
 @pass_app
-def up_command(app: App, names: tuple[str, ...]) -> None:
-    """Start a resource: its process, its disks, its connection.
+def up_command(app: App, names: tuple[str, ...], no_supervisor: bool) -> None:
+    """Start a resource: its process, its disks, its connection; and a supervisor for the process.
 
     A resource that is up already gets what is missing: a disk that was detached, a connection
-    that was given up. When a disk cannot be attached, nothing is left running.
+    that was given up. When a disk cannot be attached, nothing is left running. PYDRBD_SUPERVISOR=no
+    in the environment means --no-supervisor.
     """
+    from pydrbd.supervisor.remote import SWITCH, Remote
+
+    wanted = not no_supervisor and os.environ.get(SWITCH, "") != "no"
 
     def act(target: Target) -> None:
-        if not app.would(f"up {target}"):
-            bring_up(target)
+        if app.would(f"up {target}"):
+            return
+        remote = Remote(app.run_dir, app.node, target.resource.name)
+        if target.resource.pid() is None:
+            remote.stop()  # it waits before its next attempt; this one is now, and its errors are ours
+        bring_up(target)
+        if wanted:
+            remote.start(target.resource.view, app.config_file)
 
     for_each(app.targets(names), act)
 
@@ -81,9 +93,19 @@ def down_command(app: App, names: tuple[str, ...]) -> None:
 
 def take_down(target: Target) -> None:
     """`down`, also of a resource whose process was killed."""
+    from pydrbd.supervisor.remote import Remote
+
     resource = target.resource
     resource.unmap_all()
-    _tell_and_end(resource)
+    remote = Remote(resource.run_dir, resource.app.node, resource.name)
+    supervised = remote.stop()
+    try:
+        _tell_and_end(resource)
+    except BaseException:
+        if supervised:
+            with contextlib.suppress(PydrbdError):
+                remote.start(resource.view, resource.app.config_file)
+        raise
 
 
 def _tell_and_end(resource: LocalResource) -> None:

@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "create-md": ("metadata", "Write new metadata to the backing disks."),
     "up": ("lifecycle", "Start a resource: attach its disks and connect to the peer."),
     "down": ("lifecycle", "Stop a resource and its process."),
+    "restart": ("supervise", "Replace a resource's process, under a mounted file system if need be."),
     "attach": ("lifecycle", "Attach a backing disk."),
     "detach": ("lifecycle", "Detach a backing disk."),
     "primary": ("role", "Make this node Primary: its device can be used."),
@@ -50,6 +51,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "unmap": ("mapping", "Take the block devices away."),
     "nbd-uri": ("show", "Print the URI of a volume for NBD clients."),
     "doctor": ("doctor", "Check this machine and its resources, and say what to change."),
+    "supervise": ("supervise", "Watch over a resource's process, in the foreground."),
+    "install-units": ("supervise", "Write the units for systemd."),
     "demo": ("demo", "Show two nodes on this machine, a crash and a fail-over."),
     "version": ("show", "Print versions."),
 }

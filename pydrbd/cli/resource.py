@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydrbd.control.client import REPLY_TIMEOUT, Client, NotUpError, RemoteError
 from pydrbd.engine.snapshot import ResourceSnapshot
-from pydrbd.errors import CommandFailed, PydrbdError
+from pydrbd.errors import CommandFailed, MappingError, PydrbdError
 from pydrbd.integrations.picture import Endpoint, Identity, Picture, snapshot_from
-from pydrbd.vocabulary import Failure, Refusal
+from pydrbd.vocabulary import Failure, Refusal, Role
 
 if TYPE_CHECKING:
     from pydrbd.cli.context import App
     from pydrbd.config import Address, ResourceView
     from pydrbd.mapping.device import MappedDevice
     from pydrbd.runtime.launch import RunPaths
+
+#: Seconds that a node which crashed as Primary waits for its peer before a human's word counts.
+RESUME_SECONDS = 5.0
 
 
 class NotUp(CommandFailed):
@@ -67,6 +70,12 @@ class LocalResource:
         """Whether a process ended without `down`: it left its pid file."""
         return self.pid() is None and self.paths.pid_file.exists()
 
+    def trouble(self) -> str:
+        """What the supervisor of the process says of it when all is not well; '' otherwise."""
+        from pydrbd.supervisor.remote import Remote
+
+        return Remote(self.run_dir, self.app.node, self.name).trouble()
+
     # --- talking to the process ------------------------------------------------------------
 
     def call(self, verb: str, *, timeout: float | None = REPLY_TIMEOUT, **args: Any) -> Any:
@@ -75,7 +84,9 @@ class LocalResource:
             return Client(self.paths.control_socket, name=self.name).call(verb, timeout=timeout, **args)
         except NotUpError as error:
             crashed = self.crashed()
-            if crashed:
+            if crashed and (trouble := self.trouble()):
+                detail = f"The process of {self.name} on {self.app.node} has died. Its supervisor: {trouble}"
+            elif crashed:
                 detail = (
                     f"The process of {self.name} on {self.app.node} was killed or crashed; "
                     f"`pydrbd up {self.name}` starts it again, and nothing acknowledged is lost."
@@ -133,16 +144,50 @@ class LocalResource:
     # --- block devices -----------------------------------------------------------------------
 
     def map(self, volume: int, device: str | None = None) -> MappedDevice:
-        """Make a block device of the volume; the present one is connected to the process anew."""
+        """Make a block device of the volume; the present one is connected to the process anew.
+
+        MappingError also for one that was mapped in another time as Primary: what waits in it is of then.
+        """
         from pydrbd.mapping.map import map_volume, mapped, remap_volume
 
         names = (self.run_dir, self.app.node, self.name, volume)
-        if mapped(*names) is not None:
+        tenure = str(self.call("nbd-info")["tenure"])
+        if (present := mapped(*names)) is not None:
+            if present.kind == "nbd" and present.tenure != tenure:
+                raise MappingError(
+                    f"{self.name}: {present.path} was mapped before this node became Primary again, and what "
+                    f"waits in it must not come over newer data. `pydrbd unmap {self.name}/{volume}` first "
+                    f"(with --force if it is in use: its users get I/O errors)."
+                )
             again = remap_volume(*names)
             if again is not None:
                 return again
         wanted = device or self.view.volumes[volume].device.path or None
-        return map_volume(*names, self.paths.nbd_socket, wanted)
+        return map_volume(*names, self.paths.nbd_socket, wanted, tenure)
+
+    def resume(self) -> bool:
+        """Become Primary again for devices that wait since a crash. False: there are none, or no need.
+
+        Their users go on where they were. TakenOver and CannotResume as RemoteError: not any more, not now.
+        """
+        from pydrbd.mapping.map import mapped, remap_volume
+
+        found = {v: mapped(self.run_dir, self.app.node, self.name, v) for v in self.view.volumes}
+        waiting = {v: device for v, device in found.items() if device is not None and device.kind == "nbd"}
+        if not waiting or self.snapshot().role is Role.PRIMARY:
+            return False
+        tenure = max(device.tenure for device in waiting.values())
+        try:
+            self.call("resume", tenure=tenure, alone=True, seconds=RESUME_SECONDS)
+        except RemoteError as error:
+            text = (
+                f"{error}\nBlock devices of {self.name} wait for their lost process and stand in the way: "
+                f"`pydrbd unmap --force {self.name}` gives them up (their users get I/O errors)."
+            )
+            raise RemoteError(error.kind, text, error.exit_code) from error
+        for volume in waiting:
+            remap_volume(self.run_dir, self.app.node, self.name, volume)
+        return True
 
     def unmap(self, volume: int, *, force: bool = False) -> None:
         """Take the volume's block device away, if it has one. StateRefused while somebody uses it.

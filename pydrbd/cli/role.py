@@ -29,7 +29,8 @@ def primary_command(app: App, names: tuple[str, ...], force: bool) -> None:
         mapped_here = [v for v in resource.view.volumes.values() if v.device.kind is DeviceKind.NBD]
         if app.would(f"primary{' --force' if force else ''} {resource.name}"):
             return
-        resource.call("primary", force=force)
+        if not resource.resume():
+            resource.call("primary", force=force)
         for volume in mapped_here:
             resource.map(volume.number)
 

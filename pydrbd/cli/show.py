@@ -73,6 +73,8 @@ def _pictures(app: App, names: tuple[str, ...]) -> tuple[list[Picture], int]:
     for resource in sorted(resources, key=lambda resource: resource.name):
         try:
             pictures.append(resource.picture())
+            if trouble := resource.trouble():
+                click.echo(f"{resource.name}: its supervisor says: {trouble}", err=True)
         except NotUp as error:
             if not everything:
                 click.echo(f"{resource.name}: No such resource", err=True)

@@ -135,6 +135,11 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
             engine.send_state(volume)
 
 
+def promotion(engine: Engine) -> Script[None]:
+    """The promotion itself, for a script that runs exclusively; never by force."""
+    return _promote(engine, False, False)
+
+
 def _peer_primary_may_go(engine: Engine) -> Script[None]:
     """A peer that is Primary may be dead without our knowing, or its demotion may be on its way to us:
     give it the time of a ping before it counts."""

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
     from pydrbd.engine.volume import Volume
 
+#: Another node's data come here.
+_TARGETS = (
+    Conn.STARTING_SYNC_T,
+    Conn.WF_BITMAP_T,
+    Conn.WF_SYNC_UUID,
+    Conn.SYNC_TARGET,
+    Conn.PAUSED_SYNC_T,
+)
+
 
 def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
     """Act on the step from `old` to `new`, which is the volume's state already."""
@@ -34,11 +43,20 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
         volume.consider_resync = True
     if new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE:
         volume.crashed_primary = False
+    if volume.resumable and _overtaken(new):
+        engine.overtaken, volume.resumable = True, False
+    if old.role == Role.PRIMARY != new.role:
+        volume.resumable = False
     if new.disk >= Disk.INCONSISTENT and new.disk != Disk.DUNKNOWN:
         volume.attached_as = new.disk
     if volume.base is not None and new.disk > Disk.FAILED and volume.md_flags() != volume.flags_noted:
         engine.persist_later(volume)
     takeover.look(engine, volume)
+
+
+def _overtaken(new: State) -> bool:
+    """Another node is seen as Primary, or has newer data."""
+    return new.role != Role.PRIMARY and (new.peer == Role.PRIMARY or new.conn in _TARGETS)
 
 
 def _parts_from_peer_data(volume: Volume, old: State, new: State) -> bool:

@@ -45,7 +45,7 @@ def forget_disk(volume: Volume) -> None:
     volume.layout = volume.base = volume.generation = None
     volume.bitmap = Bitmap(0)
     volume.activity_log = ActivityLog(volume.options.al_extents)
-    volume.full_sync = volume.in_use = volume.crashed_primary = volume.shared = False
+    volume.full_sync = volume.in_use = volume.crashed_primary = volume.shared = volume.resumable = False
     volume.attached_as = Disk.DISKLESS
     volume.incarnation += 1
 
@@ -149,6 +149,7 @@ def _take_into_use(volume: Volume) -> Script[None]:
     name = engine.options.resource
     volume.crashed_primary = bool(base.flags & (MdFlag.PRIMARY | MdFlag.CRASHED_PRIMARY))
     volume.shared = volume.shared or bool(base.flags & MdFlag.CONNECTED)
+    volume.resumable = volume.crashed_primary and _stored_disk(base.flags) == Disk.UP_TO_DATE
     if base.flags & MdFlag.FULL_SYNC:
         volume.bitmap.set_all()
     volume.full_sync = False

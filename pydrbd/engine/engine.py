@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydrbd.engine import admin, disk_faults, generations, observe, peer_state, requests
+from pydrbd.engine import admin, disk_faults, generations, observe, peer_state, requests, resume
 from pydrbd.engine.aftermath import aftermath
 from pydrbd.engine.connection import Phase, Session
 from pydrbd.engine.options import EngineOptions
@@ -54,6 +54,8 @@ class Engine:
         self.discard_my_data = False
         self.auto_promoted = False
         self.last_disconnect = ""
+        #: This node was a Primary that crashed, and another one has been Primary since.
+        self.overtaken = False
         #: Serialises our own administrative commands that change states.
         self.busy: Ticket | None = None
         self._sessions = 0
@@ -387,6 +389,10 @@ class Engine:
 
     def promote(self, force: bool = False, auto: bool = False) -> Script[None]:
         return admin.promote(self, force, auto)
+
+    def resume(self, alone: bool = False, seconds: float = 0.0) -> Script[None]:
+        """Become Primary again after a crash, unless another node has been Primary since."""
+        return resume.resume(self, alone, seconds)
 
     def demote(self) -> Script[None]:
         return admin.demote(self)

@@ -102,6 +102,9 @@ class Volume:
         self.resync = Resync(self)
         self.counters = Counters()
         self.crashed_primary = False
+        #: The disk is that of a Primary which ended without a demotion, and as far as this process has
+        #: seen, nobody else has been Primary since: what its clients still wait for may be carried out.
+        self.resumable = False
         #: When the peer was lost last, it may have been at the end of a resync from us.
         self.resync_may_have_ended = False
         #: The peer was connected since our current UUID was made, and may have it. With a resync left

@@ -40,6 +40,10 @@ class MappedDevice:
     fuse_pid: int = 0
     fuse_started: int = 0
     links: tuple[str, ...] = ()
+    #: The time as Primary (see Node.tenure) in which it was mapped: its waiting I/O belongs to that.
+    tenure: str = ""
+    #: The transmission flags that the kernel was given (nbd).
+    flags: int = 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -90,9 +94,10 @@ def ensure_node(name: str) -> str:
 def answers(path: str) -> bool:
     """Does a direct read of 4 KiB end within PROBE_TIMEOUT? In a process, as it may hang for good."""
     command = ["dd", f"if={path}", "of=/dev/null", "bs=4096", "count=1", "iflag=direct"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as probe:
-        try:
-            return probe.wait(PROBE_TIMEOUT) == 0
-        except subprocess.TimeoutExpired:
-            probe.kill()
-            return False
+    # Never waited for after the kill: a read that hangs in the kernel cannot be killed.
+    probe = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        return probe.wait(PROBE_TIMEOUT) == 0
+    except subprocess.TimeoutExpired:
+        probe.kill()
+        return False

@@ -26,7 +26,7 @@ from pydrbd.errors import MappingError
 from pydrbd.mapping import netlink
 from pydrbd.mapping.device import BLOCK_SIZE, MappedDevice, answers, ensure_node
 from pydrbd.mapping.holders import exclusive
-from pydrbd.mapping.nbd_handshake import Export, open_export
+from pydrbd.mapping.nbd_handshake import FLAG_READ_ONLY, Export, open_export
 
 #: Seconds that new I/O waits for a dead server to be replaced before it fails. Its expiry is what breaks
 #: file systems, so it is long; it would not even free what was under way when the server died (those
@@ -87,7 +87,7 @@ def attach(socket_path: str, export: str, device: str | None, backend_id: str) -
         with contextlib.suppress(MappingError):
             netlink.disconnect(index)
         raise
-    return MappedDevice(path, "nbd", size, backend_id, socket_path, export)
+    return MappedDevice(path, "nbd", size, backend_id, socket_path, export, flags=opened.flags)
 
 
 def alive(mapped: MappedDevice) -> bool:
@@ -134,26 +134,50 @@ def reattach(mapped: MappedDevice) -> None:
     """Gives the device a new connection after its server died and was started again; parked I/O goes on.
 
     The old server must be dead (killed and gone), or its late writes may overtake new ones. The export
-    must still have the size that the device has. Proves with a read that I/O flows. MappingError.
+    must still have the size that the device has, and offer what it offered. Proves with a read that I/O
+    flows. MappingError.
     """
     index = index_of(mapped.path)
     if index is None or not alive(mapped):
         raise MappingError(f"{mapped.path} is not mapped to export '{mapped.export}' any more.")
-    for _ in range(_REATTACH_ATTEMPTS):
-        time.sleep(_SETTLE)
+    for attempt in range(_REATTACH_ATTEMPTS):
+        # The first time, starting the new server took longer than that.
+        time.sleep(_SETTLE if attempt else 0.0)
         opened = open_export(mapped.socket_path, mapped.export)
         try:
-            if opened.size // BLOCK_SIZE * BLOCK_SIZE < mapped.size:
-                raise MappingError(
-                    f"Export '{mapped.export}' shrank from {mapped.size} to {opened.size} bytes; "
-                    f"{mapped.path} cannot follow while it is in use."
-                )
+            _check_export(mapped, opened)
             netlink.reconfigure(index, opened.socket.fileno(), mapped.backend_id)
         finally:
             opened.socket.close()
         if answers(mapped.path):
             return
     raise MappingError(f"{mapped.path} was given a new connection, but reads from it get no answer.")
+
+
+def set_io_timeout(mapped: MappedDevice, milliseconds: int) -> None:
+    """After how long requests of a dead server are sent again; counts for requests made from now on."""
+    index = index_of(mapped.path)
+    if index is not None:
+        _write_setting(index, "queue/io_timeout", str(milliseconds))
+
+
+def in_flight(mapped: MappedDevice) -> int:
+    """Requests that the kernel waits for at this moment."""
+    return sum(int(word) for word in _sysfs(os.path.basename(mapped.path), "inflight").split())
+
+
+def _check_export(mapped: MappedDevice, opened: Export) -> None:
+    if opened.size // BLOCK_SIZE * BLOCK_SIZE < mapped.size:
+        raise MappingError(
+            f"Export '{mapped.export}' shrank from {mapped.size} to {opened.size} bytes; "
+            f"{mapped.path} cannot follow while it is in use."
+        )
+    read_only = opened.flags & FLAG_READ_ONLY and not mapped.flags & FLAG_READ_ONLY
+    if read_only or mapped.flags & ~opened.flags & ~FLAG_READ_ONLY:
+        raise MappingError(
+            f"Export '{mapped.export}' no longer offers what {mapped.path} was told (transmission flags "
+            f"{opened.flags:#x} instead of {mapped.flags:#x}); unmap it and map it again."
+        )
 
 
 def _connect(opened: Export, size: int, backend_id: str, wanted: int | None) -> int:

@@ -29,9 +29,17 @@ BY_RESOURCE = Path("/dev/pydrbd/by-res")
 
 
 def map_volume(
-    run_dir: Path, node: str, resource: str, volume: int, socket_path: Path, device: str | None
+    run_dir: Path,
+    node: str,
+    resource: str,
+    volume: int,
+    socket_path: Path,
+    device: str | None,
+    tenure: str = "",
 ) -> MappedDevice:
     """Makes a block device for export `volume` of the server at `socket_path`, or returns the present one.
+
+    `tenure` is kept with it (see MappedDevice).
 
     `device` is the configured name: /dev/nbdN asks for that very device, any other name becomes a
     symbolic link to the real one, None asks for none. MappingError if it cannot be done.
@@ -44,7 +52,7 @@ def map_volume(
         record = _record(run_dir, node, resource, volume)
         made = _attach(record, str(socket_path), volume, device)
         try:
-            made = _with_links(made, resource, volume, device)
+            made = dataclasses.replace(_with_links(made, resource, volume, device), tenure=tenure)
             _write(record, made)
         except BaseException:
             _remove_links(made)
@@ -93,7 +101,9 @@ def remap_volume(run_dir: Path, node: str, resource: str, volume: int) -> Mapped
         _forget(run_dir, node, resource, volume)
     names = [link for link in present.links if not link.startswith(str(BY_RESOURCE))]
     socket_path = Path(present.socket_path)
-    return map_volume(run_dir, node, resource, volume, socket_path, names[0] if names else None)
+    return map_volume(
+        run_dir, node, resource, volume, socket_path, names[0] if names else None, present.tenure
+    )
 
 
 def mapped(run_dir: Path, node: str, resource: str, volume: int) -> MappedDevice | None:

@@ -24,10 +24,12 @@ _NETLINK_GENERIC = 16
 _NLM_F_REQUEST, _NLM_F_ACK = 1, 4
 _NLMSG_ERROR = 2
 _GENL_ID_CTRL = 0x10
-_CTRL_CMD_GETFAMILY, _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 3, 1, 2
+_CTRL_CMD_GETFAMILY, _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME, _CTRL_ATTR_GROUPS = 3, 1, 2, 7
+_GROUP_NAME, _GROUP_ID, _NBD_GROUP = 1, 2, b"nbd_mc_group"
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _NESTED = 0x8000
 
-_CMD_CONNECT, _CMD_DISCONNECT, _CMD_RECONFIGURE, _CMD_STATUS = 1, 2, 3, 5
+_CMD_CONNECT, _CMD_DISCONNECT, _CMD_RECONFIGURE, _CMD_LINK_DEAD, _CMD_STATUS = 1, 2, 3, 4, 5
 _ATTR_INDEX, _ATTR_SIZE, _ATTR_BLOCK_SIZE, _ATTR_TIMEOUT, _ATTR_SERVER_FLAGS = 1, 2, 3, 4, 5
 _ATTR_SOCKETS, _ATTR_DEAD_CONN_TIMEOUT, _ATTR_DEVICE_LIST, _ATTR_BACKEND_ID = 7, 8, 9, 10
 _SOCK_ITEM, _SOCK_FD = 1, 1
@@ -135,6 +137,41 @@ def status(index: int | None = None) -> list[DeviceStatus]:
     return found
 
 
+class DeadLinks:
+    """Hears of every nbd socket that dies on this machine (LINK_DEAD); wait for `fileno()` to be readable.
+
+    Raises NbdUnavailable where the kernel has no nbd client.
+    """
+
+    def __init__(self) -> None:
+        with _Channel() as channel:
+            answer = channel.describe()
+        group = None
+        for _, item in _attributes(answer.get(_CTRL_ATTR_GROUPS, b"")):
+            fields = dict(_attributes(item))
+            if fields.get(_GROUP_NAME, b"").rstrip(b"\0") == _NBD_GROUP:
+                group = _number(fields[_GROUP_ID])
+        if group is None:
+            raise NbdUnavailable("The kernel's nbd client does not tell of dead connections.")
+        self._channel = _Channel()
+        self._channel.join(group)
+
+    def fileno(self) -> int:
+        return self._channel.fileno()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def take(self) -> set[int]:
+        """The devices whose socket has died since the last call; does not wait."""
+        return {
+            _number(fields[_ATTR_INDEX])
+            for content in self._channel.pending()
+            if content[:1] == bytes([_CMD_LINK_DEAD])
+            and _ATTR_INDEX in (fields := dict(_attributes(content[_GENL_HEADER.size :])))
+        }
+
+
 def _call(command: int, attributes: bytes, what: str) -> list[dict[int, bytes]]:
     with _Channel() as channel:
         return channel.call(channel.family(), command, attributes, what)
@@ -157,9 +194,38 @@ class _Channel:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def join(self, group: int) -> None:
+        """From now on this socket hears a multicast group, and does not block."""
+        self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+        self._socket.setblocking(False)
+
+    def pending(self) -> Iterator[bytes]:
+        """What has come in without having been asked for."""
+        while True:
+            try:
+                datagram = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # messages were lost; those that follow are as good
+                    raise
+                continue
+            for _, content in _messages(datagram, None):
+                yield content
+
     def family(self) -> int:
+        return _number(self.describe()[_CTRL_ATTR_FAMILY_ID])
+
+    def describe(self) -> dict[int, bytes]:
+        """The kernel's description of the family "nbd"."""
         try:
             answers = self.call(
                 _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _string(_CTRL_ATTR_FAMILY_NAME, "nbd"), "family nbd"
@@ -172,7 +238,7 @@ class _Channel:
                 "it is not visible in this network namespace" if loaded else "the module nbd is not loaded"
             )
             raise NbdUnavailable(f"The kernel's nbd client cannot be used: {reason}") from error
-        return _number(answers[0][_CTRL_ATTR_FAMILY_ID])
+        return answers[0]
 
     def call(self, family_id: int, command: int, attributes: bytes, what: str) -> list[dict[int, bytes]]:
         """Sends one request; returns the attributes of each answer up to the acknowledgement."""
@@ -192,14 +258,14 @@ class _Channel:
                 return answers
 
 
-def _messages(datagram: bytes, sequence: int) -> Iterator[tuple[int, bytes]]:
-    """(type, content) of each netlink message that answers request `sequence`."""
+def _messages(datagram: bytes, sequence: int | None) -> Iterator[tuple[int, bytes]]:
+    """(type, content) of each netlink message that answers request `sequence` (None: of every one)."""
     offset = 0
     while offset + _HEADER.size <= len(datagram):
         length, kind, _, seen, _ = _HEADER.unpack_from(datagram, offset)
         if length < _HEADER.size:
             return
-        if seen == sequence:
+        if sequence is None or seen == sequence:
             yield kind, datagram[offset + _HEADER.size : offset + length]
         offset += -(-length // 4) * 4
 

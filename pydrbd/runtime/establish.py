@@ -14,7 +14,9 @@ same socket at the same time (a crossing), one of the two must go:
 Invariants:
 - Only connections from the peer's configured address are looked at, a bounded number at a time,
   each with a time limit for its first packet; none of them holds up the others.
-- The pair is handed out only after both sockets were seen alive once more after sock-check-timeo.
+- The pair is handed out only after both sockets were seen alive once more after sock-check-timeo. Unless
+  that is configured, a pair made without a crossing waits only a moment: a peer that drops one of the
+  two after all costs a handshake that fails, and a second attempt.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ _FRESH_SECONDS = 1.0
 #: How often sockets that wait for their partner are checked.
 _CHECK_SECONDS = 0.25
 _FIRST_PACKET_BYTES = 8
+#: How long two sockets that nobody contests are watched before they count.
+_MOMENT = 0.03
 
 Log = Callable[[str, str], None]
 
@@ -80,6 +84,7 @@ class Establisher:
         self._higher = self._is_higher()
         self._said: dict[str, float] = {}
         self._unreachable = False
+        self._crossed = False
 
     def _is_higher(self) -> bool:
         def key(address: tuple[str, int]) -> tuple[int, bytes, int]:
@@ -107,7 +112,6 @@ class Establisher:
                     half.sock.close()
 
     async def _settle(self, tasks: list[asyncio.Task[None]]) -> Pair:
-        check = self._options.sock_check_timeout or self._options.ping_timeout
         while True:
             for task in tasks:
                 if task.done():
@@ -115,7 +119,7 @@ class Establisher:
             self._changed.clear()
             if len(self._halves) == 2:
                 before = dict(self._halves)
-                await asyncio.sleep(check)
+                await asyncio.sleep(self._check_seconds())
                 self._drop_dead()
                 if self._halves == before:
                     meta = before[Channel.META]
@@ -126,6 +130,11 @@ class Establisher:
                     await self._changed.wait()
             except TimeoutError:
                 self._drop_dead()
+
+    def _check_seconds(self) -> float:
+        if self._options.sock_check_timeout or self._crossed:
+            return self._options.sock_check_timeout or self._options.ping_timeout
+        return min(_MOMENT, self._options.ping_timeout)
 
     def _drop_dead(self) -> None:
         for channel, half in list(self._halves.items()):
@@ -143,6 +152,7 @@ class Establisher:
             return
         if own is not None:
             crossing = own.dialed and not dialed and alive(own.sock)
+            self._crossed = True
             if crossing and self._higher and now - own.since < _FRESH_SECONDS:
                 self._say("info", f"both nodes dialed the {channel.value} socket at once; keeping our own")
                 sock.close()

@@ -22,9 +22,10 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from pydrbd.config.view import ResourceView
 from pydrbd.errors import ControlError
@@ -35,7 +36,9 @@ START_TIMEOUT = 60.0
 THREADS = 4
 #: What a Unix socket's address can hold, without the closing NUL.
 LONGEST_SOCKET_PATH = 107
-_PR_SET_PDEATHSIG, _PR_SET_IO_FLUSHER = 1, 57
+#: What the files of a process are called that waits for the end of the present one.
+_STANDBY = ".next"
+_PR_SET_PDEATHSIG, _PR_SET_IO_FLUSHER, _PR_GET_IO_FLUSHER = 1, 57, 58
 _LOG_TAIL_LINES = 12
 
 
@@ -66,6 +69,14 @@ class RunPaths:
     def lock_file(self) -> Path:
         return self.folder / f"{self.resource}.lock"
 
+    @property
+    def supervisor_socket(self) -> Path:
+        return self.folder / f"{self.resource}.sup"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        return self.folder / f"{self.resource}.sup.lock"
+
     def remove(self) -> None:
         """Remove what an ended process leaves, but not its log."""
         for path in (self.nbd_socket, self.control_socket, self.pid_file):
@@ -93,19 +104,24 @@ def running(run_dir: Path, node: str, resource: str) -> int | None:
             return 0
 
 
-def nbdkit_command(view: ResourceView, config_file: Path | None, run_dir: Path) -> list[str]:
-    """The command line of the resource's process."""
+def nbdkit_command(
+    view: ResourceView, config_file: Path | None, run_dir: Path, standby: int | None = None
+) -> list[str]:
+    """The command line of the resource's process; `standby`: the descriptor on which it waits first."""
     where = paths(run_dir.absolute(), view.node_name, view.name)
     spec = importlib.util.find_spec("nbd_plugin")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
         raise ControlError(f"{view.name}: pydrbd's nbdkit plugin is not installed beside pydrbd")
     config = [f"config={config_file.absolute()}"] if config_file else []
+    suffix = "" if standby is None else _STANDBY
+    wait = [] if standby is None else [f"standby={standby}"]
     return [
         *("nbdkit", "--foreground", "--newstyle", f"--threads={THREADS}"),
-        *("--unix", str(where.nbd_socket), "--pidfile", str(where.pid_file)),
+        *("--unix", f"{where.nbd_socket}{suffix}", "--pidfile", f"{where.pid_file}{suffix}"),
         *("python", str(Path(folders[0]) / "pydrbd_plugin.py")),
         *(*config, f"node={view.node_name}", f"resource={view.name}", f"run_dir={run_dir.absolute()}"),
+        *wait,
     ]
 
 
@@ -133,26 +149,89 @@ def start(
         with _locked(view.name, where) as lock, where.log_file.open("ab") as log, _io_flusher():
             where.remove()
             begin = log.tell()
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment(),
-                cwd="/",
-                start_new_session=True,
-                pass_fds=(lock,),
-            )
-    except FileNotFoundError as error:
-        if shutil.which("nbdkit") is None:
-            raise ControlError(
-                f"{view.name}: nbdkit is not installed (Debian: apt install nbdkit nbdkit-plugin-python)"
-            ) from error
-        raise ControlError(f"{view.name}: cannot start: {error}") from error
+            process = _spawn(command, log, lock)
     except OSError as error:
-        raise ControlError(f"{view.name}: cannot start its process: {error}") from error
+        raise _no_start(view.name, error) from error
     _wait_for_answer(view.name, where, process, begin, timeout)
     return process.pid
+
+
+def start_standby(
+    view: ResourceView, config_file: Path | None, run_dir: Path, *, timeout: float = START_TIMEOUT
+) -> subprocess.Popen[bytes]:
+    """Start a process that takes over at the moment at which the present one has ended. ControlError.
+
+    Returns when it is ready: all is loaded, nothing of the disk is open, and it waits for RES.lock. Kill
+    it (it has nothing) if it shall not take over. It dies with the thread that called this.
+    """
+    where = paths(run_dir.absolute(), view.node_name, view.name)
+    _check_length(view.name, Path(f"{where.nbd_socket}{_STANDBY}"))
+    ready = Path(f"{where.pid_file}{_STANDBY}")
+    for left in (ready, Path(f"{where.nbd_socket}{_STANDBY}")):
+        left.unlink(missing_ok=True)
+    try:
+        lock = os.open(where.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            command = nbdkit_command(view, config_file, run_dir, lock)
+            with where.log_file.open("ab") as log, _io_flusher():
+                begin = log.tell()
+                process = _spawn(command, log, lock)
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise _no_start(view.name, error) from error
+    # nbdkit writes its pid file when the plugin has loaded everything, right before it waits.
+    _wait_until(view.name, where, process, begin, timeout, ready.exists)
+    return process
+
+
+def wait_for_take_over(
+    view: ResourceView, run_dir: Path, process: subprocess.Popen[bytes], *, timeout: float = START_TIMEOUT
+) -> None:
+    """Wait until a standby process serves (the one before it was killed). ControlError."""
+    where = paths(run_dir.absolute(), view.node_name, view.name)
+
+    def serves() -> bool:
+        try:
+            mine = int(where.pid_file.read_text()) == process.pid
+        except (OSError, ValueError):
+            return False
+        return mine and _answers(where.control_socket)
+
+    _wait_until(view.name, where, process, 0, timeout, serves)
+
+
+def take_over(where: RunPaths, lock: int) -> None:
+    """In a standby process: wait for the end of the present one, then take its place.
+
+    The lock is granted by the kernel when the last descriptor of the other process is closed: after
+    that, nothing of it can reach the disk any more. Nothing may be opened before.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.replace(f"{where.nbd_socket}{_STANDBY}", where.nbd_socket)
+    os.replace(f"{where.pid_file}{_STANDBY}", where.pid_file)
+
+
+def _spawn(command: list[str], log: IO[bytes], lock: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=environment(),
+        cwd="/",
+        start_new_session=True,
+        pass_fds=(lock,),
+    )
+
+
+def _no_start(name: str, error: OSError) -> ControlError:
+    if isinstance(error, FileNotFoundError) and shutil.which("nbdkit") is None:
+        return ControlError(
+            f"{name}: nbdkit is not installed (Debian: apt install nbdkit nbdkit-plugin-python)"
+        )
+    return ControlError(f"{name}: cannot start its process: {error}")
 
 
 def stop(run_dir: Path, node: str, resource: str, timeout: float) -> None:
@@ -196,12 +275,18 @@ def _io_flusher() -> Iterator[None]:
     Needs CAP_SYS_RESOURCE; without it things work, but a storm of dirty pages may slow down to a halt.
     """
     libc = ctypes.CDLL(None)
-    on = libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0
+    was_on = libc.prctl(_PR_GET_IO_FLUSHER, 0, 0, 0, 0) == 1
+    on = io_flusher()
     try:
         yield
     finally:
-        if on:
+        if on and not was_on:
             libc.prctl(_PR_SET_IO_FLUSHER, 0, 0, 0, 0)
+
+
+def io_flusher() -> bool:
+    """PR_SET_IO_FLUSHER for this thread and what it starts from now on; False without CAP_SYS_RESOURCE."""
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0)
 
 
 def outlive_parent() -> None:
@@ -224,21 +309,40 @@ def _check_length(name: str, path: Path) -> None:
 def _wait_for_answer(
     name: str, where: RunPaths, process: subprocess.Popen[bytes], begin: int, timeout: float
 ) -> None:
+    def answers() -> bool:
+        return where.pid_file.exists() and _answers(where.control_socket)
+
+    try:
+        _wait_until(name, where, process, begin, timeout, answers)
+    except ControlError:
+        if process.returncode == -signal.SIGKILL:
+            where.remove()
+        raise
+
+
+def _wait_until(
+    name: str,
+    where: RunPaths,
+    process: subprocess.Popen[bytes],
+    begin: int,
+    timeout: float,
+    done: Callable[[], bool],
+) -> None:
+    """Wait for a process that starts; one that does not get there is killed. ControlError."""
     deadline = time.monotonic() + timeout
     pause = 0.005
-    while not (where.pid_file.exists() and _answers(where.control_socket)):
+    while not done():
         if process.poll() is not None:
             raise ControlError(f"{name}: {_why_it_ended(process.returncode, where.log_file, begin)}")
         if time.monotonic() >= deadline:
             process.kill()
             process.wait()
-            where.remove()
             raise ControlError(
                 f"{name}: its process did not answer within {timeout:.0f} s and was killed; "
                 f"see {where.log_file}"
             )
         time.sleep(pause)
-        pause = min(0.1, pause * 1.3)
+        pause = min(0.02, pause * 1.3)
 
 
 def _answers(path: Path) -> bool:

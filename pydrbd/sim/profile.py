@@ -15,6 +15,7 @@ from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
 from pydrbd.sim.network import NetProfile
 from pydrbd.sim.options_draw import draw_options
+from pydrbd.sim.resume import RESUME_ACTIONS, draw_resume
 from pydrbd.sim.squeeze import Squeeze, draw_squeeze
 from pydrbd.units import KIB, MIB, SECTOR
 
@@ -33,7 +34,7 @@ ACTIONS = {
     "promote": 3,
 }
 #: The same for every action there is; those that are not in ACTIONS happen in swarm runs only.
-WEIGHTS = {**ACTIONS, **DISK_ACTIONS, **NET_ACTIONS}
+WEIGHTS = {**ACTIONS, **DISK_ACTIONS, **NET_ACTIONS, **RESUME_ACTIONS}
 NODES = ("alpha", "beta")
 
 
@@ -74,7 +75,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     net_faults, net_actions = draw_net_faults(seed)
     squeeze = draw_squeeze(seed)
     drawn = draw_options(seed, profile.options, profile.size)
-    actions = profile.actions + disk_actions + net_actions
+    actions = profile.actions + disk_actions + net_actions + draw_resume(seed)
     return replace(
         profile,
         actions=actions,

@@ -17,6 +17,7 @@ from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.disk_faults import DiskActions
 from pydrbd.sim.net_faults import NetActions
 from pydrbd.sim.profile import WEIGHTS
+from pydrbd.sim.resume import ResumeActions
 from pydrbd.sim.steps import Standstill
 from pydrbd.vocabulary import Conn, Disk
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 CONVERGE = 150.0
 
 
-class Scenario(DiskActions, NetActions):
+class Scenario(DiskActions, NetActions, ResumeActions):
     """Runs one world from its start to its end; raises Violation."""
 
     def run(self) -> None:

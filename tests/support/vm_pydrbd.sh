@@ -4,6 +4,8 @@
 # wait-sync, or look at the kernel's side, instead of polling.
 
 export PYDRBD_RUN_DIR=/run/pydrbd
+# What a test kills stays dead, unless it asks for a supervisor.
+export PYDRBD_SUPERVISOR=no
 RES=/tmp/r0.res
 RATES='disk { c-plan-ahead 0; c-max-rate 4G; resync-rate 4G; }'
 mkdir -p /stores /mnt/fs

@@ -1,0 +1,154 @@
+"""How a new process of a resource gets into service: disks, connection, role, block devices.
+
+Floor: outer. Neighbours: service (calls this), engine/resume.py (who may be Primary again).
+
+The order is what makes it safe. The old process is gone before any of this. The new one attaches (which
+reads the activity log) and connects; only then it asks to go on as Primary, which it may if nobody else
+was Primary since; only then the devices are connected to it and the kernel sends again what was
+under way. If another node has taken over, the devices are cut: what waits in them must
+fail, because later it would come over newer data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+
+from pydrbd.control.client import RemoteError
+from pydrbd.errors import MappingError, PydrbdError, StateRefused
+from pydrbd.supervisor.devices import Devices
+from pydrbd.supervisor.server import Server
+from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
+
+#: Seconds for the peer to be back before the first verdict; it is asked again and again after that.
+PEER_SECONDS = 5.0
+
+
+@dataclass
+class Report:
+    """How it went. `word` and `text` as in service.State; times in ms (`began`: the clock, in seconds)."""
+
+    word: str = "watching"
+    text: str = ""
+    pause_ms: int = 0
+    #: What the new process had come to how long after the end of the old one, in ms: it answers, its disks
+    #: are attached, it is Primary, its devices work.
+    steps: dict[str, int] = field(default_factory=dict)
+    #: The same as readings of the clock.
+    marks: dict[str, float] = field(default_factory=dict)
+    #: Before the end of the old process: starting the new one.
+    ready_ms: int = 0
+    began: float = 0.0
+
+
+class SwapFailed(PydrbdError):
+    """A planned restart failed when the old process was gone already."""
+
+
+def bring_up(
+    server: Server, devices: Devices, *, begin: float, tenure: str = "", alone: bool = False
+) -> Report:
+    """Bring a new process into service. A PydrbdError: it is not, and must not stay.
+
+    `begin`: when the old one ended, for the report. `tenure`: it was Primary for that time though no device
+    is mapped. `alone`: it was without its peer.
+    """
+    marks = {"answers": time.monotonic()}
+    status = server.call("status")
+    for volume in status["volumes"]:
+        configured = server.view.volumes[volume["number"]].disk is not None
+        if configured and volume["disk"] == Disk.DISKLESS:
+            _attach(server, volume["number"])
+    marks["attached"] = time.monotonic()
+    if status["connection"] == Conn.STANDALONE:
+        server.call("connect", discard_my_data=False)
+    report = resume_devices(server, devices, PEER_SECONDS, tenure=tenure, alone=alone)
+    report.steps = {step: _ms(begin, when) for step, when in (marks | report.marks).items()}
+    return report
+
+
+def _attach(server: Server, volume: int) -> None:
+    try:
+        server.call("attach", volume=volume)
+    except RemoteError as error:
+        if f"({Failure.DISK_CONFIGURED.value})" not in str(error):  # an `up` by hand was quicker
+            raise
+
+
+def resume_devices(
+    server: Server, devices: Devices, seconds: float, *, tenure: str = "", alone: bool = False
+) -> Report:
+    """Go on as Primary, and connect the devices. MappingError, ControlError: the process must be replaced."""
+    mapped = devices.mapped()
+    times = {device.tenure for device in mapped.values()} | ({tenure} if tenure else set())
+    if not times:
+        return Report()
+    name = server.view.name
+    try:
+        server.call("resume", tenure=max(times), alone=alone, seconds=seconds)
+    except RemoteError as error:
+        if error.kind == "TakenOver":
+            for volume in mapped:
+                devices.cut(volume)
+            return Report(
+                "overtaken",
+                f"{error}. Its devices were cut off: what waited in them was not written, because newer "
+                f"data would be lost. Unmount what was mounted here; this node goes on as Secondary.",
+            )
+        return Report(
+            "waiting",
+            f"{error}. Its devices wait, and so does who uses them. `pydrbd primary {name}` goes on without "
+            f"the peer, if you know that it has not taken over; `pydrbd unmap --force {name}` gives them up.",
+        )
+    marks = {"primary": time.monotonic()}
+    for volume in mapped:
+        devices.reattach(volume)
+    return Report(marks=marks | {"devices": time.monotonic()})
+
+
+def planned(server: Server, devices: Devices, *, force: bool) -> Report:
+    """Replace a process that works. PydrbdError: the old one goes on, unless the text says otherwise."""
+    name = server.view.name
+    pid = server.pid
+    if not pid:
+        raise MappingError(f"{name}: has no process that could be restarted; `pydrbd up {name}` starts one")
+    status = server.call("status")
+    clients = sum(volume["open_count"] for volume in status["volumes"]) - len(devices.mapped())
+    if clients > 0 and not force:
+        raise StateRefused(
+            name,
+            Refusal.DEVICE_IN_USE,
+            f"{clients} NBD client(s) beside the kernel's own would lose their connection, and a loop device "
+            f"over FUSE would fail its I/O. `pydrbd restart --force {name}` restarts all the same.",
+        )
+    primary = status["role"] == Role.PRIMARY.value
+    tenure = server.call("nbd-info")["tenure"] if primary else ""
+    alone = status["connection"] != Conn.CONNECTED
+    begin = time.monotonic()
+    standby = server.standby()
+    try:
+        ready = time.monotonic()
+        devices.before_swap()
+    except BaseException:
+        standby.kill()
+        standby.wait()
+        raise
+    killed = time.monotonic()
+    server.kill(pid)
+    try:
+        server.taken_over(standby)
+        report = bring_up(server, devices, begin=killed, tenure=tenure, alone=alone)
+    except PydrbdError as error:
+        raise SwapFailed(
+            f"{name}: the old process was ended, but the new one does not get into service: {error}"
+        ) from error
+    finally:
+        with contextlib.suppress(PydrbdError):
+            devices.after_swap()
+    report.began, report.ready_ms = killed, _ms(begin, ready)
+    return report
+
+
+def _ms(begin: float, end: float) -> int:
+    return round(1000 * (end - begin))
