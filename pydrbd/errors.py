@@ -10,6 +10,10 @@ from __future__ import annotations
 from pydrbd.vocabulary import Failure, Refusal
 
 
+def _harmless(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 class PydrbdError(Exception):
     """Base of all expected errors. Exit code 20: internal or system problem."""
 
@@ -23,15 +27,18 @@ class UsageError(PydrbdError):
 
 
 class ConfigError(PydrbdError):
-    """The configuration cannot be read or is not valid."""
+    """The configuration cannot be read or is not valid.
+
+    The text quotes what stands in files: what would steer a terminal is shown as '?'.
+    """
 
     exit_code = 10
 
     def __init__(self, message: str, *, file: str = "", line: int = 0, column: int = 0) -> None:
-        self.message = message
+        self.message = _harmless(message)
         self.file, self.line, self.column = file, line, column
         place = f"{file}:{line}:{column}: " if file else ""
-        super().__init__(place + message)
+        super().__init__(_harmless(place) + self.message)
 
 
 class NotImplementedOption(ConfigError):

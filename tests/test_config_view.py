@@ -189,6 +189,13 @@ def test_other_options_are_refused_by_name_unless_default(spec: OptionSpec) -> N
     assert (caught.value.file, caught.value.line, caught.value.column) == ("-", 3, 2)
 
 
+def test_a_quoted_value_cannot_steer_a_terminal() -> None:
+    view = _view(f'options {{ cpu-mask "\x7f\u202e{"f" * 20}"; }}')
+    with pytest.raises(NotImplementedOption, match="options/cpu-mask") as refused:
+        require_implemented(view)
+    assert str(refused.value).isprintable()
+
+
 def test_the_options_that_pydrbd_implements() -> None:
     names = {f"{s.section}/{s.name}" for s in _rows(implemented=True)}
     refused = {f"{s.section}/{s.name}" for s in _rows(implemented=False)}

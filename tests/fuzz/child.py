@@ -25,7 +25,7 @@ def limit_address_space() -> None:
 
 def main() -> None:
     name, *options = sys.argv[1:]
-    with atheris.instrument_imports(include=["pydrbd", f"tests.fuzz.{name}"]):
+    with atheris.instrument_imports(include=["pydrbd", "tests.fuzz.planted"]):
         target = harness.load(name)
     # libFuzzer starts itself anew to merge corpora, by the words of argv[0] in a shell.
     again = f"{shlex.quote(sys.executable)} -m tests.fuzz.child {name}"

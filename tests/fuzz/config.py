@@ -24,7 +24,7 @@ from tests.fuzz.harness import Finding, Target
 SPLIT = b"\n%%%%\n"
 NAMES = ("main", "a.conf", "b.conf", "c.conf")
 #: The words of a message, and the texts of a file, that it may quote.
-MOST_TEXT = 2000
+MOST_TEXT = 8000
 
 _folder: list[Path] = []
 

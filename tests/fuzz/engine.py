@@ -39,7 +39,7 @@ from tests.fuzz.harness import Finding, Reader, Target
 
 #: Packets that one step of the input may bring out: bitmaps, a window of resync requests.
 MOST_OUT = 2000
-SIZES = (1 << 20, (1 << 20) + 1536, 9 << 20)
+SIZES = (1 << 20, (1 << 20) + 1536, 5 << 20)
 
 
 class Task:
