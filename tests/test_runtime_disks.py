@@ -27,7 +27,7 @@ from pydrbd.engine.orders import (
     ZeroBlocks,
 )
 from pydrbd.runtime import blockfile
-from pydrbd.runtime.disks import INDEXED_SLOT, Disks, DiskSpec
+from pydrbd.runtime.disks import INDEXED_SLOT, Disks, DiskSpec, boot_identifier
 
 MIB = 1 << 20
 
@@ -129,7 +129,7 @@ def test_metadata_pieces_are_on_the_disk(disk: Path) -> None:
 def test_external_and_indexed_metadata(tmp_path: Path, file_disk: Path) -> None:
     meta = make(tmp_path / "meta")
     info = Disks({0: DiskSpec(str(file_disk), "flexible-external", str(meta))}).perform(OpenDisk(0))
-    assert info == DiskInfo(4 * MIB, 4 * MIB, "flexible-external", 0)
+    assert info == DiskInfo(4 * MIB, 4 * MIB, "flexible-external", 0, boot_identifier())
     slots = make(tmp_path / "slots", 2 * INDEXED_SLOT)
     other = make(tmp_path / "other")
     disks = Disks(

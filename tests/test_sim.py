@@ -29,7 +29,7 @@ FORMER = (
     *(10010, 10050, 10446, 20084, 20180, 20348, 20532, 20587, 30061, 30682),
 )
 #: The same with the full fault model.
-FORMER_SWARM = (20, 46, 200113, 200350)
+FORMER_SWARM = (2, 3, 20, 31, 46, 100, 207, 274, 200113, 200350)
 
 
 def _explain(result: Result, more: str = "") -> str:

@@ -43,6 +43,9 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
         volume.consider_resync = True
     if new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE:
         volume.crashed_primary = False
+        if volume.cache_lost:
+            volume.cache_lost = False
+            engine.persist_later(volume)
     if volume.resumable and _overtaken(new):
         engine.overtaken, volume.resumable = True, False
     if old.role == Role.PRIMARY != new.role:

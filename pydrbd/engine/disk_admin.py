@@ -4,7 +4,8 @@ Floor: engine. Neighbours: admin (the commands), volume (metadata), format/ (byt
 
 Attach: what the activity log says goes into the bitmap; the bitmap is durable before the log is
 emptied, and that before the superblock says that the disk is in use. Detach: writes have ended, data
-is flushed, then bitmap, empty log and a clean superblock are written.
+is flushed, then bitmap, a clean superblock and an empty log are written. The log is emptied only under
+a clean superblock, which nobody replays: half of it emptied may hold no valid block any more.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def forget_disk(volume: Volume) -> None:
     volume.layout = volume.base = volume.generation = None
     volume.bitmap = Bitmap(0)
     volume.activity_log = ActivityLog(volume.options.al_extents)
-    volume.full_sync = volume.in_use = volume.crashed_primary = volume.shared = volume.resumable = False
+    volume.full_sync = volume.in_use = volume.crashed_primary = volume.shared = False
+    volume.resumable = volume.cache_lost = False
     volume.attached_as = Disk.DISKLESS
     volume.incarnation += 1
 
@@ -118,6 +120,10 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
     if alone and volume.state.role == Role.PRIMARY and volume.exposed not in (0, current):
         raise CommandFailed(name, Failure.DATA_NOT_CURRENT)
     volume.layout, volume.base, volume.generation = layout, superblock, superblock.generation
+    volume.boot = info.boot
+    volume.generation_flushed = generations.masked(superblock.generation.current)
+    crashed = not superblock.clean or bool(superblock.flags & MdFlag.CRASHED_PRIMARY)
+    volume.cache_lost = crashed and (not info.boot or superblock.boot != info.boot)
     volume.size = volume.size or superblock.size_sectors * SECTOR or peer_state.agreed_size(volume)
     volume.size = min(volume.size, layout.data_bytes)
     volume.bitmap = Bitmap(bits_for(volume.size))
@@ -153,14 +159,17 @@ def _take_into_use(volume: Volume) -> Script[None]:
     if base.flags & MdFlag.FULL_SYNC:
         volume.bitmap.set_all()
     volume.full_sync = False
-    volume.in_use = True
     volume.touch()
     # What a crashed process wrote may still be in the cache; we may become the source of a resync.
     result = yield from volume.flush_data()
     if result is None:
         result = yield from volume.write_bitmap()
+    if result is None and not base.clean:
+        result = yield from volume.persist()
     if result is None:
         result = yield from volume.initialise_al()
+    volume.in_use = True
+    volume.touch()
     if result is None:
         result = yield from volume.persist()
     if result is not None:
@@ -192,7 +201,9 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
         outdated = bool(flags & MdFlag.PEER_OUTDATED) and volume.state.conn < Conn.CONNECTED
         pdsk = Disk.OUTDATED if outdated else volume.state.pdsk
         engine.set_state(volume, disk=stored, pdsk=pdsk)
-        if volume.state.role == Role.PRIMARY and stored == Disk.UP_TO_DATE:
+        generation = volume.generation
+        common = generation is not None and (generation.bitmap == 0 or volume.shared)
+        if volume.state.role == Role.PRIMARY and stored == Disk.UP_TO_DATE and common and not volume.minting:
             # A Primary that takes its disk back without its peer goes on alone from here.
             engine.mint(volume)
         yield from volume.persist()
@@ -239,15 +250,16 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
     if layout is None:
         # An I/O error took the disk meanwhile.
         return
-    final = replace(volume.superblock(), flags=flags, clean=True)
+    boot = volume.superblock().boot if flags & MdFlag.CRASHED_PRIMARY else b""
+    final = replace(volume.superblock(), flags=flags, clean=True, boot=boot)
     pages = tuple(
         (layout.bitmap_offset + n * 4096, volume.bitmap.page(n)) for n in sorted(volume.bitmap.dirty)
     )
     steps = (
         FlushDisk(volume.number),
         WriteMeta(volume.number, pages) if pages else FlushDisk(volume.number),
-        WriteMeta(volume.number, ((layout.al_offset, EMPTY_RING),)),
         WriteMeta(volume.number, ((layout.superblock_offset, final.encode()),)),
+        WriteMeta(volume.number, ((layout.al_offset, EMPTY_RING),)),
     )
     for step in steps:
         result = yield from volume.perform(step)

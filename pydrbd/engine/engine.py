@@ -118,7 +118,7 @@ class Engine:
         assert volume.generation is not None
         uuid = generations.with_role(self.random_uuid(), volume.state.role == Role.PRIMARY)
         volume.generation = generations.new_current(volume.generation, uuid)
-        volume.shared = False
+        volume.shared = volume.resync_may_have_ended = False
         volume.touch()
         ticket = Ticket()
         volume.minting = ticket

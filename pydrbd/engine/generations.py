@@ -53,6 +53,8 @@ class Side:
     generation: Generation
     crashed_primary: bool = False
     primary: bool = False
+    #: Its machine lost power since the two were last in step (False where the peer does not say such things).
+    cache_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,14 @@ def _undone(gen: Generation) -> Generation:
 
 
 def _crash_verdict(x: _Both) -> Verdict:
-    """Equal generations after a crash: the running Primary, else the crashed one, knows more."""
+    """Equal generations after a crash: the running Primary, else the one that kept its page cache where the
+    other lost it (it has all that was acknowledged), else the crashed one knows more."""
     if x.peer_has_wsame and (x.own.primary or x.peer.primary):
         if x.own.primary and x.peer.primary:
             return Verdict.SPLIT_BRAIN_FAR
         return Verdict.SOURCE_BITMAP if x.own.primary else Verdict.TARGET_BITMAP
+    if x.own.cache_lost != x.peer.cache_lost:
+        return Verdict.TARGET_BITMAP if x.own.cache_lost else Verdict.SOURCE_BITMAP
     if x.own.crashed_primary and x.peer.crashed_primary:
         return Verdict.TARGET_BITMAP if x.resolve_conflicts else Verdict.SOURCE_BITMAP
     return Verdict.SOURCE_BITMAP if x.own.crashed_primary else Verdict.TARGET_BITMAP

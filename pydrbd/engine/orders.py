@@ -42,13 +42,15 @@ class DiskInfo:
     """An opened disk: sizes in bytes, and where its metadata is.
 
     `kind` is 'internal', 'flexible-external' or 'indexed' (then `index` counts); for
-    'internal' both sizes are those of the one device.
+    'internal' both sizes are those of the one device. `boot` names the present life of the machine's page
+    cache (at most 16 bytes, none of them zero at the end; empty: not known).
     """
 
     data_device_bytes: int
     md_device_bytes: int
     kind: str = "internal"
     index: int = 0
+    boot: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,8 @@ def send_uuids(session: Session, volume: Volume, extra: UuidFlags = NO_UUID_FLAG
         flags |= UuidFlags.DISCARD_MY_DATA
     if volume.crashed_primary:
         flags |= UuidFlags.CRASHED_PRIMARY
+    if volume.cache_lost and session.flush_waits:
+        flags |= UuidFlags.CACHE_LOST
     if volume.attached_as == Disk.INCONSISTENT and volume.state.disk in (Disk.NEGOTIATING, Disk.INCONSISTENT):
         flags |= UuidFlags.INCONSISTENT
     session.send(packets.Uuids(*g.values(), volume.bitmap.count, flags, volume.number))

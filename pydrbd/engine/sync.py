@@ -53,8 +53,18 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     assert uuids is not None
     own_disk = volume.attached_as if volume.state.disk == Disk.NEGOTIATING else volume.state.disk
     decision = generations.compare(
-        Side(volume.generation, volume.crashed_primary, volume.state.role == Role.PRIMARY),
-        Side(generation_of(uuids), bool(uuids.flags & UuidFlags.CRASHED_PRIMARY), peer_role == Role.PRIMARY),
+        Side(
+            volume.generation,
+            volume.crashed_primary,
+            volume.state.role == Role.PRIMARY,
+            volume.cache_lost and session.flush_waits,
+        ),
+        Side(
+            generation_of(uuids),
+            bool(uuids.flags & UuidFlags.CRASHED_PRIMARY),
+            peer_role == Role.PRIMARY,
+            bool(uuids.flags & UuidFlags.CACHE_LOST),
+        ),
         resolve_conflicts=session.resolve_conflicts,
         wsame=bool(session.features & Features.WSAME),
     )

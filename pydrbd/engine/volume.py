@@ -102,6 +102,9 @@ class Volume:
         self.resync = Resync(self)
         self.counters = Counters()
         self.crashed_primary = False
+        #: The machine lost power since the peer was last in step: what was not flushed may be gone.
+        self.cache_lost = False
+        self.boot = b""
         #: The disk is that of a Primary which ended without a demotion, and as far as this process has
         #: seen, nobody else has been Primary since: what its clients still wait for may be carried out.
         self.resumable = False
@@ -146,6 +149,8 @@ class Volume:
         self.flags_noted = MdFlag(0)
         #: Flags of the superblock as it was written last (or is being written).
         self.flags_on_disk = MdFlag(0)
+        #: Current UUID with which the data written before it were flushed.
+        self.generation_flushed = 0
         self._version = 0
         self._persisted = 0
         self._writing: Ticket | None = None
@@ -225,6 +230,7 @@ class Volume:
             clean=not self.in_use,
             size_sectors=self.size // SECTOR,
             al_extents=len(self.activity_log.ring.slots),
+            boot=self.boot if (self.in_use or self.crashed_primary) and not self.cache_lost else b"",
         )
 
     # --- persistence -----------------------------------------------------------------------------
@@ -249,11 +255,7 @@ class Volume:
             if layout is None or self._let_go(layout):
                 return None
             self._writing = Ticket()
-            result: IoFailed | None = None
-            if MdFlag.PRIMARY in self.flags_on_disk and MdFlag.PRIMARY not in self.md_flags():
-                # From then on a crash does not replay the activity log: the bitmap must stand alone. Nobody
-                # else writes the superblock meanwhile.
-                result = yield from self.write_bitmap()
+            result = yield from self._before_superblock()
             gone = self._let_go(layout)
             version = self._version
             if result is None and not gone:
@@ -269,6 +271,28 @@ class Volume:
                 self._persisted = version
             done.resolve()
         return None
+
+    def _before_superblock(self) -> Script[IoFailed | None]:
+        """Make durable what the superblock as it is now takes for granted."""
+        result: IoFailed | None = None
+        bitmap_due = True
+        while result is None:
+            drops_primary = MdFlag.PRIMARY in self.flags_on_disk and MdFlag.PRIMARY not in self.md_flags()
+            if self.generation is not None and self._is_new(self.generation):
+                # A new generation is taken for the better one: what was acknowledged before must not be in a
+                # cache only, from where a power cut could take it.
+                self.generation_flushed = masked(self.generation.current)
+                result = yield from self.flush_data()
+            elif drops_primary and bitmap_due:
+                # From then on a crash does not replay the activity log: the bitmap must stand alone.
+                bitmap_due = False
+                result = yield from self.write_bitmap()
+            else:
+                break
+        return result
+
+    def _is_new(self, generation: Generation) -> bool:
+        return self.has_disk and masked(generation.current) != self.generation_flushed
 
     def _let_go(self, layout: Layout) -> bool:
         """The disk that `layout` is of takes no more metadata."""

@@ -2,8 +2,10 @@
 
 Floor: format. `layout` says where it lies, `gi` what its identifiers and flags mean. The magic
 carries one state: "clean" says that nothing has to be replayed from the activity log; the kernel
-writes "unclean" always, so every attach is preceded by apply-al. What stands behind byte 96 is
-zero and is not read.
+writes "unclean" always, so every attach is preceded by apply-al. DRBD writes zeros behind byte 96 and
+does not read them; a disk in use carries there the boot identifier of the machine (`boot`). It tells a
+process that crashed, whose writes are still in the page cache, from a machine that lost power.
+Everything that counts lies in the first sector, so a power cut leaves the old superblock or the new.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ _MAGIC_OFFSET = 60
 # size, four UUIDs, device UUID, reserved | flags, magic, md size, AL offset, AL extents,
 # bitmap offset, bytes per bit, peer's max bio size, AL stripes, stripe size in 4 KiB
 _FIELDS = struct.Struct(">7Q 3I i I i 4I")
+#: Bytes of a boot identifier, right behind the fields.
+BOOT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ class Superblock:
     peer_max_bio: int = 0
     al_stripes: int = 1
     al_stripe_4k: int = 8
+    #: The boot since which nothing that was written here can be lost; empty: none.
+    boot: bytes = b""
 
     def encode(self) -> bytes:
         """The 4096 bytes of the superblock."""
@@ -88,7 +94,8 @@ class Superblock:
             self.al_stripes,
             self.al_stripe_4k,
         )
-        return packed.ljust(SUPERBLOCK_BYTES, b"\0")
+        boot = self.boot[:BOOT_BYTES].ljust(BOOT_BYTES, b"\0")
+        return (packed + boot).ljust(SUPERBLOCK_BYTES, b"\0")
 
 
 def decode(data: bytes) -> Superblock:
@@ -123,6 +130,7 @@ def decode(data: bytes) -> Superblock:
         peer_max_bio=max_bio,
         al_stripes=stripes,
         al_stripe_4k=stripe_4k,
+        boot=data[_FIELDS.size : _FIELDS.size + BOOT_BYTES].rstrip(b"\0"),
     )
 
 

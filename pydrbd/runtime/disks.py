@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydrbd.engine.orders import (
@@ -37,6 +38,8 @@ from pydrbd.runtime.directfile import DirectFile
 INDEXED_SLOT = 128 << 20
 #: Smallest disk worth looking at; the engine checks real sizes against the metadata.
 SMALLEST = 64 << 10
+#: One line of hexadecimal digits and hyphens: another one after every boot.
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: CloseDisk waits this long for orders still running on the disk.
 CLOSE_SECONDS = 5.0
 #: Up to this many pieces of WriteMeta are made durable one by one, more of them by one flush.
@@ -147,7 +150,7 @@ class Disks:
             raise OSError(
                 errno.ENOSPC, f"{small.path} is too small: {small.size} bytes, at least {SMALLEST} needed"
             )
-        info = DiskInfo(data.size, meta.size, spec.kind, spec.index)
+        info = DiskInfo(data.size, meta.size, spec.kind, spec.index, boot_identifier())
         with self._lock:
             self._volumes[number] = _Volume(data, meta, info, self._lock)
         return info
@@ -163,6 +166,14 @@ class Disks:
                 return
             # The last user closes it; waiting makes a following attach find the lock free.
             volume.idle.wait_for(lambda: not volume.users, CLOSE_SECONDS)
+
+
+def boot_identifier() -> bytes:
+    """The kernel's identifier of this boot; empty where it does not tell."""
+    try:
+        return bytes.fromhex(BOOT_ID.read_text().strip().replace("-", "")).rstrip(b"\0")
+    except (OSError, ValueError):
+        return b""
 
 
 def _open_meta(spec: DiskSpec) -> BlockFile:

@@ -3,6 +3,7 @@
 Floor: sim. The checker sees both disks, what each order and packet does at the moment it happens,
 and (through peek) bitmaps, states and transfer logs. The numbers are those of the invariants:
  1 acknowledged writes are where a legal Primary finds them       on_ack, Branch.end_read, finish
+ 2 what was flushed survives the power of both nodes               PowerChecks.on_flush, lost_power
  3 a block that differs is covered                                _covered
  4 the activity log is durable before the write                   before_order, on_send
  5 a new current UUID is durable before a lone write is acknowledged   on_ack
@@ -24,6 +25,7 @@ from pydrbd.sim.clock import Violation
 from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk
 from pydrbd.sim.driver import Observer, Task
 from pydrbd.sim.history import ZERO, Branch, Write, value_of
+from pydrbd.sim.power import PowerChecks
 from pydrbd.sim.promises import Promises
 from pydrbd.units import AL_EXTENT_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk
@@ -40,7 +42,7 @@ _FEW = 48
 _OFTEN = 64
 
 
-class Checker(Observer):
+class Checker(PowerChecks, Observer):
     """The checker of one world (volume 0 of both nodes)."""
 
     def __init__(self, world: World) -> None:
@@ -50,6 +52,7 @@ class Checker(Observer):
         self.branch: dict[str, Branch] = {}
         #: The node's disk may miss a write that was acknowledged.
         self.stale: dict[str, bool] = {}
+        self.behind: dict[str, bool] = {}
         #: The node was Primary without its peer since the two last agreed: it may have a UUID of its own.
         self.alone: dict[str, bool] = {}
         self.differs: set[int] = set()
@@ -59,7 +62,7 @@ class Checker(Observer):
 
     def watch(self, node: Node) -> None:
         self.branch[node.name] = self.root
-        self.stale[node.name] = False
+        self.mark(node.name, False)
         self.alone[node.name] = False
         self.restarted(node.name)
         node.disk.on_change = self._changed
@@ -91,7 +94,7 @@ class Checker(Observer):
         newer, older = self.writes.get(before), self.writes.get(after)
         if before == ZERO or newer is None or not newer.acked or after == ZERO:
             return
-        if older is not None and older.ended >= newer.invoked:
+        if newer.volatile or (older is not None and older.ended >= newer.invoked):
             return
         if self.world.is_discarded(newer):
             return
@@ -176,8 +179,10 @@ class Checker(Observer):
         counts = s.conn >= Conn.CONNECTED and s.pdsk == Disk.UP_TO_DATE
         for lacking in missing:
             # A peer that had the write and lost it with its power counts as there until that is noticed.
-            if lacking is node or not (counts and self.stale[lacking.name]):
+            was_there = self.stale[lacking.name] and (counts or not self.behind[lacking.name])
+            if lacking is node or s.conn < Conn.CONNECTED or not was_there:
                 self._check_generation(self.world.other(lacking), lacking, write)
+                self.behind[lacking.name] = True
             self.stale[lacking.name] = True
 
     def holds(self, node: Node, write: Write) -> bool:
@@ -226,12 +231,13 @@ class Checker(Observer):
             if s.disk == Disk.UP_TO_DATE and s.conn >= Conn.CONNECTED and old < Disk.UP_TO_DATE:
                 self._claim(node, peer)
             elif s.disk == Disk.INCONSISTENT:
-                self.stale[name] = True
+                self.becomes_target(name)
+                self.mark(name, True)
         primary = peek.is_primary(node.engine)
         if primary and not self._was_primary[name] and s.conn < Conn.CONNECTED and peer.primary:
             # Asked for while the peer was in sight, done after it was lost: both go on by themselves.
             self.world.fork(node)
-            self.stale[name] = False
+            self.mark(name, False)
         self._was_primary[name] = primary
         if primary:
             if s.conn < Conn.CONNECTED:
@@ -247,13 +253,21 @@ class Checker(Observer):
             self.promises.look(each)
         if self.alone[name] and s.conn == Conn.CONNECTED and s.disk == s.pdsk == Disk.UP_TO_DATE:
             self.alone[name] = False
+        if world.profile.disk_faults.full and not self.behind[name] and self._agreed(node, peer):
+            # What it lost with its power nobody misses, or the checks of coverage would have said so.
+            self.stale[name] = False
         if self.differs and (len(self.differs) <= _FEW or world.clock.step % _OFTEN == 0):
             self._check_covered(self.differs)
+
+    def _agreed(self, node: Node, peer: Node) -> bool:
+        states = [peek.state(n.engine, 0) for n in (node, peer) if n.engine is not None]
+        good = (Conn.CONNECTED, Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+        return len(states) == 2 and all((s.conn, s.disk, s.pdsk) == good for s in states)
 
     def _claim(self, node: Node, peer: Node) -> None:
         """The node has become UpToDate by agreement with its peer."""
         mine, theirs = self.branch[node.name], self.branch[peer.name]
-        self.stale[node.name] = False
+        self.mark(node.name, False)
         if mine is theirs:
             return
         if mine.acked and not mine.discarded:
@@ -268,8 +282,7 @@ class Checker(Observer):
         self._disk_state[name] = Disk.DISKLESS
         self._was_primary[name] = False
 
-    def lost_power(self, name: str) -> None:
-        self.stale[name] = True
+    def covered_after_loss(self) -> None:
         self._check_covered(sorted(self.differs))
 
     def crashed(self) -> None:

@@ -2,7 +2,8 @@
 
 Floor: sim. The data area is a dict of 4 KiB blocks (absent: zeros), so that a large disk costs
 nothing. Writes go to a page cache that survives a crash of the process; `power_cut` loses what
-was not flushed, each block on its own. Metadata writes are durable when they are done.
+was not flushed, each block on its own, or each sector (`by_sector`, swarm runs). Metadata writes are
+durable when they are done; `interrupted` does a part of an order that was under way at a crash.
 
 `on_change(disk, block, old, new)` is called for every data block that changes: the checker's eye.
 """
@@ -51,13 +52,17 @@ class SimDisk:
         self.on_change: Watcher | None = None
         #: Answers an IoFailed for an order that shall fail, else None (hook for read and write errors).
         self.fault: Callable[[Order], IoFailed | None] | None = None
+        #: A power cut decides over each sector of 512 bytes on its own.
+        self.by_sector = False
+        #: Counts losses of power.
+        self.boot = 1
         self.meta_writes = 0
         self._hot: frozenset[int] | None = None
         self._superblock: Superblock | None = None
 
     # --- orders -----------------------------------------------------------------------------
     def info(self) -> DiskInfo:
-        return DiskInfo(self.size, len(self.meta), "flexible-external")
+        return DiskInfo(self.size, len(self.meta), "flexible-external", boot=f"boot {self.boot}".encode())
 
     def perform(self, order: Order) -> object:
         """Carry out a disk order at once. Result as the order says."""
@@ -137,12 +142,35 @@ class SimDisk:
         """Lose the page cache: each unflushed block keeps any of its versions. How many changed."""
         lost = 0
         for block, versions in sorted(self.cached.items()):
-            kept = rng.choice(versions)
+            kept = _mixed(versions, rng) if self.by_sector else rng.choice(versions)
             if kept != self.blocks.get(block, ZERO_BLOCK):
                 lost += 1
                 self._put(block, kept, cached=False)
         self.cached.clear()
+        self.boot += 1
         return lost
+
+    def interrupted(self, order: Order, rng: random.Random, *, power: bool) -> None:
+        """The node dies while `order` is under way: its beginning is done, or with `power` any sectors."""
+        if isinstance(order, WriteBlocks | ZeroBlocks):
+            data = bytes(order.data) if isinstance(order, WriteBlocks) else bytes(order.length)
+            for at, piece in _part(order.offset, data, rng, anywhere=power):
+                self.write(at, piece)
+        elif isinstance(order, WriteMeta):
+            pieces = list(order.pieces)
+            if not power:
+                pieces = pieces[: rng.randint(0, len(pieces))]
+            for index, (offset, data) in enumerate(pieces):
+                whole = not power and index < len(pieces) - 1
+                parts = [(offset, data)] if whole else _part(offset, data, rng, anywhere=power)
+                self.write_meta(parts)
+
+    def durable(self, sector: int) -> bytes:
+        """The sector as it was flushed last: what a power cut may leave."""
+        block, index = divmod(sector, BLOCK // SECTOR)
+        versions = self.cached.get(block)
+        data = versions[0] if versions else self.blocks.get(block, ZERO_BLOCK)
+        return data[index * SECTOR : (index + 1) * SECTOR]
 
     # --- what is on disk, for the checker ------------------------------------------------------
     def superblock(self) -> Superblock:
@@ -162,6 +190,23 @@ class SimDisk:
         if MdFlag.FULL_SYNC in self.superblock().flags:
             return True
         return bool(self.meta[self.layout.bitmap_offset + bit // 8] >> (bit % 8) & 1)
+
+
+def _mixed(versions: list[bytes], rng: random.Random) -> bytes:
+    """A block of which each sector is that of any of the versions."""
+    if len(versions) == 1 or rng.random() < 0.3:
+        return rng.choice(versions)
+    return b"".join(rng.choice(versions)[at : at + SECTOR] for at in range(0, BLOCK, SECTOR))
+
+
+def _part(offset: int, data: bytes, rng: random.Random, *, anywhere: bool) -> list[tuple[int, bytes]]:
+    """Some of the sectors of a write: a beginning, or `anywhere`."""
+    starts = range(0, len(data), SECTOR)
+    if rng.random() < 0.3:
+        return []
+    if not anywhere:
+        return [(offset, data[: rng.randint(1, len(starts)) * SECTOR])]
+    return [(offset + at, data[at : at + SECTOR]) for at in starts if rng.random() < 0.6]
 
 
 def create_md(disk: SimDisk, device_uuid: int) -> None:

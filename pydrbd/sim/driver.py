@@ -95,6 +95,8 @@ class SimDriver:
         self.open: set[int] = set()
         self.running: dict[Task, str] = {}
         self.outbox: Outbox | None = None
+        #: Disk orders that scripts have given and that are not carried out yet.
+        self.orders: dict[Task, Order] = {}
         #: Called after every metadata write that was carried out (hook for crashes).
         self.on_meta_write: Callable[[], None] | None = None
         #: The process is stopped until then; what it does takes `slower` times as long.
@@ -175,6 +177,7 @@ class SimDriver:
     def _take(self, task: Task, order: Order) -> None:
         self.running[task] = type(order).__name__
         if not isinstance(order, Await):
+            self.orders[task] = order
             self.clock.after(self._delay(), self._carry_out, task, order)
         else:
             ticket = order.ticket
@@ -191,6 +194,7 @@ class SimDriver:
             return
         self.clock.note(self.name, f"{type(order).__name__} for {task.name}", _Brief(order))
         assert not isinstance(order, Await)
+        self.orders.pop(task, None)
         disk = self.disks[order.volume]
         result: object
         if isinstance(order, RunHandler):

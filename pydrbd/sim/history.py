@@ -5,6 +5,10 @@ sector's own address; so content says which write it is of and whether it lies a
 A sector's possible values are: the last acknowledged write, writes concurrent with it, and
 writes that never ended well (process crashed, error) and were not overwritten since.
 
+Beside them stands what is possible when only flushes count (`_weak`): the same set, but a write takes
+older ones away only when a later flush has been acknowledged. `widen` falls back on it, when both
+nodes have lost what was not flushed.
+
 A node promoted without access to writes that were acknowledged elsewhere starts a branch of its
 own (`branch`): the split-brain scenarios do that on purpose; one of the two is discarded later.
 """
@@ -62,6 +66,8 @@ class Write:
     ended: int = NEVER
     acked: bool = False
     branch: Branch | None = None
+    #: Acknowledged and not flushed when both copies of it were lost with the power: it may be gone.
+    volatile: bool = False
 
     @property
     def value(self) -> int:
@@ -93,6 +99,9 @@ class Branch:
         #: Writes acknowledged since the last fork.
         self.acked = 0
         self._possible: dict[int, dict[int, Write | None]] = {}
+        self._weak: dict[int, dict[int, Write | None]] = {}
+        #: Acknowledged writes that no acknowledged flush covers yet, in the order of their ends.
+        self._unflushed: list[Write] = []
         self._flying: set[Write] = set()
         self._reads: set[Read] = set()
 
@@ -101,7 +110,8 @@ class Branch:
         self.writes[write.number] = write
         self._flying.add(write)
         for sector in range(write.first, write.first + write.sectors):
-            self._values(sector)[_key(write)] = write
+            self._possible.setdefault(sector, {ZERO: None})[_key(write)] = write
+            self._weak.setdefault(sector, {ZERO: None})[_key(write)] = write
         for read in self._reads:
             if write.overlaps(read.first, read.sectors):
                 for sector in _common(write, read):
@@ -126,11 +136,29 @@ class Branch:
         self.acked += 1
         if write.kind == "trim":
             return  # What a trimmed range reads as is not promised: what was there, or zeros.
-        for sector in range(write.first, write.first + write.sectors):
-            values = self._values(sector)
-            for key, other in list(values.items()):
-                if other is None or other.ended < write.invoked:
-                    del values[key]
+        self._unflushed.append(write)
+        _prune(self._possible, write)
+
+    def flushed(self, before: int, fua: Write | None = None) -> list[Write]:
+        """A flush that began with event `before` is acknowledged, or the FUA write `fua` is: the writes that
+        from now on survive the power of both nodes."""
+        covered = [write for write in self._unflushed if write.ended < before or write is fua]
+        if covered:
+            self._unflushed = [write for write in self._unflushed if write not in covered]
+        for write in covered:
+            _prune(self._weak, write)
+        return covered
+
+    def widen(self) -> None:
+        """Every copy of what was not flushed may be gone."""
+        for sector, values in self._weak.items():
+            self._possible[sector] = dict(values)
+        for write in self._unflushed:
+            write.volatile = True
+        self._unflushed.clear()
+        for read in self._reads:
+            for sector in read.may:
+                read.may[sector] |= self.possible(sector)
 
     # --- reads ----------------------------------------------------------------------------------
     def begin_read(self, first: int, sectors: int) -> Read:
@@ -196,15 +224,23 @@ class Branch:
         self.acked = 0
         for sector in set(self._possible) | set(content):
             branch._settle(sector, content.get(sector, ZERO))
+            # What the disk holds may still be in a cache: older content comes back if it is lost.
+            branch._weak[sector] = {**self._weak.get(sector, {ZERO: None}), **branch._possible[sector]}
         return branch
-
-    def _values(self, sector: int) -> dict[int, Write | None]:
-        # The key ZERO stands for the zeros before any write; each trim or zero has a key of its own.
-        return self._possible.setdefault(sector, {ZERO: None})
 
     def _settle(self, sector: int, value: int) -> None:
         write = self.writes.get(value) if value else None
         self._possible[sector] = {ZERO if write is None else _key(write): write}
+
+
+def _prune(values: dict[int, dict[int, Write | None]], write: Write) -> None:
+    """Take away what `write` has replaced."""
+    # The key ZERO stands for the zeros before any write; each trim or zero has a key of its own.
+    for sector in range(write.first, write.first + write.sectors):
+        here = values.setdefault(sector, {ZERO: None})
+        for key, other in list(here.items()):
+            if other is None or other.ended < write.invoked:
+                del here[key]
 
 
 def _key(write: Write) -> int:

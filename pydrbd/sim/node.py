@@ -91,14 +91,21 @@ class Node(Host):
         self.crashes += 1
         world.counts["power cuts" if power else "crashes"] += 1
         self.crash_after = 0
+        self.crash_power = False
+        under_way = list(self.driver.orders.values()) if self.driver.open else []
         self.driver.kill()
         self.engine = self.driver = None
         world.workload.crashed(self)
         world.network.died(self.name, silent=power or world.clock.rng.random() < 0.3)
+        world.cutting_power = True
+        if world.profile.disk_faults.tearing:
+            for order in under_way:
+                self.disk.interrupted(order, world.fault_rng, power=power)
+        lost = (
+            self.disk.power_cut(world.fault_rng if self.disk.by_sector else world.clock.rng) if power else 0
+        )
+        world.cutting_power = False
         if power:
-            world.cutting_power = True
-            lost = self.disk.power_cut(world.clock.rng)
-            world.cutting_power = False
             world.clock.note(self.name, "blocks lost", lost)
             world.checker.lost_power(self.name)
         else:
@@ -109,7 +116,10 @@ class Node(Host):
             self.crash_after -= 1
             if not self.crash_after:
                 # As an event of its own: the order's result may never be seen by the script.
-                self.world.clock.after(0.0, self.crash)
+                self.world.clock.after(0.0, self._crash_now)
+
+    def _crash_now(self) -> None:
+        self.crash(power=self.crash_power)
 
     def _tick(self, driver: SimDriver) -> None:
         if not driver.alive:

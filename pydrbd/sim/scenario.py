@@ -80,8 +80,8 @@ class Scenario(DiskActions, NetActions, ResumeActions):
                 forked = True
                 self.world.checker.root = branch
                 self.world.checker.branch[self.world.other(node).name] = branch
-                self.world.checker.stale[self.world.other(node).name] = True
-                self.world.checker.stale[node.name] = False
+                self.world.checker.mark(self.world.other(node).name, True)
+                self.world.checker.mark(node.name, False)
                 yield from self._command(node, "promote --force", lambda e: e.promote(force=True))
             yield 0.1
         assert forked
@@ -107,7 +107,11 @@ class Scenario(DiskActions, NetActions, ResumeActions):
         while True:
             yield self.rng.uniform(0.02, 0.3)
             for node in self.nodes:
-                if not node.up and node.name not in self.manual and (self.calm or self.rng.random() < 0.2):
+                if (
+                    not node.up
+                    and node.name not in self.manual | self.away
+                    and (self.calm or self.rng.random() < 0.2)
+                ):
                     self._boot(node)
                 elif node.primary and node.name not in self.manual and self.promoting is None:
                     self.world.workload.open(node)
@@ -172,6 +176,7 @@ class Scenario(DiskActions, NetActions, ResumeActions):
     def _do_crash_at_meta_write(self) -> Process:
         node = self.rng.choice(self.nodes)
         node.crash_after = self.rng.choice((1, 1, 2, 3, 5, 9))
+        node.crash_power = False
         yield 0.0
 
     def _do_power_cut(self) -> Process:
@@ -305,11 +310,11 @@ class Scenario(DiskActions, NetActions, ResumeActions):
         checker = self.world.checker
         if checker.branch[victim.name] is not checker.branch[winner.name]:
             checker.branch[victim.name].discarded = True
-        checker.stale[victim.name] = True
+        checker.mark(victim.name, True)
         checker.alone[victim.name] = False
         yield from self._demote(victim)
         # What the victim acknowledged until then is discarded too.
-        checker.stale[winner.name] = False
+        checker.mark(winner.name, False)
         self.manual.update((victim.name, winner.name))
         for _ in range(20):
             if self._conn(victim) != Conn.STANDALONE:

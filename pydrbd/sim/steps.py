@@ -44,6 +44,8 @@ class Steps:
         self.calm_downs = 0
         #: No automatic restarts, promotions and connects of this node now.
         self.manual: set[str] = set()
+        #: Nodes that are down and are not started again for a while.
+        self.away: set[str] = set()
 
     def _reconnect(self, node: Node) -> Process:
         if node.up and self._conn(node) == Conn.STANDALONE:

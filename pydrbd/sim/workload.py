@@ -28,11 +28,14 @@ _ZERO_SECTORS = (1, 8, 8, 16, 300, 3000)
 class Request:
     """One request under way."""
 
-    __slots__ = ("kind", "read", "since", "write")
+    __slots__ = ("begun", "fua", "kind", "read", "since", "write")
 
-    def __init__(self, kind: str, since: float) -> None:
+    def __init__(self, kind: str, since: float, begun: int = 0) -> None:
         self.kind = kind
         self.since = since
+        #: The event with which it began.
+        self.begun = begun
+        self.fua = False
         self.write: Write | None = None
         self.read: Read | None = None
 
@@ -86,9 +89,8 @@ class Workload:
         self.serving.discard(node.name)
         yield lambda: not driver.alive or not (self.flying[node.name] or node.paused)
         if flush and driver.alive:
-            self._start(
-                node, "flush", driver.engine.flush(0), Request("flush", self.world.clock.now), "flush"
-            )
+            request = Request("flush", self.world.clock.now, self.world.clock.step)
+            self._start(node, "flush", driver.engine.flush(0), request, "flush")
             yield lambda: not driver.alive or not (self.flying[node.name] or node.paused)
         if driver.alive:
             driver.enter("close", lambda: driver.engine.close(0, True))
@@ -112,11 +114,12 @@ class Workload:
         kind = self.rng.choices(_KINDS, _WEIGHTS)[0]
         engine = node.engine
         if kind == "flush":
-            self._start(node, kind, engine.flush(0), Request(kind, self.world.clock.now), "flush")
+            request = Request(kind, self.world.clock.now, self.world.clock.step)
+            self._start(node, kind, engine.flush(0), request, "flush")
             return
         first, sectors = self._range(kind)
         offset, length = first * SECTOR, sectors * SECTOR
-        request = Request(kind, self.world.clock.now)
+        request = Request(kind, self.world.clock.now, self.world.clock.step)
         branch = self.world.checker.branch[node.name]
         script: Script[bytes | IoFailed] | Script[IoFailed | None]
         if kind == "read":
@@ -127,7 +130,7 @@ class Workload:
         write = request.write = Write(self._number, node.name, kind, first, sectors, self.world.clock.step)
         write.branch = branch
         branch.invoke(write)
-        fua = self.rng.random() < 0.05
+        fua = request.fua = self.rng.random() < 0.05
         if kind == "write":
             script = engine.write(0, offset, payload(write.number, first, sectors), fua)
         else:
@@ -170,6 +173,10 @@ class Workload:
                 self.world.checker.promises.answered(node, request.write)
             else:
                 branch.end(request.write, self.world.clock.step, acked=False)
+            if good and request.fua:
+                self.world.checker.on_flush(node, request.begun, request.write)
+        elif good:
+            self.world.checker.on_flush(node, request.begun)
 
     def idle(self) -> Callable[[], bool]:
         """A condition: no request is under way, and what was answered has arrived."""

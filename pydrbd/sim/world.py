@@ -29,6 +29,8 @@ class World:
         self.profile = profile
         self.clock = Clock(seed, printer=printer)
         self._entropy = random.Random(f"entropy {seed}")
+        #: Of the swarm's disk faults alone.
+        self.fault_rng = random.Random(f"disk faults of {seed}")
         self.network = Network(self.clock, profile.net, profile.net_faults)
         self.checker = Checker(self)
         self.network.on_send = self.checker.on_send
@@ -40,6 +42,7 @@ class World:
         current = int.from_bytes(self.entropy(8), "big") & ~1
         for name, options in profile.options.items():
             disk = SimDisk(profile.size)
+            disk.by_sector = profile.disk_faults.tearing
             device_uuid = int.from_bytes(self.entropy(8), "big")
             if profile.fresh:
                 create_md(disk, device_uuid)

@@ -42,6 +42,8 @@ class UuidFlags(IntFlag):
     CRASHED_PRIMARY = 2
     INCONSISTENT = 4
     SKIP_INITIAL_SYNC = 8
+    #: Ours alone, between nodes that know each other as pydrbd: the sender's page cache was lost.
+    CACHE_LOST = 1 << 32
 
 
 NO_SIZES_FLAGS = SizesFlags(0)

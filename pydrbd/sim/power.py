@@ -1,0 +1,95 @@
+"""What survives the loss of power: the part of the checker that knows of flushes (invariant 2).
+
+Floor: sim. Neighbours: checker (inherits this), history (the writes that no flush covers yet).
+
+A node is *stale* when its disk may miss an acknowledged write, and *behind* when it may miss one that
+has to be there whatever happened: acknowledged without it, or flushed. A node that only lost its power
+is stale and not behind: together with the other's loss of power that makes it as good as any.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydrbd.sim.clock import Violation
+from pydrbd.sim.history import ZERO, Branch, Write, value_of
+
+if TYPE_CHECKING:
+    from pydrbd.sim.node import Node
+    from pydrbd.sim.world import World
+
+
+class PowerChecks:
+    """Flushes and power cuts."""
+
+    world: World
+    writes: dict[int, Write]
+    branch: dict[str, Branch]
+    #: The node's disk may miss a write that was acknowledged.
+    stale: dict[str, bool]
+    #: It may miss one that not even the loss of both nodes' power excuses.
+    behind: dict[str, bool]
+
+    def mark(self, name: str, stale: bool) -> None:
+        """The node misses writes that count, or it has all of them."""
+        self.stale[name] = self.behind[name] = stale
+
+    # --- flushes ------------------------------------------------------------------------------
+    def on_flush(self, node: Node, before: int, fua: Write | None = None) -> None:
+        """A flush that began with event `before` (or the FUA write `fua`) is acknowledged."""
+        peer = self.world.other(node)
+        for write in self.branch[node.name].flushed(before, fua):
+            lacking = [n for n in (node, peer) if not self._has_durably(n, write)]
+            if len(lacking) == 2:
+                raise Violation("flush", f"{node.name}: flushed write {write.number} is durable on no disk")
+            for n in lacking:
+                if not self.behind[n.name]:
+                    self._check_generation(self.world.other(n), n, write)
+                self.mark(n.name, True)
+
+    def _has_durably(self, node: Node, write: Write) -> bool:
+        """Would the write, or one that replaced it, survive a power cut of the node?"""
+        for sector in range(write.first, write.first + write.sectors):
+            value = value_of(node.disk.durable(sector), sector)
+            if value == write.value:
+                continue
+            other = self.writes.get(value)
+            if other is not None and other.ended >= write.invoked:
+                continue
+            if value != ZERO or not self._zeroed_since(write, sector):
+                return False
+        return True
+
+    def _zeroed_since(self, write: Write, sector: int) -> bool:
+        raise NotImplementedError
+
+    def _check_generation(self, holder: Node, lacking: Node, write: Write) -> None:
+        raise NotImplementedError
+
+    # --- power --------------------------------------------------------------------------------
+    def lost_power(self, name: str) -> None:
+        """What the node had not flushed may be gone."""
+        other = next(n for n in self.stale if n != name)
+        if not self.behind[name]:
+            if not self.stale[other]:
+                self.stale[name] = True
+            else:
+                # Nobody has all that was acknowledged: what was flushed is what counts from here on.
+                self.branch[name].widen()
+                self.stale[name] = False
+                if not self.behind[other]:
+                    self.branch[other].widen()
+                    self.stale[other] = False
+        self.covered_after_loss()
+
+    def becomes_target(self, name: str) -> None:
+        """DRBD 8.4 makes a crashed Primary the source, whatever its machine lost."""
+        other = next(n for n in self.stale if n != name)
+        as_drbd = self.world.profile.net_faults.features is not None
+        if as_drbd and self.stale[other] and not self.behind[other]:
+            self.branch[other].widen()
+            self.branch[name].widen()
+            self.mark(other, False)
+
+    def covered_after_loss(self) -> None:
+        raise NotImplementedError
