@@ -443,3 +443,18 @@ def test_a_disk_that_fails_while_the_peer_has_its_say_is_refused_with_the_reason
     assert failed.failure is Failure.METADATA_IO
     assert "Input/output error" in str(failed)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.DISKLESS)
+
+
+def test_a_generation_that_never_reached_the_disk_was_not_exposed() -> None:
+    """A lone promotion whose superblock cannot be written: the disk may come back, and so may the peer."""
+    pair = pair_of(good_disk(), good_disk())
+    alpha = pair.one
+    alpha.hook = fails(WriteMeta)
+    pair.run(alpha, alpha.engine.promote())
+    pair.settle()
+    assert alpha.volume.state.disk == Disk.DISKLESS
+    assert isinstance(pair.run(alpha, alpha.engine.write(0, 0, NEW)), IoFailed)
+    healthy(alpha)
+    assert pair.run(alpha, alpha.engine.attach(0)) is None
+    connect(pair)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)

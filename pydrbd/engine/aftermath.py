@@ -15,6 +15,7 @@ from pydrbd.vocabulary import Conn, Disk, Role
 
 if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
+    from pydrbd.engine.transfer_log import Request
     from pydrbd.engine.volume import Volume
 
 #: Another node's data come here.
@@ -54,7 +55,9 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
         volume.attached_as = new.disk
     if volume.base is not None and new.disk > Disk.FAILED and volume.md_flags() != volume.flags_noted:
         engine.persist_later(volume)
-    takeover.look(engine, volume)
+    # UUIDS come with the handshake and with an attach, but not at the end of a resync.
+    told = old.conn < Conn.CONNECTED or old.pdsk < Disk.INCONSISTENT
+    takeover.look(engine, volume, told=told)
 
 
 def _overtaken(new: State) -> bool:
@@ -69,7 +72,8 @@ def _parts_from_peer_data(volume: Volume, old: State, new: State) -> bool:
     # A peer without a disk is promoted: what it writes is here alone.
     promoted = old.peer == Role.SECONDARY and new.peer == Role.PRIMARY
     # So is one whose disk failed when we could not hear of it: the disk may be of our generation.
-    came = old.conn < Conn.CONNECTED <= new.conn and new.peer == Role.PRIMARY
+    met = old.conn < Conn.CONNECTED or old.disk <= Disk.NEGOTIATING
+    came = met and new.conn >= Conn.CONNECTED and new.peer == Role.PRIMARY
     without_disk = (promoted or came) and new.pdsk <= Disk.FAILED
     return lost or without_disk or (parted and volume.resync_may_have_ended)
 
@@ -84,4 +88,17 @@ def _lost_peer_data(engine: Engine, volume: Volume, new: State) -> None:
         return
     # A target that came to the end of its resync has our current UUID, even if we did not hear of it.
     if volume.generation.bitmap == 0 or volume.resync_may_have_ended:
+        engine.mint(volume)
+
+
+def write_refused(engine: Engine, request: Request) -> None:
+    """The peer could not write: its disk is failing, and its word on that may come later than the write
+    completes here."""
+    volume = request.volume
+    # Asked before the blocks are marked.
+    ended = volume.resync.target_may_have_ended()
+    volume.set_out_of_sync(request.offset, request.length)
+    request.acked = request.lost = True
+    generation = volume.generation
+    if volume.state.disk == Disk.UP_TO_DATE and generation and (generation.bitmap == 0 or ended):
         engine.mint(volume)

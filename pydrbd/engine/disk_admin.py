@@ -117,13 +117,19 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
         )
     current = generations.masked(superblock.generation.current)
     alone = volume.state.conn < Conn.CONNECTED
-    if alone and volume.state.role == Role.PRIMARY and volume.exposed not in (0, current):
+    if (
+        alone
+        and volume.state.role == Role.PRIMARY
+        and volume.exposed not in (0, current)
+        and current != volume.unborn
+    ):
         raise CommandFailed(name, Failure.DATA_NOT_CURRENT)
     volume.layout, volume.base, volume.generation = layout, superblock, superblock.generation
     volume.boot = info.boot
     volume.generation_flushed = generations.masked(superblock.generation.current)
     crashed = not superblock.clean or bool(superblock.flags & MdFlag.CRASHED_PRIMARY)
     volume.cache_lost = crashed and (not info.boot or superblock.boot != info.boot)
+    volume.current_on_disk = superblock.generation.current
     volume.size = volume.size or superblock.size_sectors * SECTOR or peer_state.agreed_size(volume)
     volume.size = min(volume.size, layout.data_bytes)
     volume.bitmap = Bitmap(bits_for(volume.size))

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from pydrbd.engine import admin, disk_faults, generations, observe, peer_state, requests, resume
-from pydrbd.engine.aftermath import aftermath
+from pydrbd.engine.aftermath import aftermath, write_refused
 from pydrbd.engine.connection import Phase, Session
 from pydrbd.engine.options import EngineOptions
 from pydrbd.engine.orders import Await, DiskOrder, IoFailed, LinkAction, LogLine, Outputs, Script, Ticket
@@ -278,12 +278,7 @@ class Engine:
     def write_refused(self, packet: NegAck) -> None:
         """The peer could not write (NEG_ACK); under protocols A and B the client may have its answer."""
         request = self.transfer_log.refused(packet)
-        request.volume.set_out_of_sync(request.offset, request.length)
-        request.acked = request.lost = True
-        # The peer's disk is failing, and its word on that may come later than the write completes here.
-        generation = request.volume.generation
-        if request.volume.state.disk == Disk.UP_TO_DATE and generation and generation.bitmap == 0:
-            self.mint(request.volume)
+        write_refused(self, request)
         request.net.resolve()
 
     def blocks_in_sync(self, volume: Volume, offset: int, length: int) -> None:
@@ -377,7 +372,7 @@ class Engine:
 
     def flush(self, volume: int) -> Script[IoFailed | None]:
         """Durable here and on the connected peer when it returns; covers writes of all connections."""
-        return requests.flush(self, self.volumes[volume])
+        return requests.flush(self.volumes[volume])
 
     # --- administration: scripts that raise StateRefused or CommandFailed ------------------------
 

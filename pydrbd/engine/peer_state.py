@@ -137,7 +137,7 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
     if volume is None:
         return
     volume.peer_uuids = packet
-    takeover.look(engine, volume)
+    takeover.look(engine, volume, told=True)
     state = volume.state
     if volume.generation is None or state.disk < Disk.INCONSISTENT:
         if state.conn >= Conn.CONNECTED:

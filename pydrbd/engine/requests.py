@@ -146,7 +146,7 @@ def write(
         failed = yield from _change(engine, volume, start, Change(size, part))
         if failed is not None:
             return failed
-    return (yield from flush(engine, volume)) if fua else None
+    return (yield from flush(volume)) if fua else None
 
 
 def zero(
@@ -162,7 +162,7 @@ def zero(
         failed = yield from _change(engine, volume, start, Change(size, None, trim=trim, unmap=unmap))
         if failed is not None:
             return failed
-    return (yield from flush(engine, volume)) if fua else None
+    return (yield from flush(volume)) if fua else None
 
 
 def _change(engine: Engine, volume: Volume, offset: int, change: Change) -> Script[IoFailed | None]:
@@ -295,25 +295,12 @@ def _send(engine: Engine, request: Request, change: Change) -> None:
         request.net.resolve()
 
 
-def flush(engine: Engine, volume: Volume) -> Script[IoFailed | None]:
+def flush(volume: Volume) -> Script[IoFailed | None]:
     """Return when every completed write is durable here and on the connected peer.
 
     Stronger than DRBD 8.4, which flushes locally only: the client's flush ends the epoch and waits
-    for its BARRIER_ACK (DESIGN 4.2).
+    for its BARRIER_ACK (DESIGN 4.2). Clients that flush at the same time share both.
     """
     if volume.state.role != Role.PRIMARY:
         return None
-    epoch = engine.transfer_log.close_epoch()
-    log, here = volume.activity_log, False
-    if volume.has_disk:
-        here = (yield from volume.flush_data()) is None
-    there = True if epoch is None else (yield Await(epoch.done))
-    yield from volume.settled()
-    state = volume.state
-    if volume.writes_lost:
-        return IoFailed(errno.EIO, "writes were lost with the disk that had them")
-    if here and state.disk == Disk.UP_TO_DATE and volume.activity_log is log:
-        return None
-    if there and state.pdsk == Disk.UP_TO_DATE:
-        return None
-    return IoFailed(errno.EIO, "no good disk has the writes durably")
+    return (yield from volume.group_commit.flush())

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 def begin(engine: Engine, volume: Volume) -> None:
     """The disk of a Primary has just become Failed."""
     if volume.state.role == Role.PRIMARY and volume.generation is not None:
-        volume.parted_from = masked(volume.generation.current)
-        look(engine, volume)
+        volume.parted_from = masked(volume.current_on_disk)
+        # A resync from us may give the peer our current UUID at any moment.
+        look(engine, volume, told=volume.state.pdsk == Disk.UP_TO_DATE)
 
 
 def hold_answers(engine: Engine, volume: Volume) -> None:
     """Nothing is acknowledged before `end`, or before the peer takes over or is lost."""
-    assert volume.generation is not None
-    volume.parted_from = masked(volume.generation.current)
+    volume.parted_from = masked(volume.current_on_disk)
     _hold(engine, volume)
 
 
@@ -44,13 +44,16 @@ def end(volume: Volume) -> None:
     _release(volume)
 
 
-def look(engine: Engine, volume: Volume) -> None:
-    """The peer's disk or UUIDs may have changed: has it taken over?"""
+def look(engine: Engine, volume: Volume, *, told: bool) -> None:
+    """The peer's disk or UUIDs may have changed: has it taken over?
+
+    `told`: what we know of its UUIDs is of now.
+    """
     if not volume.parted_from:
         return
     state, theirs = volume.state, volume.peer_uuids
     within_reach = state.pdsk == Disk.UP_TO_DATE and state.conn >= Conn.CONNECTED
-    taken = within_reach and theirs is not None and masked(theirs.current) != volume.parted_from
+    taken = within_reach and told and theirs is not None and masked(theirs.current) != volume.parted_from
     if taken or state.role != Role.PRIMARY or state.disk == Disk.UP_TO_DATE:
         end(volume)
     elif not within_reach:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
 from pydrbd.engine.generations import masked
+from pydrbd.engine.group_commit import GroupCommit
 from pydrbd.engine.options import VolumeOptions
 from pydrbd.engine.orders import (
     Await,
@@ -100,6 +101,7 @@ class Volume:
         self.activity_log = ActivityLog(options.al_extents)
         self.ranges = Ranges()
         self.resync = Resync(self)
+        self.group_commit = GroupCommit(self)
         self.counters = Counters()
         self.crashed_primary = False
         #: The machine lost power since the peer was last in step: what was not flushed may be gone.
@@ -120,6 +122,10 @@ class Volume:
         self.attached_as = Disk.DISKLESS
         #: Current UUID that a diskless Primary's clients have seen (0: none).
         self.exposed = 0
+        #: A current UUID that was on its way to the disk when the disk went: also that of the same data.
+        self.unborn = 0
+        #: The current UUID of the superblock that was written last.
+        self.current_on_disk = 0
         #: Writes of the peer that have come and are not over yet, also of earlier connections.
         self.peer_writes: dict[Range, None] = {}
         self.peer_uuids: Uuids | None = None
@@ -178,10 +184,12 @@ class Volume:
     def expose(self) -> None:
         """Remember which generation clients have seen, before the disk goes: the peer's, if it serves
         them from now on (it may have made a new one already), else our own."""
+        self.unborn = 0
         if self.state.pdsk == Disk.UP_TO_DATE and self.peer_uuids is not None:
             self.exposed = masked(self.peer_uuids.current)
         elif self.generation is not None:
-            self.exposed = masked(self.generation.current)
+            # No answer was given in a generation that is not yet on the disk; the disk may have it by now.
+            self.exposed, self.unborn = masked(self.current_on_disk), masked(self.generation.current)
 
     def current_layout(self) -> Layout | None:
         """The layout now; a script asks again after every wait, an I/O error may have taken the disk."""
@@ -260,8 +268,11 @@ class Volume:
             version = self._version
             if result is None and not gone:
                 self.flags_on_disk = self.md_flags()
-                piece = (layout.superblock_offset, self.superblock().encode())
+                block = self.superblock()
+                piece = (layout.superblock_offset, block.encode())
                 result = yield from self.perform(WriteMeta(self.number, (piece,)))
+                if result is None:
+                    self.current_on_disk = block.generation.current
             done, self._writing = self._writing, None
             if isinstance(result, IoFailed):
                 self._persisted = self._version

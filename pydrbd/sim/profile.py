@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass, field, replace
 
 from pydrbd.engine.options import EngineOptions, VolumeOptions
+from pydrbd.sim.broken_disks import BROKEN_ACTIONS, draw_broken_disks
 from pydrbd.sim.disk_faults import DISK_ACTIONS, DiskFaults, draw_disk_faults
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
@@ -34,7 +35,7 @@ ACTIONS = {
     "promote": 3,
 }
 #: The same for every action there is; those that are not in ACTIONS happen in swarm runs only.
-WEIGHTS = {**ACTIONS, **DISK_ACTIONS, **NET_ACTIONS, **RESUME_ACTIONS}
+WEIGHTS = {**ACTIONS, **DISK_ACTIONS, **NET_ACTIONS, **RESUME_ACTIONS, **BROKEN_ACTIONS}
 NODES = ("alpha", "beta")
 
 
@@ -73,9 +74,9 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
         return profile
     disk_faults, disk_actions = draw_disk_faults(seed)
     net_faults, net_actions = draw_net_faults(seed)
-    squeeze = draw_squeeze(seed)
+    squeeze, broken = draw_squeeze(seed), draw_broken_disks(seed)
     drawn = draw_options(seed, profile.options, profile.size)
-    actions = profile.actions + disk_actions + net_actions + draw_resume(seed)
+    actions = profile.actions + disk_actions + net_actions + draw_resume(seed) + broken.actions
     return replace(
         profile,
         actions=actions,
@@ -83,7 +84,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
         disk_faults=disk_faults,
         net_faults=net_faults,
         squeeze=squeeze,
-        options={name: squeeze.options(options) for name, options in drawn.items()},
+        options={name: broken.options(squeeze.options(options)) for name, options in drawn.items()},
         net=replace(profile.net, wire_bytes=True) if net_faults.torn else profile.net,
     )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydrbd.engine.engine import Engine
 from pydrbd.errors import PydrbdError
 from pydrbd.sim import peek
+from pydrbd.sim.broken_disks import BrokenDiskActions
 from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.disk_faults import DiskActions
 from pydrbd.sim.net_faults import NetActions
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 CONVERGE = 150.0
 
 
-class Scenario(DiskActions, NetActions, ResumeActions):
+class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions):
     """Runs one world from its start to its end; raises Violation."""
 
     def run(self) -> None:
@@ -94,7 +95,8 @@ class Scenario(DiskActions, NetActions, ResumeActions):
         def connect(_result: object, error: PydrbdError | None) -> None:
             # A victim that comes back connected before its disk is refused it again: still to be resolved.
             refused = self.victim is not None and "Split-Brain" in str(error)
-            if error is not None and not refused:
+            broken = node.disk.fault is not None or "simulated I/O error" in str(error)
+            if error is not None and not refused and not broken:
                 raise Violation("attach", f"{node.name}: attach failed: {error}")
             if node.up:
                 node.command("connect", lambda e: e.connect())
@@ -348,6 +350,7 @@ class Scenario(DiskActions, NetActions, ResumeActions):
         world = self.world
         for node in self.nodes:
             node.crash_after = 0
+            yield from self._mend(node)
         self._end_partition(self._partitions)
         self._end_net_faults()
         if not serve and self.rng.random() < 0.5:
@@ -371,6 +374,7 @@ class Scenario(DiskActions, NetActions, ResumeActions):
                 raise Violation("liveness", f"the nodes do not converge: {self._tell()}")
             for node in self.nodes:
                 yield from self._attach(node)
+                yield from self._renew(node)
                 if node.up and self._disk(node) == Disk.DISKLESS and self._conn(node) >= Conn.CONNECTED:
                     # Its disk does not fit the peer's data: let the two meet as disks.
                     yield from self._demote(node)
