@@ -8,7 +8,9 @@ restart_rounds() {
     mkfs.ext4 -q -F "$device"
     mount -o errors=remount-ro "$device" /mnt/fs
     PYDRBD_SUPERVISOR=yes on alpha up r0
+    echo "at $SECONDS s: rounds begin"
     python3 "$SUPPORT/vm_restart.py" "$1" "$2"
+    echo "at $SECONDS s: rounds end"
     grep -q "^$device /mnt/fs ext4 rw," /proc/mounts
     ! dmesg | grep -E -i 'i/o error|remount|aborting journal|EXT4-fs error'
     umount /mnt/fs
