@@ -7,12 +7,13 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 SEEDS ?= 1000
 ROUNDS ?= 50
+RESTART_ROUNDS ?= 10
 TIME ?= 600
 TARGET ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test lint types sim sim-mutants fuzz torture lock clean
+.PHONY: help setup setup-test demo test lint types sim sim-mutants fuzz torture restart-test lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +48,9 @@ torture: setup-test ## ROUNDS (50) of kills, stops, cuts and swaps of two real n
 
 fuzz: setup ## coverage-guided fuzzing for TIME (600) seconds in all; TARGET=name: only that one
 	$(PYTHON) -m tests.fuzz --time $(TIME) --save $(TARGET)
+
+restart-test: setup-test ## RESTART_ROUNDS (10) crashes and restarts under ext4 and fio in a virtual machine
+	PYDRBD_ROUNDS=$(RESTART_ROUNDS) $(PYTHON) -m pytest -s tests/test_vm_restart.py $(PYTEST_ARGS)
 
 lock: setup ## make the lock files anew from pyproject.toml (LOCK_ARGS=--upgrade for newest versions)
 	scripts/lock $(LOCK_ARGS)

@@ -97,6 +97,7 @@ def test_a_process_kept_ready_takes_over_at_once(pair: Pair) -> None:
             kill(pair)
             watched.wait_restarts(number)
             assert pid_of(pair) == spare.pid
+            print(f"crash: in service after {watched.supervisor.state.pause_ms} ms")
             assert pair.alpha.state()[0] == Role.PRIMARY
         wait_until(lambda: watched.supervisor._spare is not None, 20, "the next one")
 

@@ -1,0 +1,52 @@
+"""The systemd units: what install-units writes is what systemd understands."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from pydrbd.cli.supervise import UNITS
+from tests.support.cli import CliNode
+
+
+def written(folder: Path) -> dict[str, str]:
+    CliNode("alpha", folder / "none.res", folder, []).ok("install-units", str(folder))
+    return {unit: (folder / unit).read_text() for unit in UNITS}
+
+
+def test_units_run_this_pydrbd_and_never_send_sigterm(tmp_path: Path) -> None:
+    texts = written(tmp_path)
+    for text in texts.values():
+        assert "@PYDRBD@" not in text
+        assert "KillSignal=SIGKILL" in text
+        # After the network; mounts come later, and go first at shutdown.
+        assert "Before=remote-fs-pre.target" in text
+    main = texts["pydrbd@.service"]
+    assert "After=network-online.target" in main
+    command = next(line for line in main.splitlines() if line.startswith("ExecStart="))
+    program = command.removeprefix("ExecStart=").split(" supervise ")[0].split()
+    shown = subprocess.run([*program, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    assert "supervise" in shown.stdout
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    written(tmp_path)
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        # Where there is no systemd the units cannot be used either; the other test still holds.
+        return
+    # `man` asks for manual pages, which are not installed everywhere.
+    for unit in UNITS:
+        instance = tmp_path / unit.replace("@.", "@r0.")
+        done = subprocess.run(
+            [analyze, "verify", "--man=no", "--recursive-errors=no", str(instance)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:", "PATH": "/usr/bin:/bin"},
+            check=False,
+        )
+        ours = [line for line in done.stderr.splitlines() if "pydrbd" in line]
+        assert not ours, done.stderr
+        assert done.returncode == 0, done.stderr
