@@ -147,7 +147,7 @@ class Node:
         self.paths: RunPaths = paths(run_dir, view.node_name, view.name)
         self._quit = quit_process
         self.engine = Engine(engine_options(view), secrets.token_bytes)
-        self.log = LogWriter(view.name)
+        self.log = LogWriter(view.name, path=self.paths.log_file)
         self.disks = Disks(disk_specs(view))
         self.workers = Workers()
         self.driver = Driver(self.engine, self.disks, self.workers, self.log)

@@ -6,7 +6,9 @@ import ctypes
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,5 +158,36 @@ def test_log_lines_are_written_in_order_and_dropped_when_the_log_is_stuck(
     assert numbers[0] == 0
     assert 20 < len(numbers) < 500
     log.stop()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_full_log_file_is_renamed_and_a_new_one_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "FILE_LIMIT", 20_000)
+    path = tmp_path / "log"
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    log = LogWriter("r0", fd, path)
+    log.start()
+    for number in range(1950):
+        log.put("info", f"line {number}")
+    log.stop()
+    os.write(fd, b"from elsewhere\n")
+    os.close(fd)
+    text = path.read_text()
+    older = Path(f"{path}.1").read_text()
+    assert text.endswith("line 1949\nfrom elsewhere\n")
+    assert max(len(text), len(older)) < 30_000
+    assert older.splitlines()[-1].partition("line ")[2] == str(int(text.split("line ")[1].split()[0]) - 1)
+
+
+def test_the_last_words_of_a_process_do_not_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "EMERGENCY_SECONDS", 0.2)
+    reader, writer = os.pipe()
+    log = LogWriter("r0", writer)
+    begin = time.monotonic()
+    log.emergency("x" * (1 << 20))
+    assert 0.1 < time.monotonic() - begin < 5, "nobody reads the pipe"
     os.close(reader)
     os.close(writer)

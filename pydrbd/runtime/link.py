@@ -12,6 +12,9 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+
+# getaddrinfo() would load it at the first connection, and the disk it is on may wait for us by then.
+import encodings.idna  # noqa: F401
 import random
 import socket
 import threading
