@@ -17,6 +17,14 @@ import time
 _MCL_CURRENT = 1
 
 
+def _memory() -> str:
+    with open("/proc/meminfo", encoding="ascii") as file:
+        wanted = [
+            line.split() for line in file if line.startswith(("MemFree", "MemAvail", "Dirty", "Writeback:"))
+        ]
+    return ", ".join(f"{name} {int(number) >> 10}" for name, number, _ in wanted) + " MiB"
+
+
 def main() -> None:
     """Write `longest gap in seconds` to the file when told to end."""
     name, result = sys.argv[1:]
@@ -25,12 +33,16 @@ def main() -> None:
     ctypes.CDLL(None).mlockall(_MCL_CURRENT)
     file = os.open(f"/sys/block/{name}/stat", os.O_RDONLY)
     last, since, longest = -1, time.monotonic(), 0.0
+    told = since
     while not stop:
         words = os.pread(file, 400, 0).split()
         done, waiting, now = int(words[4]), int(words[8]), time.monotonic()
         if done != last or not waiting:
             last, since = done, now
         longest = max(longest, now - since)
+        if now >= told + 5.0:
+            told = now
+            print(f"writes {done}, in flight {waiting}, longest gap {longest:.1f} s, {_memory()}", flush=True)
         time.sleep(0.02)
     with open(result, "w", encoding="ascii") as output:
         output.write(f"{longest:.2f}\n")
