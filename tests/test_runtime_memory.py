@@ -80,7 +80,7 @@ def test_what_a_protected_process_starts_is_ordinary() -> None:
     seen: list[int] = []
 
     def start_handlers() -> None:
-        memory.set_io_flusher(True)
+        memory.set_io_flusher(on=True)
         with memory.ordinary(), subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
             seen.append(_flags(Path(f"/proc/{child.pid}")) & _FLUSHER)
         seen.append(_flags(Path(f"/proc/self/task/{threading.get_native_id()}")) & _FLUSHER)
@@ -90,8 +90,12 @@ def test_what_a_protected_process_starts_is_ordinary() -> None:
     thread.join()
     assert seen == [0, _FLUSHER if _may() else 0]
 
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
-        Path(f"/proc/{child.pid}/oom_score_adj").write_text("400")
-        memory.ordinary_score(child.pid)
-        assert memory.oom_score_adj(child.pid) == 0
-    memory.ordinary_score(child.pid)
+    # In a program of its own, which has raised its score: lowering it is not permitted to everybody.
+    raised = "from pathlib import Path; Path('/proc/self/oom_score_adj').write_text('400'); "
+    raised += (
+        "import subprocess; from pydrbd.runtime import memory; COMMAND = 'cat /proc/self/oom_score_adj'; "
+    )
+    for command, score in (("COMMAND.split()", "400"), ("memory.ordinary_shell(COMMAND)", "0")):
+        program = [sys.executable, "-c", f"{raised} subprocess.run({command})"]
+        output = subprocess.run(program, capture_output=True, text=True, check=True, timeout=30).stdout
+        assert output.split() == [score]

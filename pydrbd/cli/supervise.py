@@ -36,7 +36,7 @@ def supervise_command(app: App, name: str) -> None:
     the background; a service manager (systemd: pydrbd@RESOURCE.service) runs it itself. It ends
     after `down`. When it is ended alone, the resource goes on without a supervisor.
     """
-    from pydrbd.runtime.launch import io_flusher
+    from pydrbd.runtime import memory
     from pydrbd.runtime.logs import LogWriter
     from pydrbd.supervisor.devices import KernelDevices
     from pydrbd.supervisor.remote import Remote
@@ -51,9 +51,11 @@ def supervise_command(app: App, name: str) -> None:
 
     bring_up(Target(resource, None))
     # It must be able to work while everybody waits for the device that it is there to revive.
-    io_flusher()
+    memory.set_io_flusher(on=True)
     log = LogWriter(f"{resource.name} supervisor")
     log.start()
+    for problem in memory.protect():
+        log.put("warning", problem)
     devices = KernelDevices(app.run_dir, app.node, resource.name, sorted(resource.view.volumes))
     supervisor = Supervisor(
         resource.view, app.config_file, app.run_dir, devices, log.put, Settings(health=_health_seconds())

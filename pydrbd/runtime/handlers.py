@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from pydrbd.engine.orders import RunHandler
+from pydrbd.runtime import memory
 from pydrbd.runtime.logs import LogWriter
 
 #: A handler that has not ended by then is killed, with all that it started.
@@ -65,14 +66,16 @@ class Handlers:
         return status
 
     def _execute(self, command: str, volume: int) -> tuple[int | None, str]:
-        with subprocess.Popen(
-            ["/bin/sh", "-c", command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **self._environment(volume)},
-            start_new_session=True,
-        ) as process:
+        with memory.ordinary():
+            started = subprocess.Popen(
+                memory.ordinary_shell(command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self._environment(volume)},
+                start_new_session=True,
+            )
+        with started as process:
             status: int | None = None
             try:
                 output, _ = process.communicate(timeout=self._seconds)

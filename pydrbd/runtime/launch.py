@@ -29,6 +29,7 @@ from typing import IO
 
 from pydrbd.config.view import ResourceView
 from pydrbd.errors import ControlError
+from pydrbd.runtime import memory
 
 #: Seconds until the control socket must answer; far more than it takes, also on a machine that is overloaded.
 START_TIMEOUT = 60.0
@@ -38,7 +39,7 @@ THREADS = 4
 LONGEST_SOCKET_PATH = 107
 #: What the files of a process are called that waits for the end of the present one.
 _STANDBY = ".next"
-_PR_SET_PDEATHSIG, _PR_SET_IO_FLUSHER, _PR_GET_IO_FLUSHER = 1, 57, 58
+_PR_SET_PDEATHSIG = 1
 _LOG_TAIL_LINES = 12
 
 
@@ -274,19 +275,13 @@ def _io_flusher() -> Iterator[None]:
 
     Needs CAP_SYS_RESOURCE; without it things work, but a storm of dirty pages may slow down to a halt.
     """
-    libc = ctypes.CDLL(None)
-    was_on = libc.prctl(_PR_GET_IO_FLUSHER, 0, 0, 0, 0) == 1
-    on = io_flusher()
+    was_on = memory.io_flusher() is True
+    on = memory.set_io_flusher(on=True)
     try:
         yield
     finally:
         if on and not was_on:
-            libc.prctl(_PR_SET_IO_FLUSHER, 0, 0, 0, 0)
-
-
-def io_flusher() -> bool:
-    """PR_SET_IO_FLUSHER for this thread and what it starts from now on; False without CAP_SYS_RESOURCE."""
-    return bool(ctypes.CDLL(None).prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0)
+            memory.set_io_flusher(on=False)
 
 
 def outlive_parent() -> None:

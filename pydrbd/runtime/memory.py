@@ -43,7 +43,7 @@ def io_flusher() -> bool | None:
     return None if answer < 0 else bool(answer)
 
 
-def set_io_flusher(on: bool) -> bool:
+def set_io_flusher(*, on: bool) -> bool:
     """Set it for the calling thread and what it starts from now on; whether that was permitted."""
     return bool(_libc.prctl(_PR_SET_IO_FLUSHER, int(on), 0, 0, 0) == 0)
 
@@ -89,19 +89,19 @@ def protect() -> list[str]:
 def ordinary() -> Iterator[None]:
     """Processes that the calling thread starts here do not inherit PR_SET_IO_FLUSHER.
 
-    Their oom_score_adj has to be reset as well: `ordinary_score`.
+    Their oom_score_adj has to be reset as well: `ordinary_shell`.
     """
     had = io_flusher() is True
     if had:
-        set_io_flusher(False)
+        set_io_flusher(on=False)
     try:
         yield
     finally:
         if had:
-            set_io_flusher(True)
+            set_io_flusher(on=True)
 
 
-def ordinary_score(pid: int) -> None:
-    """Give a child (a handler) the score of an ordinary process; nothing happens if it has ended."""
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/oom_score_adj").write_text("0")
+def ordinary_shell(command: str) -> list[str]:
+    """A shell that runs `command` with the oom_score_adj of an ordinary process."""
+    reset = 'echo 0 2> /dev/null > /proc/self/oom_score_adj; exec /bin/sh -c "$0"'
+    return ["/bin/sh", "-c", reset, command]
