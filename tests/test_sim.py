@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -29,7 +30,7 @@ FORMER = (
     *(10010, 10050, 10446, 20084, 20180, 20348, 20532, 20587, 30061, 30682),
 )
 #: The same with the full fault model.
-FORMER_SWARM = (2, 3, 20, 31, 46, 100, 207, 274, 200113, 200350)
+FORMER_SWARM = (2, 3, 20, 31, 46, 100, 207, 274, 361, 363, 200113, 200350)
 
 
 def _explain(result: Result, more: str = "") -> str:
@@ -75,6 +76,19 @@ def test_a_swarm_seed_is_the_same_run_every_time_and_not_the_plain_one() -> None
     first, second = (run_seed(2, swarm=True) for _ in range(2))
     assert first.trace_hash == second.trace_hash
     assert first.trace_hash != run_seed(2).trace_hash
+
+
+def test_a_run_does_not_depend_on_when_python_collects_garbage() -> None:
+    """The scripts of dead processes are closed then, and resolve tickets."""
+    seed = 307
+    hashes = {run_seed(seed, swarm=True).trace_hash}
+    usual = gc.get_threshold()
+    gc.set_threshold(20, 2, 2)
+    try:
+        hashes.add(run_seed(seed, swarm=True).trace_hash)
+    finally:
+        gc.set_threshold(*usual)
+    assert len(hashes) == 1
 
 
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed_of_python() -> None:

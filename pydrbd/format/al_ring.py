@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 from crc32c import crc32c
@@ -107,6 +108,7 @@ class _Block:
     context: tuple[tuple[int, int], ...]
 
 
+@lru_cache(maxsize=64)
 def _parse(block: bytes) -> _Block | None:
     magic, number, crc, kind, n_updates, context_size, start = _HEADER.unpack_from(block)
     if magic != _MAGIC:

@@ -24,7 +24,7 @@ from pydrbd.sim import peek
 from pydrbd.sim.clock import Violation
 from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk
 from pydrbd.sim.driver import Observer, Task
-from pydrbd.sim.history import ZERO, Branch, Write, value_of
+from pydrbd.sim.history import ZERO, Branch, Write, payload, value_of
 from pydrbd.sim.power import PowerChecks
 from pydrbd.sim.promises import Promises
 from pydrbd.units import AL_EXTENT_BYTES, SECTOR
@@ -90,9 +90,13 @@ class Checker(PowerChecks, Observer):
             self._check_covered((block,))
 
     def _check_order(self, node: Node, sector: int, old: bytes, new: bytes) -> None:
-        before, after = value_of(old, sector), value_of(new, sector)
-        newer, older = self.writes.get(before), self.writes.get(after)
-        if before == ZERO or newer is None or not newer.acked or after == ZERO:
+        before = value_of(old, sector)
+        newer = self.writes.get(before)
+        if before == ZERO or newer is None or not newer.acked:
+            return
+        after = value_of(new, sector)
+        older = self.writes.get(after)
+        if after == ZERO:
             return
         if newer.volatile or (older is not None and older.ended >= newer.invoked):
             return
@@ -187,6 +191,10 @@ class Checker(PowerChecks, Observer):
 
     def holds(self, node: Node, write: Write) -> bool:
         """Is the write on the node's disk, or overwritten by one that was under way with it or came later?"""
+        if write.kind == "write":
+            held = node.disk.read(write.first * SECTOR, write.sectors * SECTOR)
+            if held == payload(write.number, write.first, write.sectors):
+                return True
         for sector in range(write.first, write.first + write.sectors):
             value = self.world.sector(node, sector)
             if value == write.value:

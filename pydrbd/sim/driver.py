@@ -23,6 +23,7 @@ from pydrbd.engine.orders import (
     Order,
     RunHandler,
     Script,
+    Ticket,
     WriteMeta,
 )
 from pydrbd.errors import PydrbdError
@@ -181,9 +182,12 @@ class SimDriver:
             self.clock.after(self._delay(), self._carry_out, task, order)
         else:
             ticket = order.ticket
-            ticket.waiters.append(
-                lambda: self.clock.after(self._delay() / 10, lambda: self._step(task, ticket.value))
-            )
+            ticket.waiters.append(lambda: self._wake(task, ticket))
+
+    def _wake(self, task: Task, ticket: Ticket) -> None:
+        # Python closes the scripts of a dead process whenever it likes, and their `finally` resolves tickets.
+        if self.alive:
+            self.clock.after(self._delay() / 10, lambda: self._step(task, ticket.value))
 
     def _carry_out(self, task: Task, order: Order) -> None:
         if not self.alive:

@@ -17,7 +17,7 @@ def state(engine: Engine, volume: int) -> State:
 
 
 def is_primary(engine: Engine) -> bool:
-    return all(volume.state.role == Role.PRIMARY for volume in engine.volumes.values())
+    return engine.role == Role.PRIMARY
 
 
 def connected(engine: Engine) -> bool:

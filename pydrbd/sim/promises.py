@@ -50,7 +50,7 @@ class Promises:
         together = s.conn >= Conn.CONNECTED and s.pdsk >= Disk.INCONSISTENT
         open_still = []
         for write in writes:
-            if self.checker.holds(peer, write) or (not together and self._alone(node)):
+            if self._arrived(node, peer, write) or (not together and self._alone(node)):
                 self._keep(node, write)
             else:
                 open_still.append(write)
@@ -61,6 +61,14 @@ class Promises:
         branch = self.checker.branch[node.name]
         for write in self._open.pop(node.name, ()):
             branch.end(write, self.checker.world.clock.step, acked=False)
+
+    def _arrived(self, node: Node, peer: Node, write: Write) -> bool:
+        """Does the peer have the write, or what the node itself has there by now?"""
+        value = self.checker.world.sector
+        return all(
+            (there := value(peer, sector)) == write.value or there == value(node, sector)
+            for sector in range(write.first, write.first + write.sectors)
+        )
 
     def _alone(self, node: Node) -> bool:
         """Does the node's disk say durably that the peer may lack writes?"""

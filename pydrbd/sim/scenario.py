@@ -287,6 +287,9 @@ class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions):
         self.world.network.heal()
         yield from self._until(self._split_noticed, "the split brain to be noticed")
         yield from self._resolve(self.rng.choice(self.nodes))
+        if self.world.profile.swarm:
+            # The recovery ends before its victim may be anything else again.
+            yield from self._agree()
         self.manual.clear()
         self.calm = False
         self.world.network.faults = self.world.profile.net_faults
