@@ -39,7 +39,7 @@ storm() {
     local mode=$1 amount=$2 device watch begin end
     pair_up "$mode"
     on alpha primary r0
-    [ "$mode" = direct ] || protected
+    protected
     device=$(on alpha map r0/0)
     mkfs.ext4 -q -F "$device"
     mount "$device" /mnt/fs
@@ -62,7 +62,7 @@ storm() {
 
 # usage: resident NODE   The most memory its process had, in KiB.
 resident() {
-    sed -n 's/^VmHWM: *\([0-9]*\) kB/\1/p' "/proc/$(pid_of "$1")/status"
+    sed -n 's/^VmHWM:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$(pid_of "$1")/status"
 }
 
 # Nobody was killed, nobody waited for minutes.
