@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pydrbd.engine.orders import FlushDisk, IoFailed
-from pydrbd.vocabulary import Conn, Disk
+from pydrbd.vocabulary import Conn, Disk, Role
 from pydrbd.wire import packets as p
-from tests.support.engine_bench import Bench, connect, good_disk, pair_of
+from pydrbd.wire.rle import BitmapSender
+from pydrbd.wire.stateword import pack_state
+from tests.support.engine_bench import DISK_BYTES, PAIR_UUID, Bench, connect, good_disk, pair_of
 
 
-def greeted() -> Bench:
-    """A node with a good disk in the handshake: its peer has sent PROTOCOL, and no STATE."""
-    pair = pair_of(good_disk(), good_disk())
+def greeted(*, own: bool = True) -> Bench:
+    """A node with a good disk (or none) in the handshake: its peer has sent PROTOCOL, and no STATE."""
+    pair = pair_of(good_disk() if own else None, good_disk())
     node = pair.one
     node.start("connect", node.engine.connect())
     while node.step():
@@ -64,3 +68,106 @@ def test_the_disk_is_gone_when_the_peer_agrees_to_a_detach() -> None:
     say(one, p.StateChangeReply(1))
     assert one.results["detach"] is None
     assert pair.disks() == (Disk.DISKLESS, Disk.UP_TO_DATE)
+
+
+# --- a peer that is connected ------------------------------------------------------------------------
+LIMITS = p.QueueLimits(512, 512, 0, 512, 0, 1, 1, 0)
+
+
+def met(
+    *, own: bool = True, disk: Disk = Disk.UP_TO_DATE, uuids: bool = True, sectors: int = DISK_BYTES // 512
+) -> Bench:
+    """A node that has heard all of a handshake; `own`: has it a disk? The rest is what the peer said."""
+    node = greeted(own=own)
+    say(node, p.Sizes(sectors, 0, sectors, 1 << 20, limits=LIMITS))
+    if uuids:
+        say(node, p.Uuids(PAIR_UUID, 0, 0, 0, 0))
+    say(node, state(Conn.WF_REPORT_PARAMS, disk))
+    return node
+
+
+def state(conn: Conn, disk: Disk) -> p.State:
+    return p.State(pack_state(Role.SECONDARY, Role.SECONDARY, conn, disk, Disk.UP_TO_DATE))
+
+
+def conn_of(node: Bench) -> Conn:
+    return node.volume.state.conn
+
+
+def pass_time(node: Bench, seconds: float) -> None:
+    """The peer answers pings and nothing else."""
+    for _ in range(round(seconds * 10)):
+        node.engine.tick(node.engine.now + 0.1)
+        say(node, p.PingAck())
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [p.StateChangeRequest(0x1F0, Conn.STARTING_SYNC_S << 4), state(Conn.AHEAD, Disk.UP_TO_DATE)],
+    ids=["full sync", "ahead"],
+)
+def test_no_resync_from_a_peer_that_never_told_its_generation(packet: p.Packet) -> None:
+    node = met(uuids=False)
+    say(node, packet)
+    say(node, p.SyncUuid(0x6660))
+    assert "whose UUIDS have not come" in "".join(node.log), node.log
+    assert conn_of(node) == Conn.WF_CONNECTION
+    assert not node.disk.blocks
+
+
+def test_a_diskless_node_believes_no_impossible_size() -> None:
+    node = met(own=False, sectors=(1 << 64) - 1)
+    assert node.volume.size == 0
+    assert "claims a device of 18446744073709551615 sectors" in "".join(node.log)
+
+
+def test_a_second_bitmap_does_not_start_a_second_resync() -> None:
+    node = met(disk=Disk.INCONSISTENT)
+    assert node.volume.state.conn is Conn.WF_BITMAP_S
+    bits = node.volume.bitmap.bits
+    twice = [*BitmapSender(bytes(bits // 8), bits)] * 2
+    node.engine.on_packets(node.session, p.Channel.DATA, twice)
+    assert "the bitmap is complete already" in "".join(line.text for line in node.engine.out.log)
+    assert node.volume.generation is not None
+    while node.step():
+        pass
+    assert node.volume.generation.bitmap == 0
+
+
+def test_a_resync_answer_that_comes_twice_is_a_violation() -> None:
+    node = met()
+    node.volume.bitmap.set(0, 1)
+    node.engine.set_state(node.volume, conn=Conn.SYNC_TARGET, disk=Disk.INCONSISTENT)
+    node.volume.resync.begin()
+    node.engine.tick(0.1)
+    reply = p.RsDataReply(0, p.RESYNC_ID, b"1" * 4096)
+    other = p.RsDataReply(0, p.RESYNC_ID, b"2" * 4096)
+    node.engine.on_packets(node.session, p.Channel.DATA, [reply, other])
+    assert "that was not asked for" in "".join(line.text for line in node.engine.out.log)
+    while node.step():
+        pass
+    assert node.disk.read(0, 1) == b"1"
+
+
+@pytest.mark.parametrize("what", ["disconnect", "read", "resync"])
+def test_a_peer_that_answers_pings_alone_is_given_up(what: str) -> None:
+    node = met(own=what != "read")
+    if what == "read":
+        node.start("promote", node.engine.promote())
+        say(node, p.PingAck())
+        say(node, p.StateChangeReply(1))
+        node.start("it", node.engine.read(0, 0, 4096))
+    elif what == "disconnect":
+        node.start("it", node.engine.disconnect())
+    else:
+        node.volume.bitmap.set(0, 1)
+        node.engine.set_state(node.volume, conn=Conn.SYNC_TARGET, disk=Disk.INCONSISTENT)
+        node.volume.resync.begin()
+    pass_time(node, 40)
+    assert "it" not in node.results
+    assert conn_of(node) >= Conn.CONNECTED
+    pass_time(node, 4)
+    assert conn_of(node) < Conn.CONNECTED
+    assert "the peer answered nothing to" in "".join(node.log)
+    if what != "resync":
+        assert "it" in node.results

@@ -77,9 +77,7 @@ def _ask_peer(engine: Engine, volume: Volume, mask: int, value: int) -> Script[N
     session = engine.session
     if session is None or volume.state.conn < Conn.CONNECTED:
         return
-    ticket = session.change = Ticket()
-    session.send(packets.StateChangeRequest(mask, value, volume.number))
-    result = yield Await(ticket)
+    result = yield Await(session.ask(packets.StateChangeRequest(mask, value, volume.number)))
     if result < peer_state.SUCCESS:
         _refuse(engine, _known(result))
 
@@ -264,9 +262,8 @@ def _disconnect(engine: Engine, force: bool) -> Script[None]:
         # Only now: the session of a moment ago may be gone, and another one be there.
         session = engine.session
         if session is not None and engine.connection == Conn.CONNECTED:
-            ticket = session.connection_change = Ticket()
-            session.send(packets.ConnStateChangeRequest(CONN_MASK, Conn.DISCONNECTING << 4))
-            result = yield Await(ticket)
+            request = packets.ConnStateChangeRequest(CONN_MASK, Conn.DISCONNECTING << 4)
+            result = yield Await(session.ask(request))
             if result < peer_state.SUCCESS and engine.session is session:
                 _refuse(engine, _known(result))
     if not engine.is_stand_alone():

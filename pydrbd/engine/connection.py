@@ -1,7 +1,8 @@
-"""One connection to the peer, from the two sockets to its loss: handshake, states, packets.
+"""One connection to the peer, from the two sockets to its loss: states and packets.
 
-Floor: engine. Neighbours: sync.py (the decision and what follows), peer_requests.py (the peer's writes
-and reads), transfer_log (acks), engine.py (state changes, the loss of a connection).
+Floor: engine. Neighbours: handshake.py (what comes first), sync.py (the decision and what follows),
+peer_requests.py (the peer's writes and reads), transfer_log (acks), engine.py (state changes, the loss
+of a connection).
 
 A Session lives from `link_up` to the loss of either socket; whatever still runs afterwards compares
 `engine.session` with its own and holds its tongue. Handlers run under the mutex and do no I/O; what
@@ -10,17 +11,16 @@ needs the disk becomes a script. Source of the order: section on the handshake o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import Enum
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.engine import peer_requests, peer_state, sync
+from pydrbd.engine import handshake, peer_requests, peer_state, sync
+from pydrbd.engine.handshake import Phase
 from pydrbd.engine.orders import Ticket
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import MAX_DATA_BYTES, SECTOR
-from pydrbd.version import PROTOCOL_MAX, PROTOCOL_MIN
 from pydrbd.vocabulary import Conn, Disk, Refusal
-from pydrbd.wire import auth, packets
+from pydrbd.wire import packets
 from pydrbd.wire.packets import Features, Packet
 from pydrbd.wire.rle import BitmapReceiver, BitmapRuns
 
@@ -28,22 +28,7 @@ if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
     from pydrbd.engine.volume import Volume
 
-OUR_FEATURES = Features.TRIM | Features.THIN_RESYNC | Features.WSAME | Features.WZEROES
-#: In the reserved bytes of CONNECTION_FEATURES, which DRBD ignores: our flush waits for the peer's
-#: barrier ack, so the peer need not flush before it takes the writes behind a barrier.
-FLUSH_WAITS_MARK = b"pydrbd:flush-waits"
-
 Handler = Callable[["Session", Any], None]
-
-
-class Phase(Enum):
-    """What the data socket must carry next."""
-
-    FEATURES = "CONNECTION_FEATURES"
-    CHALLENGE = "AUTH_CHALLENGE"
-    RESPONSE = "AUTH_RESPONSE"
-    PROTOCOL = "PROTOCOL"
-    RUNNING = "packets"
 
 
 class Session:
@@ -60,11 +45,14 @@ class Session:
         self.opened = engine.now
         self.challenge = b""
         self.sequences: dict[int, int] = {}
-        self.replies: dict[int, tuple[Ticket, int, int, int]] = {}
+        #: Our reads of the peer's disk, oldest first: ticket, volume, offset, length, when they were sent.
+        self.replies: dict[int, tuple[Ticket, int, int, int, float]] = {}
         self._next_reply = 1
         #: The answer to our own state change request.
         self.change: Ticket | None = None
         self.connection_change: Ticket | None = None
+        #: When the last of these was sent.
+        self.asked_at = 0.0
         self.peer_closing = False
         self.bitmaps: dict[int, BitmapReceiver] = {}
         self.prepared: set[int] = set()
@@ -92,8 +80,19 @@ class Session:
     def expect_reply(self, ticket: Ticket, volume: Volume, offset: int, length: int) -> int:
         """A block id for DATA_REQUEST whose answer resolves `ticket`."""
         ident, self._next_reply = self._next_reply, self._next_reply + 1
-        self.replies[ident] = (ticket, volume.number, offset, length)
+        self.replies[ident] = (ticket, volume.number, offset, length, self.engine.now)
         return ident
+
+    def ask(self, packet: packets.StateChangeRequest) -> Ticket:
+        """Send a state change request; the ticket's value will be the number that the peer answers."""
+        ticket = Ticket()
+        if isinstance(packet, packets.ConnStateChangeRequest):
+            self.connection_change = ticket
+        else:
+            self.change = ticket
+        self.asked_at = self.engine.now
+        self.send(packet)
+        return ticket
 
     def ping(self) -> None:
         """Ask for a sign of life within ping-timeout."""
@@ -110,8 +109,8 @@ class Session:
     def handle(self, packet: Packet) -> None:
         """Act on one packet."""
         try:
-            if self.phase is not Phase.RUNNING:
-                self._handshake(packet)
+            if self.phase is not Phase.RUNNING and not isinstance(packet, packets.Ping | packets.PingAck):
+                handshake.take(self, packet)
                 return
             handler = HANDLERS.get(type(packet))
             if handler is None:
@@ -142,84 +141,6 @@ class Session:
             )
         return volume
 
-    # --- handshake -------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """The sockets exist: say what we can."""
-        reserved = FLUSH_WAITS_MARK.ljust(60, b"\0")
-        self.send(packets.ConnectionFeatures(PROTOCOL_MIN, OUR_FEATURES, PROTOCOL_MAX, reserved))
-
-    def _handshake(self, packet: Packet) -> None:
-        if isinstance(packet, packets.Ping | packets.PingAck):
-            HANDLERS[type(packet)](self, packet)
-            return
-        expected, step = _HANDSHAKE[self.phase]
-        if type(packet) is not expected:
-            text = f"expected {self.phase.value}, received {type(packet).__name__}"
-            if self.phase in (Phase.CHALLENGE, Phase.PROTOCOL) and isinstance(
-                packet, packets.Protocol | packets.AuthChallenge
-            ):
-                self.engine.refuse_peer(f"{text}: only one side has a shared secret configured")
-                return
-            raise ProtocolViolation(text)
-        step(self, packet)
-
-    def on_features(self, packet: packets.ConnectionFeatures) -> None:
-        version = min(packet.max or packet.min, PROTOCOL_MAX)
-        if version < max(packet.min, PROTOCOL_MIN):
-            self.engine.refuse_peer(
-                f"incompatible DRBD dialects: we speak {PROTOCOL_MIN}-{PROTOCOL_MAX},"
-                f" the peer {packet.min}-{packet.max}"
-            )
-            return
-        self.features = packet.features & OUR_FEATURES
-        self.flush_waits = packet.reserved.startswith(FLUSH_WAITS_MARK)
-        if self.engine.options.cram_hmac_alg:
-            self.challenge = self.engine.entropy(packets.CHALLENGE_BYTES)
-            self.send(packets.AuthChallenge(self.challenge))
-            self.phase = Phase.CHALLENGE
-        else:
-            self._send_configuration()
-
-    def on_challenge(self, packet: packets.AuthChallenge) -> None:
-        if packet.data == self.challenge:
-            self.engine.refuse_peer("the peer sent our own challenge back: refused")
-            return
-        options = self.engine.options
-        answer = auth.response(options.cram_hmac_alg, options.shared_secret, packet.data)
-        self.send(packets.AuthResponse(answer))
-        self.phase = Phase.RESPONSE
-
-    def on_response(self, packet: packets.AuthResponse) -> None:
-        options = self.engine.options
-        if not auth.response_matches(
-            options.cram_hmac_alg, options.shared_secret, self.challenge, packet.data
-        ):
-            self.engine.refuse_peer(
-                "authentication of the peer failed: its shared-secret or cram-hmac-alg is not ours"
-            )
-            return
-        self._send_configuration()
-
-    def _send_configuration(self) -> None:
-        self.phase = Phase.PROTOCOL
-        engine = self.engine
-        discard = 1 if engine.discard_my_data else 0
-        self.send(packets.Protocol(engine.options.protocol.number, 0, 0, 0, discard, 0, ""))
-        for volume in engine.volumes.values():
-            volume.peer_uuids = volume.peer_sizes = None
-            volume.discard_my_data = engine.discard_my_data
-            engine.set_state(volume, conn=Conn.WF_REPORT_PARAMS)
-            peer_state.send_parameters(self, volume)
-
-    def on_protocol(self, packet: packets.Protocol) -> None:
-        engine = self.engine
-        problem = protocol_mismatch(packet, engine.options.protocol.number, engine.discard_my_data)
-        if problem:
-            engine.refuse_peer(f"incompatible {problem} settings")
-            return
-        self.phase = Phase.RUNNING
-
     # --- bitmap exchange ---------------------------------------------------------------------------
 
     def on_bitmap(self, packet: packets.Bitmap | packets.CompressedBitmap) -> None:
@@ -245,11 +166,10 @@ class Session:
 
     def _bitmap_complete(self, volume: Volume) -> None:
         spawn, number = self.engine.spawn, volume.number
+        # The receiver stays until the next exchange begins: it refuses what comes behind the end.
         if volume.state.conn == Conn.WF_BITMAP_S:
-            del self.bitmaps[number]
             spawn(f"resync start {number}", sync.start_source(self, volume))
         elif number in self.prepared:
-            del self.bitmaps[number]
             self.prepared.discard(number)
             spawn(f"bitmap answer {number}", sync.answer_bitmap(self, volume))
 
@@ -257,6 +177,8 @@ class Session:
         volume = self.volume(packet)
         if volume.state.disk < Disk.INCONSISTENT:
             return
+        if volume.peer_uuids is None:
+            raise ProtocolViolation(f"SYNC_UUID for volume {packet.volume}, whose UUIDS have not come")
         self.sync_uuids[volume.number] = packet.uuid
         self.sync_uuid_due(volume)
 
@@ -269,7 +191,7 @@ class Session:
     # --- answers -----------------------------------------------------------------------------------
 
     def on_data_reply(self, packet: packets.DataReply) -> None:
-        ticket, number, offset, length = self._expected(packet)
+        ticket, number, offset, length, _ = self._expected(packet)
         if (packet.volume, packet.sector * SECTOR, len(packet.data)) != (number, offset, length):
             raise ProtocolViolation(f"DATA_REPLY for sector {packet.sector} does not fit its request")
         ticket.resolve(bytes(packet.data))
@@ -278,7 +200,7 @@ class Session:
         ticket, *_ = self._expected(packet)
         ticket.resolve(self.engine.io_error("the peer could not read the blocks"))
 
-    def _expected(self, packet: packets.DataReply | packets.NegDReply) -> tuple[Ticket, int, int, int]:
+    def _expected(self, packet: packets.DataReply | packets.NegDReply) -> tuple[Ticket, int, int, int, float]:
         found = self.replies.pop(packet.block_id, None)
         if found is None:
             raise ProtocolViolation(f"{type(packet).__name__} that was not asked for")
@@ -316,10 +238,20 @@ class Session:
         if now - max(self.last_meta, self.last_data) >= options.ping_int:
             self.ping()
             return
-        oldest = engine.transfer_log.oldest_unacked()
         limit = options.timeout * max(options.ko_count, 1)
-        if oldest is not None and now - oldest > limit:
-            engine.drop(self, Conn.TIMEOUT, f"the peer answered nothing to a write for {limit:.0f} s")
+        for what, since in self._owed():
+            if since is not None and now - since > limit:
+                engine.drop(self, Conn.TIMEOUT, f"the peer answered nothing to {what} for {limit:.0f} s")
+                return
+
+    def _owed(self) -> Iterator[tuple[str, float | None]]:
+        """What the peer has to answer (its pings say nothing of that), and since when."""
+        yield "a write", self.engine.transfer_log.oldest_unacked()
+        yield "a read", next((asked for *_, asked in self.replies.values()), None)
+        asked = [t for t in (self.change, self.connection_change) if t is not None and not t.done]
+        yield "a state change request", self.asked_at if asked else None
+        for volume in self.engine.volumes.values():
+            yield "resync requests", volume.resync.owed_since()
 
     def close(self) -> None:
         """The connection is gone: nobody waits for it any more."""
@@ -330,22 +262,6 @@ class Session:
             if change is not None:
                 change.resolve(Refusal.INTERRUPTED.value)
         self.receiver.close()
-
-
-def protocol_mismatch(packet: packets.Protocol, protocol: int, discard: bool) -> str | None:
-    """The first net option of packet PROTOCOL that does not fit ours, by name."""
-    table = (
-        ("protocol", packet.protocol, protocol),
-        ("after-sb-0pri", packet.after_sb_0p, 0),
-        ("after-sb-1pri", packet.after_sb_1p, 0),
-        ("after-sb-2pri", packet.after_sb_2p, 0),
-        ("allow-two-primaries", packet.two_primaries, 0),
-        ("data-integrity-alg", packet.integrity_alg, ""),
-    )
-    for name, theirs, ours in table:
-        if theirs != ours:
-            return name
-    return "discard-my-data (both nodes want to discard)" if discard and packet.flags & 1 else None
 
 
 def _on_sync_param(session: Session, packet: packets.SyncParam) -> None:
@@ -402,13 +318,6 @@ def _on_out_of_sync(session: Session, packet: packets.OutOfSync) -> None:
 def _on_barrier_ack(session: Session, packet: packets.BarrierAck) -> None:
     session.engine.transfer_log.barrier_acked(packet.number, packet.count)
 
-
-_HANDSHAKE: dict[Phase, tuple[type[Packet], Handler]] = {
-    Phase.FEATURES: (packets.ConnectionFeatures, Session.on_features),
-    Phase.CHALLENGE: (packets.AuthChallenge, Session.on_challenge),
-    Phase.RESPONSE: (packets.AuthResponse, Session.on_response),
-    Phase.PROTOCOL: (packets.Protocol, Session.on_protocol),
-}
 
 #: What each packet does once the handshake is over; one that is not here closes the connection.
 HANDLERS: dict[type[Packet], Handler] = {

@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydrbd.engine import admin, disk_faults, generations, observe, peer_state, requests, resume
+from pydrbd.engine import admin, disk_faults, generations, handshake, observe, peer_state, requests, resume
 from pydrbd.engine.aftermath import aftermath, write_refused
-from pydrbd.engine.connection import Phase, Session
+from pydrbd.engine.connection import Session
+from pydrbd.engine.handshake import Phase
 from pydrbd.engine.options import EngineOptions
 from pydrbd.engine.orders import Await, DiskOrder, IoFailed, LinkAction, LogLine, Outputs, Script, Ticket
 from pydrbd.engine.pressure import Pressure
@@ -162,7 +163,7 @@ class Engine:
         self._sessions += 1
         self.session = Session(self, self._sessions, resolve_conflicts)
         self.connection = Conn.WF_REPORT_PARAMS
-        self.session.start()
+        handshake.start(self.session)
         return self._sessions
 
     def connected(self, volume: Volume) -> None:

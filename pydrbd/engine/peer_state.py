@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from pydrbd.engine.volume import Volume
 
 SUCCESS = 1
+#: Largest device of DRBD 8.4: 1 PiB. Without a disk of our own nothing else bounds what a peer claims.
+MAX_DEVICE_BYTES = 1 << 50
 #: What the peer may ask to change, as we see it: its own role and disk, and the start of a full sync.
 _PEER_MAY_CHANGE = PEER_MASK | PDSK_MASK | CONN_MASK
 _SYNC_STARTS = (Conn.STARTING_SYNC_S, Conn.STARTING_SYNC_T)
@@ -109,6 +111,8 @@ def on_sizes(session: Session, packet: packets.Sizes) -> None:
     volume.peer_sizes = packet
     if not volume.has_disk and volume.state.disk != Disk.NEGOTIATING:
         size = packet.current_sectors or packet.configured_sectors or packet.backing_sectors
+        if size > MAX_DEVICE_BYTES // SECTOR:
+            raise ProtocolViolation(f"SIZES of volume {volume.number} claims a device of {size} sectors")
         if not volume.size and size:
             volume.resize(size * SECTOR)
         return

@@ -76,6 +76,9 @@ class Resync:
         self.tokens_at = 0.0
         self.requested = {}
         self.bytes_requested = 0
+        #: Target: starts of ranges whose answer has not come, and when the peer last had to or did answer.
+        self.unanswered: set[int] = set()
+        self.heard_at = 0.0
         #: Source: (offset, length) of answers that the target has not yet acknowledged -> how often.
         self.answers: Counter[tuple[int, int]] = Counter()
         #: Source: the target said that it is done (STATE).
@@ -188,6 +191,9 @@ class Resync:
         session = engine.session
         assert session is not None
         self.requested[offset] = (offset + length, Ticket())
+        if not self.unanswered:
+            self.heard_at = engine.now
+        self.unanswered.add(offset)
         self.bytes_requested += length
         self.tokens -= length
         thin = session.features & Features.THIN_RESYNC
@@ -201,12 +207,14 @@ class Resync:
         offset = packet.sector * SECTOR
         length = packet.size if isinstance(packet, RsDeallocated) else len(packet.data)
         asked = self.requested.get(offset)
-        if asked is None or asked[0] != offset + length:
+        if asked is None or asked[0] != offset + length or offset not in self.unanswered:
             if (session.number, offset, length) in self.late:
                 self.late.discard((session.number, offset, length))
                 return
             session.violation(f"{type(packet).__name__} for sector {packet.sector} that was not asked for")
             return
+        self.unanswered.discard(offset)
+        self.heard_at = self.volume.engine.now
         name = f"resync write {self.volume.number}"
         mine = self.volume.ranges.enter(offset, length)
         self.volume.engine.spawn(name, self._write_answer(session, packet, mine, asked))
@@ -257,9 +265,15 @@ class Resync:
             self.failed_bits += -(-length // BIT_BYTES)
             self._settled(sector * SECTOR)
 
+    def owed_since(self) -> float | None:
+        """Target: since when the source has answered none of our requests, if it owes any."""
+        running = self.volume.state.conn == Conn.SYNC_TARGET
+        return self.heard_at if running and self.unanswered else None
+
     def _settled(self, offset: int) -> None:
         end, ticket = self.requested.pop(offset)
         self.bytes_requested -= end - offset
+        self.unanswered.discard(offset)
         ticket.resolve()
         self.pump()
 

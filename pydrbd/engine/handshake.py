@@ -1,0 +1,142 @@
+"""The handshake of a connection: features, authentication, PROTOCOL; behind it the packets of connection.py.
+
+Floor: engine. Neighbours: connection (the Session, whose `phase` counts), peer_state (what a node then
+says of its volumes). A peer that cannot be ours for good is refused (StandAlone); one that breaks the
+order is a ProtocolViolation (the connection is tried again).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from pydrbd.engine import peer_state
+from pydrbd.errors import ProtocolViolation
+from pydrbd.version import PROTOCOL_MAX, PROTOCOL_MIN
+from pydrbd.vocabulary import Conn
+from pydrbd.wire import auth, packets
+from pydrbd.wire.packets import Features, Packet
+
+if TYPE_CHECKING:
+    from pydrbd.engine.connection import Session
+
+OUR_FEATURES = Features.TRIM | Features.THIN_RESYNC | Features.WSAME | Features.WZEROES
+#: In the reserved bytes of CONNECTION_FEATURES, which DRBD ignores: our flush waits for the peer's
+#: barrier ack, so the peer need not flush before it takes the writes behind a barrier.
+FLUSH_WAITS_MARK = b"pydrbd:flush-waits"
+
+
+class Phase(Enum):
+    """What the data socket must carry next."""
+
+    FEATURES = "CONNECTION_FEATURES"
+    CHALLENGE = "AUTH_CHALLENGE"
+    RESPONSE = "AUTH_RESPONSE"
+    PROTOCOL = "PROTOCOL"
+    RUNNING = "packets"
+
+
+def start(session: Session) -> None:
+    """The sockets exist: say what we can."""
+    reserved = FLUSH_WAITS_MARK.ljust(60, b"\0")
+    session.send(packets.ConnectionFeatures(PROTOCOL_MIN, OUR_FEATURES, PROTOCOL_MAX, reserved))
+
+
+def take(session: Session, packet: Packet) -> None:
+    """The next packet of the handshake. Raises ProtocolViolation if it is another one."""
+    expected, step = _STEPS[session.phase]
+    if type(packet) is not expected:
+        text = f"expected {session.phase.value}, received {type(packet).__name__}"
+        if session.phase in (Phase.CHALLENGE, Phase.PROTOCOL) and isinstance(
+            packet, packets.Protocol | packets.AuthChallenge
+        ):
+            session.engine.refuse_peer(f"{text}: only one side has a shared secret configured")
+            return
+        raise ProtocolViolation(text)
+    step(session, packet)
+
+
+def _on_features(session: Session, packet: packets.ConnectionFeatures) -> None:
+    version = min(packet.max or packet.min, PROTOCOL_MAX)
+    if version < max(packet.min, PROTOCOL_MIN):
+        session.engine.refuse_peer(
+            f"incompatible DRBD dialects: we speak {PROTOCOL_MIN}-{PROTOCOL_MAX},"
+            f" the peer {packet.min}-{packet.max}"
+        )
+        return
+    session.features = packet.features & OUR_FEATURES
+    session.flush_waits = packet.reserved.startswith(FLUSH_WAITS_MARK)
+    if session.engine.options.cram_hmac_alg:
+        session.challenge = session.engine.entropy(packets.CHALLENGE_BYTES)
+        session.send(packets.AuthChallenge(session.challenge))
+        session.phase = Phase.CHALLENGE
+    else:
+        _send_configuration(session)
+
+
+def _on_challenge(session: Session, packet: packets.AuthChallenge) -> None:
+    if packet.data == session.challenge:
+        session.engine.refuse_peer("the peer sent our own challenge back: refused")
+        return
+    options = session.engine.options
+    answer = auth.response(options.cram_hmac_alg, options.shared_secret, packet.data)
+    session.send(packets.AuthResponse(answer))
+    session.phase = Phase.RESPONSE
+
+
+def _on_response(session: Session, packet: packets.AuthResponse) -> None:
+    options = session.engine.options
+    if not auth.response_matches(
+        options.cram_hmac_alg, options.shared_secret, session.challenge, packet.data
+    ):
+        session.engine.refuse_peer(
+            "authentication of the peer failed: its shared-secret or cram-hmac-alg is not ours"
+        )
+        return
+    _send_configuration(session)
+
+
+def _send_configuration(session: Session) -> None:
+    session.phase = Phase.PROTOCOL
+    engine = session.engine
+    discard = 1 if engine.discard_my_data else 0
+    session.send(packets.Protocol(engine.options.protocol.number, 0, 0, 0, discard, 0, ""))
+    for volume in engine.volumes.values():
+        volume.peer_uuids = volume.peer_sizes = None
+        volume.discard_my_data = engine.discard_my_data
+        engine.set_state(volume, conn=Conn.WF_REPORT_PARAMS)
+        peer_state.send_parameters(session, volume)
+
+
+def _on_protocol(session: Session, packet: packets.Protocol) -> None:
+    engine = session.engine
+    problem = protocol_mismatch(packet, engine.options.protocol.number, engine.discard_my_data)
+    if problem:
+        engine.refuse_peer(f"incompatible {problem} settings")
+        return
+    session.phase = Phase.RUNNING
+
+
+def protocol_mismatch(packet: packets.Protocol, protocol: int, discard: bool) -> str | None:
+    """The first net option of packet PROTOCOL that does not fit ours, by name."""
+    table = (
+        ("protocol", packet.protocol, protocol),
+        ("after-sb-0pri", packet.after_sb_0p, 0),
+        ("after-sb-1pri", packet.after_sb_1p, 0),
+        ("after-sb-2pri", packet.after_sb_2p, 0),
+        ("allow-two-primaries", packet.two_primaries, 0),
+        ("data-integrity-alg", packet.integrity_alg, ""),
+    )
+    for name, theirs, ours in table:
+        if theirs != ours:
+            return name
+    return "discard-my-data (both nodes want to discard)" if discard and packet.flags & 1 else None
+
+
+_STEPS: dict[Phase, tuple[type[Packet], Callable[[Session, Any], None]]] = {
+    Phase.FEATURES: (packets.ConnectionFeatures, _on_features),
+    Phase.CHALLENGE: (packets.AuthChallenge, _on_challenge),
+    Phase.RESPONSE: (packets.AuthResponse, _on_response),
+    Phase.PROTOCOL: (packets.Protocol, _on_protocol),
+}
