@@ -158,17 +158,22 @@ def start(
 
 
 def start_standby(
-    view: ResourceView, config_file: Path | None, run_dir: Path, *, timeout: float = START_TIMEOUT
+    view: ResourceView,
+    config_file: Path | None,
+    run_dir: Path,
+    *,
+    ready: bool = True,
+    timeout: float = START_TIMEOUT,
 ) -> subprocess.Popen[bytes]:
     """Start a process that takes over at the moment at which the present one has ended. ControlError.
 
-    Returns when it is ready: all is loaded, nothing of the disk is open, and it waits for RES.lock. Kill
+    With `ready`, returns when all is loaded and it waits for RES.lock, with nothing of the disk open. Kill
     it (it has nothing) if it shall not take over. It dies with the thread that called this.
     """
     where = paths(run_dir.absolute(), view.node_name, view.name)
     _check_length(view.name, Path(f"{where.nbd_socket}{_STANDBY}"))
-    ready = Path(f"{where.pid_file}{_STANDBY}")
-    for left in (ready, Path(f"{where.nbd_socket}{_STANDBY}")):
+    sign = Path(f"{where.pid_file}{_STANDBY}")
+    for left in (sign, Path(f"{where.nbd_socket}{_STANDBY}")):
         left.unlink(missing_ok=True)
     try:
         lock = os.open(where.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -181,8 +186,9 @@ def start_standby(
             os.close(lock)
     except OSError as error:
         raise _no_start(view.name, error) from error
-    # nbdkit writes its pid file when the plugin has loaded everything, right before it waits.
-    _wait_until(view.name, where, process, begin, timeout, ready.exists)
+    if ready:
+        # nbdkit writes its pid file when the plugin has loaded everything, right before it waits.
+        _wait_until(view.name, where, process, begin, timeout, sign.exists)
     return process
 
 

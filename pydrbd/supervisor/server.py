@@ -53,9 +53,9 @@ class Server:
         """Start a process. ControlError."""
         return launch.start(self.view, self.config_file, self.run_dir)
 
-    def standby(self) -> subprocess.Popen[bytes]:
-        """Start a process that will take over. ControlError."""
-        return launch.start_standby(self.view, self.config_file, self.run_dir)
+    def standby(self, *, ready: bool = True) -> subprocess.Popen[bytes]:
+        """Start a process that will take over; with `ready`, wait until it can. ControlError."""
+        return launch.start_standby(self.view, self.config_file, self.run_dir, ready=ready)
 
     def taken_over(self, process: subprocess.Popen[bytes]) -> None:
         """Wait until the standby process serves. ControlError."""

@@ -42,6 +42,8 @@ from pydrbd.vocabulary import Role
 Log = Callable[[str, str], None]
 #: How a process ends that was told to; nothing is restarted then.
 _IN_ORDER = "ended in order"
+#: Seconds until the next attempt when no process can be kept ready.
+_SPARE_PAUSE = 60.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Supervisor:
         self._ended = threading.Event()
         #: Waits on RES.lock, has nothing else, and dies with us.
         self._spare: subprocess.Popen[bytes] | None = None
+        self._spare_after = 0.0
         self._restart: Future[Any] | None = None
         self._restart_force = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -268,11 +271,14 @@ class Supervisor:
         wanted = self.settings.standby and bool(self.devices.mapped())
         if not wanted:
             self._drop_spare()
-        elif self._spare is None or self._spare.poll() is not None:
+        elif self._spare is not None and self._spare.poll() is not None:
+            self.log("error", "the process that is kept ready has ended; the next one in a minute")
+            self._spare, self._spare_after = None, time.monotonic() + _SPARE_PAUSE
+        elif self._spare is None and time.monotonic() >= self._spare_after:
             try:
-                self._spare = self.server.standby()
+                self._spare = self.server.standby(ready=False)
             except ControlError as error:
-                self._spare = None
+                self._spare_after = time.monotonic() + _SPARE_PAUSE
                 self.log("error", f"no process can be kept ready: {error}")
 
     def _drop_spare(self) -> None:

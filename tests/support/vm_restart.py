@@ -112,6 +112,8 @@ def tell(name: str, pauses: list[float], own: object) -> None:
 
 def main() -> None:
     crashes, restarts = int(sys.argv[1]), int(sys.argv[2])
+    ready = Path(f"{REMOTE.paths.pid_file}.next")
+    wait("a process that is ready", ready.exists, 180)
     load = subprocess.Popen(
         [
             *("fio", "--name=load", f"--directory={MOUNT}", "--size=2m", "--rw=randwrite", "--bs=4k"),
@@ -120,7 +122,7 @@ def main() -> None:
                 "--verify_fatal=1",
                 "--do_verify=1",
                 "--time_based",
-                f"--runtime={10 + 6 * (crashes + restarts)}",
+                f"--runtime={10 + 10 * (crashes + restarts)}",
             ),
             "--output-format=json",
         ],
@@ -133,7 +135,7 @@ def main() -> None:
         own: list[object] = []
         for number in range(1, crashes + 1):
             # A process kept ready, as it is most of the time.
-            wait("a process that is ready", Path(f"{REMOTE.paths.pid_file}.next").exists)
+            wait("a process that is ready", ready.exists, 180)
             time.sleep(0.5)
             pauses.append(crash(prober, number))
             own.append((state()["pause_ms"], state()["report"]))
