@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pydrbd.engine import disk_admin
-from pydrbd.engine.orders import Await, WriteMeta
+from pydrbd.engine.orders import Await, WriteBlocks, WriteMeta
 from pydrbd.errors import StateRefused
 from pydrbd.format.gi import MdFlag
 from pydrbd.sim.disk import SimDisk
@@ -101,6 +101,26 @@ def test_an_outdated_disk_attached_next_to_a_node_without_a_disk_stays_outdated(
     assert pair.run(pair.one, pair.one.engine.attach(0)) is None
     assert pair.disks() == (Disk.OUTDATED, Disk.DISKLESS)
     _refused(pair, pair.one)
+
+
+def test_a_promotion_waits_for_the_writes_of_the_lost_primary() -> None:
+    """A client that has read a block must not find a write of the old Primary there later."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    two.hold = lambda order: isinstance(order, WriteBlocks)
+    one.start("write", one.engine.write(0, 0, b"\x5a" * 4096))
+    pair.settle()
+    assert len(two.held) == 1
+    assert pair.run(two, two.engine.disconnect(force=True)) is None
+    two.start("promote", two.engine.promote())
+    pair.settle()
+    assert "promote" not in two.results
+    two.release()
+    pair.settle()
+    assert two.results["promote"] is None
+    assert two.engine.role == Role.PRIMARY
 
 
 def test_an_outdated_disk_is_good_again_once_its_data_was_compared() -> None:

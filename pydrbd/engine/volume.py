@@ -157,6 +157,8 @@ class Volume:
         self.flags_on_disk = MdFlag(0)
         #: Current UUID with which the data written before it were flushed.
         self.generation_flushed = 0
+        #: The superblock on disk has a bitmap UUID.
+        self.resync_on_disk = False
         self._version = 0
         self._persisted = 0
         self._writing: Ticket | None = None
@@ -269,6 +271,7 @@ class Volume:
             if result is None and not gone:
                 self.flags_on_disk = self.md_flags()
                 block = self.superblock()
+                self.resync_on_disk = block.generation.bitmap != 0
                 piece = (layout.superblock_offset, block.encode())
                 result = yield from self.perform(WriteMeta(self.number, (piece,)))
                 if result is None:
@@ -294,13 +297,17 @@ class Volume:
                 # cache only, from where a power cut could take it.
                 self.generation_flushed = masked(self.generation.current)
                 result = yield from self.flush_data()
-            elif drops_primary and bitmap_due:
-                # From then on a crash does not replay the activity log: the bitmap must stand alone.
+            elif bitmap_due and (drops_primary or self._drops_resync()):
+                # From then on a crash does not replay the activity log, or no resync clears what is still set
+                # on disk: the bitmap must stand alone.
                 bitmap_due = False
                 result = yield from self.write_bitmap()
             else:
                 break
         return result
+
+    def _drops_resync(self) -> bool:
+        return self.resync_on_disk and self.generation is not None and not self.generation.bitmap
 
     def _is_new(self, generation: Generation) -> bool:
         return self.has_disk and masked(generation.current) != self.generation_flushed

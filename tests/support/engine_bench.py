@@ -36,6 +36,9 @@ class Bench:
         self.orders: list[Order] = []
         #: Answers an order instead of the disk if it does not return NotImplemented.
         self.hook: Callable[[Order], object] = lambda _order: NotImplemented
+        #: An order for which this is true gets its answer only at `release`.
+        self.hold: Callable[[Order], bool] = lambda _order: False
+        self.held: list[tuple[str, Script[Any], object]] = []
         self.log: list[str] = []
         self.links: list[LinkAction] = []
         self.session = 0
@@ -85,7 +88,12 @@ class Bench:
                 answer = self.disk.info()
             else:
                 answer = None if isinstance(order, CloseDisk | RunHandler) else self.disk.perform(order)
-        self.running.append((name, script, answer))
+        (self.held if self.hold(order) else self.running).append((name, script, answer))
+
+    def release(self) -> None:
+        """The orders that were held back are done."""
+        self.running.extend(self.held)
+        self.held.clear()
 
     def drain(self) -> None:
         out = self.engine.out
