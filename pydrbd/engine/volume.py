@@ -278,7 +278,8 @@ class Volume:
                     self.current_on_disk = block.generation.current
             done, self._writing = self._writing, None
             if isinstance(result, IoFailed):
-                self._persisted = self._version
+                if self.layout is layout:
+                    self._persisted = self._version
                 done.resolve()
                 return result
             if not gone:

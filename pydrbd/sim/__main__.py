@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 
 from pydrbd.sim.mutants import MUTANTS
+from pydrbd.sim.mutants.hunt import hunt_all
 from pydrbd.sim.run import Result, run_seed, run_seeds
 from pydrbd.sim.tally import Tally
 
@@ -20,6 +22,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="run this one seed only")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="run with this deliberate fault")
+    parser.add_argument(
+        "--harmless", action="store_true", help="with --mutant: its profile without the fault"
+    )
     parser.add_argument(
         "--mutants", action="store_true", help="find each deliberate fault within --seeds seeds"
     )
@@ -45,7 +50,12 @@ def _report(result: Result, args: argparse.Namespace) -> None:
 def _one(args: argparse.Namespace) -> int:
     printer = print if args.trace else None
     result = run_seed(
-        args.seed, steps=args.steps, mutant=args.mutant or "", swarm=args.swarm, printer=printer
+        args.seed,
+        steps=args.steps,
+        mutant=args.mutant or "",
+        swarm=args.swarm,
+        harmless=args.harmless,
+        printer=printer,
     )
     if not result.ok:
         _report(result, args)
@@ -77,19 +87,19 @@ def _many(args: argparse.Namespace) -> int:
 
 
 def _hunt(args: argparse.Namespace) -> int:
-    missed = 0
-    for name, (text, _) in sorted(MUTANTS.items()):
-        seeds = range(args.start, args.start + args.seeds)
-        results = run_seeds(seeds, jobs=args.jobs, steps=args.steps, mutant=name, swarm=args.swarm)
-        found = next((result for result in results if not result.ok), None)
-        results.close()
-        if found is None:
-            missed += 1
-            print(f"{name} ({text}): NOT found within {len(seeds)} seeds", flush=True)
-        else:
-            took = found.seed - args.start + 1
-            print(f"{name} ({text}): found after {took} seeds", flush=True)
-            print(f"    seed {found.seed}: {found.rule}: {found.text[:300]}", flush=True)
+    """One line per deliberate fault: the invariant, the seeds it took, and by which rule it was found."""
+    missed, began = 0, time.perf_counter()
+    for find in hunt_all(start=args.start, seeds=args.seeds, jobs=args.jobs):
+        mutant = MUTANTS[find.name]
+        took = f"{find.seeds:5} seeds" if find.result else f"NOT FOUND within {find.seeds} seeds"
+        rule = find.result.rule if find.result else ""
+        print(f"invariant {mutant.invariant:2}  {find.name:32} {took}  {rule:14} {mutant.what}", flush=True)
+        missed += find.result is None or bool(find.unsound)
+        for seed in find.unsound:
+            print(
+                f"    seed {seed} fails without the fault too: --seed {seed} --mutant {find.name} --harmless"
+            )
+    print(f"{len(MUTANTS)} deliberate faults, {missed} not found, {time.perf_counter() - began:.0f} s")
     return 1 if missed else 0
 
 

@@ -17,9 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from pydrbd.engine.orders import Order, WriteBlocks, ZeroBlocks
+from pydrbd.engine.orders import Order, ReadBlocks, WriteBlocks, WriteMeta, ZeroBlocks
+from pydrbd.format import al_ring
 from pydrbd.format.bitmap_pages import extents_of
 from pydrbd.format.gi import JUST_CREATED, MdFlag
+from pydrbd.format.layout import AL_BYTES
 from pydrbd.sim import peek
 from pydrbd.sim.clock import Violation
 from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk
@@ -151,9 +153,46 @@ class Checker(PowerChecks, Observer):
 
     # --- activity log ---------------------------------------------------------------------------
     def before_order(self, node: str, task: Task, order: Order) -> None:
+        if isinstance(order, ReadBlocks | WriteBlocks | ZeroBlocks):
+            length = len(order.data) if isinstance(order, WriteBlocks) else order.length
+            if order.offset + length > self.world.nodes[node].disk.size:
+                raise Violation(
+                    "bounds", f"{node}: {order.offset}+{length} of {task.name} is beyond the disk"
+                )
+        elif isinstance(order, WriteMeta):
+            self._check_eviction(self.world.nodes[node], order)
         if task.kind == "client" and isinstance(order, WriteBlocks | ZeroBlocks):
             length = len(order.data) if isinstance(order, WriteBlocks) else order.length
             self._check_al(self.world.nodes[node], order.offset, length, "written")
+
+    def _check_eviction(self, node: Node, order: WriteMeta) -> None:
+        """An extent leaves the log only when nobody owes it anything: no write of it is in the transfer log,
+        its data is durable and its bits are on disk."""
+        assert node.engine is not None
+        start = node.disk.layout.al_offset
+        pieces = [p for p in order.pieces if start <= p[0] < start + AL_BYTES and len(p[1]) < AL_BYTES]
+        if not pieces or not peek.is_primary(node.engine):
+            return
+        ring = bytearray(node.disk.meta[start : start + AL_BYTES])
+        for offset, data in pieces:
+            ring[offset - start : offset - start + len(data)] = data
+        for extent in node.disk.hot_extents() - al_ring.replay(bytes(ring)).extents:
+            low, high = extent * AL_EXTENT_BYTES, (extent + 1) * AL_EXTENT_BYTES
+            for first, end in peek.logged(node.engine, 0):
+                if first < high and low < end:
+                    raise Violation(
+                        "eviction", f"{node.name}: extent {extent} leaves the log with {first}..{end} in work"
+                    )
+            elsewhere = self._cover(self.world.other(node))
+            for block in range(low // BLOCK, high // BLOCK):
+                if block not in self.differs or elsewhere(block):
+                    continue
+                if block in node.disk.cached or not node.disk.bit(block):
+                    raise Violation(
+                        "eviction",
+                        f"{node.name}: extent {extent} leaves the log, block {block} differs, and"
+                        " its data or its bit is not durable",
+                    )
 
     def on_send(self, name: str, packet: Packet) -> None:
         node = self.world.nodes[name]

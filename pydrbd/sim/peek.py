@@ -25,6 +25,11 @@ def connected(engine: Engine) -> bool:
     return any(volume.state.conn >= Conn.CONNECTED for volume in engine.volumes.values())
 
 
+def running_session(engine: Engine) -> int | None:
+    """The number of the session whose handshake is over."""
+    return engine.session.number if engine.session is not None and connected(engine) else None
+
+
 def attached(engine: Engine, volume: int) -> bool:
     """The bitmap in memory counts; else the one on disk does."""
     return engine.volumes[volume].state.disk >= Disk.NEGOTIATING
@@ -48,6 +53,13 @@ def minting(engine: Engine, volume: int) -> bool:
 def out_of_sync(engine: Engine, volume: int) -> int:
     """Bits set in memory."""
     return engine.volumes[volume].bitmap.count
+
+
+def logged(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
+    """Byte ranges (start, end) of the writes that hold their extents in the activity log."""
+    for request in engine.transfer_log.by_id.values():
+        if request.volume.number == volume and request.extents:
+            yield request.offset, request.offset + request.length
 
 
 def in_work(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:

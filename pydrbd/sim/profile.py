@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from pydrbd.engine.options import EngineOptions, VolumeOptions
 from pydrbd.sim.broken_disks import BROKEN_ACTIONS, draw_broken_disks
+from pydrbd.sim.careless import CARELESS_ACTIONS, draw_careless
 from pydrbd.sim.disk_faults import DISK_ACTIONS, DiskFaults, draw_disk_faults
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
@@ -35,7 +36,7 @@ ACTIONS = {
     "promote": 3,
 }
 #: The same for every action there is; those that are not in ACTIONS happen in swarm runs only.
-WEIGHTS = {**ACTIONS, **DISK_ACTIONS, **NET_ACTIONS, **RESUME_ACTIONS, **BROKEN_ACTIONS}
+WEIGHTS = {**ACTIONS, **DISK_ACTIONS, **NET_ACTIONS, **RESUME_ACTIONS, **BROKEN_ACTIONS, **CARELESS_ACTIONS}
 NODES = ("alpha", "beta")
 
 
@@ -77,6 +78,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     squeeze, broken = draw_squeeze(seed), draw_broken_disks(seed)
     drawn = draw_options(seed, profile.options, profile.size)
     actions = profile.actions + disk_actions + net_actions + draw_resume(seed) + broken.actions
+    actions += draw_careless(seed)
     return replace(
         profile,
         actions=actions,

@@ -47,17 +47,20 @@ def run_seed(
     steps: int | None = None,
     mutant: str = "",
     swarm: bool = False,
+    harmless: bool = False,
     printer: Callable[[str], None] | None = None,
 ) -> Result:
-    """Run one seed. `mutant`: name of a deliberate fault (mutants.MUTANTS) in both engines.
+    """Run one seed. `mutant`: name of a deliberate fault (mutants.MUTANTS) in both engines; `harmless`: its
+    profile without the fault.
 
     `swarm`: with the full fault model.
     """
     began = time.perf_counter()
+    swarm = swarm or (bool(mutant) and mutants.MUTANTS[mutant].swarm)
     profile = make_profile(seed, steps, swarm=swarm)
     if mutant:
         profile = mutants.adapted(mutant, profile)
-    with mutants.applied(mutant):
+    with mutants.applied("" if harmless else mutant):
         world = World(seed, profile, printer=printer)
         rule = text = ""
         try:

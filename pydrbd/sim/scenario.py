@@ -14,6 +14,7 @@ from pydrbd.engine.engine import Engine
 from pydrbd.errors import PydrbdError
 from pydrbd.sim import peek
 from pydrbd.sim.broken_disks import BrokenDiskActions
+from pydrbd.sim.careless import CarelessActions
 from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.disk_faults import DiskActions
 from pydrbd.sim.net_faults import NetActions
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 CONVERGE = 150.0
 
 
-class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions):
+class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, CarelessActions):
     """Runs one world from its start to its end; raises Violation."""
 
     def run(self) -> None:

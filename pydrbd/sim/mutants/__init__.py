@@ -1,0 +1,33 @@
+"""Deliberate faults in the engine: proof that the simulator would find such a mistake.
+
+Floor: sim. Each is a mistake that somebody could make, put into one or two functions (edit.py) while it is
+hunted. The tables: writes.py (a write, flushes, marks, the activity log), generations.py (UUIDs, the sync
+decision, roles), resync.py (blocks, bits, start and end; packets that make no sense).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+from pydrbd.sim.mutants.edit import Mutant
+from pydrbd.sim.mutants.generations import GENERATIONS
+from pydrbd.sim.mutants.resync import RESYNC
+from pydrbd.sim.mutants.writes import WRITES
+from pydrbd.sim.profile import ACTIONS, Profile
+
+__all__ = ["MUTANTS", "Mutant", "adapted", "applied"]
+
+MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in (*WRITES, *GENERATIONS, *RESYNC)}
+
+
+def adapted(name: str, profile: Profile) -> Profile:
+    """The profile of a seed for a hunt: all plain faults on, a split brain only if the mutant needs one."""
+    mutant = MUTANTS[name]
+    actions = dict.fromkeys((*ACTIONS, *profile.actions, *mutant.actions))
+    return replace(profile, actions=tuple(actions), split_brain=mutant.split_brain)
+
+
+def applied(name: str) -> AbstractContextManager[None]:
+    """The engine with the named fault while the context lasts; '' is the engine as it is."""
+    return MUTANTS[name].applied() if name else nullcontext()

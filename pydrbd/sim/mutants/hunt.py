@@ -1,0 +1,53 @@
+"""The hunt for the deliberate faults: how many seeds it takes until the checker notices each.
+
+Floor: sim. A seed counts as a find only if the same seed is sound without the fault; so a mistake of the
+engine as it is cannot pass for proof.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from pydrbd.sim.mutants import MUTANTS
+from pydrbd.sim.run import Result, run_seed
+
+
+@dataclass(frozen=True)
+class Find:
+    """What came of one hunt; `result` is None when the fault was not noticed within the seeds."""
+
+    name: str
+    seeds: int
+    result: Result | None
+    #: Seeds that fail without the fault too: mistakes of the engine or the simulator.
+    unsound: tuple[int, ...]
+
+
+def hunt(name: str, start: int = 0, seeds: int = 1000) -> Find:
+    """Run seeds with the fault until one is noticed."""
+    unsound: list[int] = []
+    for seed in range(start, start + seeds):
+        result = run_seed(seed, mutant=name)
+        if result.ok:
+            continue
+        if run_seed(seed, mutant=name, harmless=True).ok:
+            return Find(name, seed - start + 1, result, tuple(unsound))
+        unsound.append(seed)
+    return Find(name, seeds, None, tuple(unsound))
+
+
+def hunt_all(
+    names: Iterable[str] | None = None, *, start: int = 0, seeds: int = 1000, jobs: int = 1
+) -> Generator[Find, None, None]:
+    """All hunts, ordered by invariant and name, `jobs` of them at a time."""
+    wanted = set(MUTANTS if names is None else names)
+    order = sorted(wanted, key=lambda name: (MUTANTS[name].invariant, name))
+    work = partial(hunt, start=start, seeds=seeds)
+    if jobs <= 1:
+        yield from map(work, order)
+        return
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        yield from pool.imap(work, order, chunksize=1)

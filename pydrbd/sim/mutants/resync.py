@@ -1,0 +1,163 @@
+"""Deliberate faults in a resync: its order against writes, its bits, its start and its end.
+
+Floor: sim. Neighbours: edit (how they get in), the other tables of this package.
+"""
+
+from __future__ import annotations
+
+from pydrbd.engine import connection, requests, sync
+from pydrbd.engine.connection import Session
+from pydrbd.engine.engine import Engine
+from pydrbd.engine.resync import Resync
+from pydrbd.engine.transfer_log import TransferLog
+from pydrbd.engine.volume import Volume
+from pydrbd.sim.mutants.edit import Mutant, edit
+
+RESYNC = (
+    Mutant(
+        "resync-read-unordered",
+        6,
+        "the source reads a block for the resync while a write to it is under way",
+        (edit(Resync._read_for_peer, ("for earlier in mine.blockers:", "for earlier in ():")),),
+    ),
+    Mutant(
+        "resync-write-unordered",
+        6,
+        "a block of the resync takes no place in the order of the target's writes",
+        (
+            edit(Resync.answered, ("self.volume.ranges.enter(", "type(self.volume.ranges)().enter(")),
+            edit(Resync._write_answer, ("volume.ranges.leave(mine)", "mine.local.resolve()")),
+        ),
+    ),
+    Mutant(
+        "write-passes-request",
+        6,
+        "a Primary that is target writes a block that it has asked the source for",
+        (edit(Resync.requested_overlap, ("if start < offset + length and offset < end:", "if False:")),),
+    ),
+    Mutant(
+        "bits-cleared-before-flush",
+        7,
+        "cleared bits are written while the data is only in the disk's cache",
+        (edit(Volume.write_bitmap, ("bool(bitmap.cleared.intersection(dirty))", "False")),),
+    ),
+    Mutant(
+        "in-sync-before-written",
+        7,
+        "the target clears its bits and acknowledges a block of the resync before its disk has it",
+        (
+            edit(
+                Resync._write_answer,
+                (
+                    "incarnation = volume.incarnation\n",
+                    "incarnation = volume.incarnation\n"
+                    "    engine.out.meta.append(RsWriteAck(packet.sector, RESYNC_ID, length,"
+                    " session.next_sequence(volume.number), volume.number))\n"
+                    "    engine.blocks_in_sync(volume, offset, length)\n",
+                ),
+                ("engine.out.meta.append(ack)", "del ack"),
+            ),
+        ),
+    ),
+    Mutant(
+        "end-without-flush",
+        7,
+        "the target says that it is done, and moves its UUIDs, without having flushed",
+        (
+            edit(
+                sync.finish_target,
+                ("(yield from volume.flush_data()) is not None", "False"),
+            ),
+            edit(Volume.write_bitmap, ("bool(bitmap.cleared.intersection(dirty))", "False")),
+        ),
+    ),
+    Mutant(
+        "end-without-the-target",
+        7,
+        "the source ends when its bits are clear, without the target having said so",
+        (edit(Engine.source_may_end, ("or not resync.target_done", "")),),
+    ),
+    Mutant(
+        "sync-uuid-not-persisted",
+        8,
+        "the target asks for blocks before its disk says that it is Inconsistent",
+        (
+            edit(
+                sync.start_target,
+                ("if (yield from volume.persist()) is not None:", "if False:"),
+            ),
+        ),
+    ),
+    Mutant(
+        "full-sync-bits-in-memory",
+        3,
+        "a full sync begins before all its bits are on disk",
+        (edit(sync.settle_full_sync, ("if volume.full_sync:", "if False:")),),
+    ),
+    Mutant(
+        "reads-own-dirty-blocks",
+        8,
+        "a Primary that is target reads blocks of its own disk that are not in sync",
+        (
+            edit(
+                requests._readable_here,
+                ("return not volume.bitmap.any_set(touched.start, touched.stop)", "return bool(touched)"),
+            ),
+        ),
+    ),
+    Mutant(
+        "waiters-forgotten",
+        10,
+        "who waits for a lost peer's answer to a flush is not told",
+        (edit(TransferLog.lose, ("for epoch in self.sent:\n            epoch.done.resolve(False)", "pass")),),
+    ),
+    Mutant(
+        "one-pass",
+        10,
+        "the resync does not come back to blocks that were busy, or became dirty, behind it",
+        (edit(Resync._next_piece, ("self.next_bit = 0", "pass")),),
+    ),
+    Mutant(
+        "ack-unchecked",
+        11,
+        "an acknowledgement of a write that was never sent is believed",
+        (
+            edit(
+                TransferLog.request_of,
+                (
+                    "request is None\n        or request.offset",
+                    "request is not None\n        and request.offset",
+                ),
+            ),
+        ),
+        swarm=True,
+        actions=("stray_packet",),
+    ),
+    Mutant(
+        "range-unchecked",
+        11,
+        "a packet may name blocks beyond the end of the device",
+        (edit(Session.ranged, (" or packet.sector * SECTOR + length > volume.size", "")),),
+        swarm=True,
+        actions=("stray_packet",),
+    ),
+    Mutant(
+        "unasked-answer-written",
+        11,
+        "an answer of a resync that was never asked for is written",
+        (
+            edit(
+                connection._on_resync_reply,
+                (
+                    "session.ranged(packet, len(packet.data)).resync.answered(session, packet)",
+                    "resync = session.ranged(packet, len(packet.data)).resync\n"
+                    "    resync.requested.setdefault(packet.sector * SECTOR,"
+                    " (packet.sector * SECTOR + len(packet.data), Ticket()))\n"
+                    "    resync.answered(session, packet)",
+                ),
+            ),
+        ),
+        swarm=True,
+        actions=("stray_packet",),
+    ),
+)

@@ -1,0 +1,223 @@
+"""Deliberate faults in the path of a write: acknowledgements, flushes, marks, the activity log.
+
+Floor: sim. Neighbours: edit (how they get in), the other tables of this package.
+"""
+
+from __future__ import annotations
+
+from pydrbd.engine import connection, disk_admin, peer_requests, requests
+from pydrbd.engine.activity_log import ActivityLog
+from pydrbd.engine.engine import Engine
+from pydrbd.engine.transfer_log import TransferLog
+from pydrbd.engine.volume import Volume
+from pydrbd.sim.mutants.edit import Mutant, edit
+
+WRITES = (
+    Mutant(
+        "ack-before-local-write",
+        1,
+        "the client has its answer as soon as the peer has the write, whatever the own disk does",
+        (
+            edit(
+                requests._submit,
+                (
+                    "yield from _write_local(engine, request, change, mine)",
+                    'engine.spawn("local write", _write_local(engine, request, change, mine))',
+                ),
+            ),
+        ),
+    ),
+    Mutant(
+        "ack-on-receipt",
+        1,
+        "the Secondary acknowledges a write when it has come, before its disk has it",
+        (
+            edit(
+                peer_requests._write,
+                (
+                    "incarnation = volume.incarnation\n",
+                    "incarnation = volume.incarnation\n"
+                    "        _acknowledge(session, volume, packet, length, None)\n",
+                ),
+                ("    _acknowledge(session, volume, packet, length, result)\n    ", "    "),
+            ),
+        ),
+    ),
+    Mutant(
+        "local-error-is-success",
+        1,
+        "a write that failed on the own disk is acknowledged although no peer has it",
+        (
+            edit(
+                requests._submit,
+                ("if not request.is_here and not request.is_there:", "if not request.local_done:"),
+            ),
+        ),
+        swarm=True,
+    ),
+    Mutant(
+        "overlap-unordered-here",
+        6,
+        "overlapping writes of clients are not ordered",
+        (edit(requests._change, ("for earlier in mine.blockers:", "for earlier in ():")),),
+    ),
+    Mutant(
+        "overlap-unordered-there",
+        6,
+        "the Secondary writes overlapping writes in the order in which its disk takes them",
+        (edit(peer_requests._write, ("for earlier in mine.blockers:", "for earlier in ():")),),
+    ),
+    Mutant(
+        "flush-here-only",
+        2,
+        "a flush does not wait for BARRIER_ACK (as in DRBD)",
+        (
+            edit(
+                requests.flush,
+                ("there = True if epoch is None else (yield Await(epoch.done))", "there = True"),
+            ),
+        ),
+        swarm=True,
+    ),
+    Mutant(
+        "flush-there-only",
+        2,
+        "a flush does not flush the own disk",
+        (
+            edit(
+                requests.flush,
+                ("(yield from volume.flush_data()) is None", "(yield from volume.persist()) is None"),
+            ),
+        ),
+        swarm=True,
+    ),
+    Mutant(
+        "fua-as-plain-write",
+        2,
+        "a FUA write returns without a flush",
+        (
+            edit(
+                requests.write,
+                ("return (yield from flush(engine, volume)) if fua else None", "return None"),
+            ),
+        ),
+        swarm=True,
+    ),
+    Mutant(
+        "barrier-ack-before-flush",
+        2,
+        "the Secondary sends BARRIER_ACK without having flushed",
+        (
+            edit(
+                peer_requests._durable,
+                ("(yield from volume.flush_data()) is None", "(yield from volume.persist()) is None"),
+            ),
+        ),
+    ),
+    Mutant(
+        "only-unacked",
+        3,
+        "when the peer is lost, writes that have a write ack but no barrier ack are not marked",
+        (
+            edit(
+                TransferLog.lose,
+                (
+                    "request.volume.set_out_of_sync(",
+                    "if not request.acked:\n            request.volume.set_out_of_sync(",
+                ),
+            ),
+        ),
+    ),
+    Mutant(
+        "peer-disk-lost-unmarked",
+        3,
+        "when the peer loses its disk, the writes under way to it are not marked",
+        (edit(TransferLog.lose, ("if volume is None or r.volume is volume]", "if volume is None]")),),
+        swarm=True,
+    ),
+    Mutant(
+        "lone-write-unmarked",
+        3,
+        "a write without a peer is not marked out of sync",
+        (
+            edit(
+                requests._send,
+                (
+                    "volume.set_out_of_sync(request.offset, request.length)\n        if session is not",
+                    "if session is not",
+                ),
+            ),
+        ),
+    ),
+    Mutant(
+        "out-of-sync-ignored",
+        3,
+        "the target of a resync ignores OUT_OF_SYNC",
+        (edit(connection._on_out_of_sync, (".set_out_of_sync(packet.sector * SECTOR, packet.size)", "")),),
+    ),
+    Mutant(
+        "neg-ack-unmarked",
+        3,
+        "a write that the peer's disk refused is not marked",
+        (
+            edit(
+                Engine.write_refused,
+                ("request.volume.set_out_of_sync(request.offset, request.length)", "pass"),
+            ),
+            edit(
+                peer_requests._acknowledge,
+                ("volume.set_out_of_sync(packet.sector * SECTOR, length)", "pass"),
+            ),
+        ),
+        swarm=True,
+    ),
+    Mutant(
+        "no-activity-log",
+        4,
+        "an extent counts as hot without its transaction having been written",
+        (
+            edit(
+                Volume.write_al_block,
+                (
+                    "yield from self.perform(WriteMeta(self.number, (piece,)))",
+                    "yield from self.persist()",
+                ),
+            ),
+        ),
+    ),
+    Mutant(
+        "eviction-without-bitmap",
+        4,
+        "an extent leaves the activity log while its bits are only in memory",
+        (
+            edit(
+                ActivityLog._transaction,
+                ("volume.write_bitmap_of_extents(evicted)", "volume.write_bitmap_of_extents([])"),
+            ),
+        ),
+    ),
+    Mutant(
+        "eviction-without-flush",
+        4,
+        "an extent leaves the activity log while its data is only in the disk's cache",
+        (
+            edit(
+                ActivityLog._transaction,
+                ("(yield from volume.flush_data()) if evicted else None", "None"),
+            ),
+        ),
+        swarm=True,
+    ),
+    Mutant(
+        "extent-freed-at-ack",
+        4,
+        "an extent may leave the activity log when its writes are done, barrier ack or not",
+        (edit(TransferLog.settle, ("request.local_done and not request.in_log", "request.local_done")),),
+    ),
+    Mutant(
+        "no-replay",
+        4,
+        "attach does not look at the activity log that a crashed Primary left",
+        (edit(disk_admin._hot_extents, ("replay(ring).extents", "frozenset()")),),
+    ),
+)
