@@ -53,7 +53,8 @@ class CarelessActions(Steps):
         if self._conn(node) >= Conn.CONNECTED and self._conn(primary) >= Conn.CONNECTED:
             quiet = not self.world.network.disturbed and not primary.paused and not node.paused
             if self.world.linked() and quiet:
-                node.command("promote", lambda e: e.promote(), lambda _result, _error: None)
+                # To its end: nothing else is begun meanwhile that takes the Primary out of sight.
+                yield from self._command(node, "promote", lambda e: e.promote())
         yield 0.0
 
     def _do_promote_bad(self) -> Process:

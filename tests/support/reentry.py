@@ -54,7 +54,9 @@ class Play:
         return self.pair.run(bench, getattr(bench.engine, command)(*args), seconds)
 
     def write(self, name: str, *blocks: int) -> None:
-        """Write blocks on a Primary, then flush; from then on they may not be lost."""
+        """A client writes blocks on a Primary, then flushes; from then on they may not be lost."""
+        engine = self.node(name).engine
+        assert engine.open(0, True) == 0
         new = {}
         for block in blocks:
             self.tags += 1
@@ -62,6 +64,7 @@ class Play:
             self.may.setdefault(block, {ZERO_BLOCK}).add(new[block])
             assert self.command(name, "write", 0, block * BLOCK, new[block]) is None
         assert self.command(name, "flush", 0) is None
+        engine.close(0, True)
         for block, data in new.items():
             self.may[block] = {data}
 
@@ -210,6 +213,9 @@ def survive(sequence: Sequence, death: Death) -> bool:
     survivor = pair.other(dead)
     pair.cut(dead if death.mode == "after" else None)
     survivor.hook = lambda _order: NotImplemented
+    while survivor.volume.open_write:
+        # Clients that got an error give up.
+        survivor.engine.close(0, True)
     again = new_bench(dead.name, dead.disk, 3)
     again.engine.now = pair.now
     if dead is pair.one:
