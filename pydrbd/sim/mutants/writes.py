@@ -5,9 +5,9 @@ Floor: sim. Neighbours: edit (how they get in), the other tables of this package
 
 from __future__ import annotations
 
-from pydrbd.engine import connection, disk_admin, peer_requests, requests
+from pydrbd.engine import aftermath, connection, disk_admin, peer_requests, requests
 from pydrbd.engine.activity_log import ActivityLog
-from pydrbd.engine.engine import Engine
+from pydrbd.engine.group_commit import GroupCommit
 from pydrbd.engine.transfer_log import TransferLog
 from pydrbd.engine.volume import Volume
 from pydrbd.sim.mutants.edit import Mutant, edit
@@ -73,7 +73,7 @@ WRITES = (
         "a flush does not wait for BARRIER_ACK (as in DRBD)",
         (
             edit(
-                requests.flush,
+                GroupCommit._round,
                 ("there = True if epoch is None else (yield Await(epoch.done))", "there = True"),
             ),
         ),
@@ -85,7 +85,7 @@ WRITES = (
         "a flush does not flush the own disk",
         (
             edit(
-                requests.flush,
+                GroupCommit._round,
                 ("(yield from volume.flush_data()) is None", "(yield from volume.persist()) is None"),
             ),
         ),
@@ -98,7 +98,7 @@ WRITES = (
         (
             edit(
                 requests.write,
-                ("return (yield from flush(engine, volume)) if fua else None", "return None"),
+                ("return (yield from flush(volume)) if fua else None", "return None"),
             ),
         ),
         swarm=True,
@@ -161,8 +161,8 @@ WRITES = (
         "a write that the peer's disk refused is not marked",
         (
             edit(
-                Engine.write_refused,
-                ("request.volume.set_out_of_sync(request.offset, request.length)", "pass"),
+                aftermath.write_refused,
+                ("volume.set_out_of_sync(request.offset, request.length)", "pass"),
             ),
             edit(
                 peer_requests._acknowledge,
