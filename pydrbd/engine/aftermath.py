@@ -31,10 +31,11 @@ _TARGETS = (
 def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
     """Act on the step from `old` to `new`, which is the volume's state already."""
     promoted = old.peer == Role.SECONDARY and new.peer == Role.PRIMARY
-    if new.conn >= Conn.CONNECTED:
+    if new.conn >= Conn.CONNECTED and new.pdsk >= Disk.INCONSISTENT:
+        # A peer without a disk cannot take our current UUID over.
         volume.shared = True
     if _parts_from_peer_data(volume, old, new):
-        _lost_peer_data(engine, volume, new)
+        _lost_peer_data(engine, volume, new, serves_diskless=promoted and new.pdsk <= Disk.FAILED)
     if old.conn > Conn.CONNECTED >= new.conn:
         volume.resync.reset()
         if engine.session is not None:
@@ -78,7 +79,7 @@ def _parts_from_peer_data(volume: Volume, old: State, new: State) -> bool:
     return lost or without_disk or (parted and volume.resync_may_have_ended)
 
 
-def _lost_peer_data(engine: Engine, volume: Volume, new: State) -> None:
+def _lost_peer_data(engine: Engine, volume: Volume, new: State, *, serves_diskless: bool) -> None:
     """The other copy is out of reach: this one becomes a generation of its own."""
     if engine.session is not None:
         engine.transfer_log.lose(volume)
@@ -87,7 +88,9 @@ def _lost_peer_data(engine: Engine, volume: Volume, new: State) -> None:
     if volume.generation is None:
         return
     # A target that came to the end of its resync has our current UUID, even if we did not hear of it.
-    if volume.generation.bitmap == 0 or volume.resync_may_have_ended:
+    # It may even have ended in an earlier connection, and the disk is put away now.
+    ended_before = serves_diskless and volume.shared
+    if volume.generation.bitmap == 0 or volume.resync_may_have_ended or ended_before:
         engine.mint(volume)
 
 

@@ -162,6 +162,15 @@ def _target_peer_missed_end(x: _Both) -> bool:
     return x.h0 == x.bp and x.h1 == x.h0p
 
 
+def _after_missed_end(x: _Both) -> Verdict:
+    """A resync has ended and only its target knows: the source still is the source, unless it has lost its
+    page cache since, where the target has all that was acknowledged."""
+    was_source = x.b != 0
+    if x.own.cache_lost != x.peer.cache_lost:
+        was_source = x.peer.cache_lost
+    return Verdict.SOURCE_BITMAP if was_source else Verdict.TARGET_BITMAP
+
+
 def _common_history(x: _Both) -> bool:
     return bool({x.h0, x.h1} & {x.h0p, x.h1p})
 
@@ -176,14 +185,14 @@ ROWS: tuple[Row, ...] = (
     Row(
         34,
         lambda x: x.equal and x.b != 0 and x.bp == 0 and _source_missed_end(x),
-        _always(Verdict.SOURCE_BITMAP),
+        _after_missed_end,
         fix_own=_rotated,
     ),
     Row(36, lambda x: x.equal and x.b != 0 and x.bp == 0, _always(Verdict.SOURCE_BITMAP)),
     Row(
         35,
         lambda x: x.equal and x.b == 0 and x.bp != 0 and _target_peer_missed_end(x),
-        _always(Verdict.TARGET_BITMAP),
+        _after_missed_end,
         fix_peer=_rotated,
     ),
     Row(37, lambda x: x.equal and x.b == 0 and x.bp != 0, _always(Verdict.TARGET_BITMAP)),

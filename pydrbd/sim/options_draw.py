@@ -27,7 +27,7 @@ def draw_options(seed: int, plain: Mapping[str, EngineOptions], size: int) -> di
         "ping_timeout": rng.choice((0.1, 0.2, 0.5, 2.0)),
         "ko_count": rng.choice((0, 1, 2, 7)),
         "max_epoch_size": rng.choice((1, 3, 20, 2048)),
-        "max_buffers": rng.choice((32, 128, 2048)) * 4 * KIB,
+        "max_buffers": max(rng.choice((32, 128, 2048)) * 4 * KIB, size // 64),
         "auto_promote": rng.random() < 0.3,
         "volumes": {0: volume},
     }
