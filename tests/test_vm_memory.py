@@ -1,4 +1,4 @@
-"""A storm of dirty pages on a mounted device, in a guest that has far less memory (vm_memory.sh)."""
+"""A storm of dirty pages on a mounted device, in a guest with less memory than is written (vm_memory.sh)."""
 
 from __future__ import annotations
 
