@@ -386,6 +386,8 @@ class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, Carele
                     yield from self._attach(node)
             if self._divorced():
                 yield from self._resolve(self._choose_victim())
+            if self.world.profile.swarm and self._unrelated():
+                raise Standstill("unrelated data on both sides")
             for node in self.nodes:
                 yield from self._reconnect(node)
             yield 0.3
@@ -403,6 +405,13 @@ class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, Carele
             (alone or self.victim is not None)
             and self._split_noticed()
             and all(node.up for node in self.nodes)
+        )
+
+    def _unrelated(self) -> bool:
+        """Both refuse the other: so many generations were begun alone that no common UUID is left, and
+        create-md on one side is the remedy."""
+        return self._split_noticed() and all(
+            node.engine is not None and "Unrelated data" in node.engine.last_disconnect for node in self.nodes
         )
 
     def _choose_victim(self) -> Node:
