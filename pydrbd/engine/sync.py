@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _SOURCES = (Verdict.SOURCE_BITMAP, Verdict.SOURCE_FULL)
 _TARGETS = (Verdict.TARGET_BITMAP, Verdict.TARGET_FULL)
 _FULL = (Verdict.SOURCE_FULL, Verdict.TARGET_FULL)
+#: Rules for equal current UUIDs of which one node alone has a bitmap UUID: this one, the other one.
+_MISSED_AS_SOURCE = frozenset((34, 36))
+_MISSED_AS_TARGET = frozenset((35, 37))
 _SPLIT = (Verdict.SPLIT_BRAIN, Verdict.SPLIT_BRAIN_FAR)
 
 
@@ -52,19 +55,21 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     assert volume.generation is not None
     assert uuids is not None
     own_disk = volume.attached_as if volume.state.disk == Disk.NEGOTIATING else volume.state.disk
+    own = Side(
+        volume.generation,
+        volume.crashed_primary,
+        volume.state.role == Role.PRIMARY,
+        volume.cache_lost and session.flush_waits,
+    )
+    peer = Side(
+        generation_of(uuids),
+        bool(uuids.flags & UuidFlags.CRASHED_PRIMARY),
+        peer_role == Role.PRIMARY,
+        bool(uuids.flags & UuidFlags.CACHE_LOST),
+    )
     decision = generations.compare(
-        Side(
-            volume.generation,
-            volume.crashed_primary,
-            volume.state.role == Role.PRIMARY,
-            volume.cache_lost and session.flush_waits,
-        ),
-        Side(
-            generation_of(uuids),
-            bool(uuids.flags & UuidFlags.CRASHED_PRIMARY),
-            peer_role == Role.PRIMARY,
-            bool(uuids.flags & UuidFlags.CACHE_LOST),
-        ),
+        own,
+        peer,
         resolve_conflicts=session.resolve_conflicts,
         wsame=bool(session.features & Features.WSAME),
     )
@@ -72,6 +77,8 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     engine.log("info", f"volume {volume.number}: sync decision {verdict.value} by rule {decision.rule}")
     if verdict is Verdict.UNRELATED:
         return "Unrelated data, aborting!"
+    told = Disk.CONSISTENT if volume.state.disk == Disk.NEGOTIATING else own_disk
+    verdict = _by_caches(verdict, decision.rule, (own, told), (peer, peer_disk))
     verdict = _by_disk_states(verdict, own_disk, peer_disk)
     if verdict in _SPLIT:
         theirs = bool(uuids.flags & UuidFlags.DISCARD_MY_DATA)
@@ -96,6 +103,17 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     if verdict in _SOURCES:
         return Conn.WF_BITMAP_S
     return Conn.WF_BITMAP_T if verdict in _TARGETS else Conn.CONNECTED
+
+
+def _by_caches(verdict: Verdict, rule: int, own: tuple[Side, Disk], peer: tuple[Side, Disk]) -> Verdict:
+    """The source of a resync that the target saw ending (or never begin) lost its cache since: the target,
+    UpToDate in the same generation, has all that was acknowledged. Disks are as STATE tells them."""
+    if rule not in _MISSED_AS_SOURCE | _MISSED_AS_TARGET:
+        return verdict
+    source, target = (own, peer) if rule in _MISSED_AS_SOURCE else (peer, own)
+    if source[0].cache_lost and not (source[0].primary or target[0].cache_lost):
+        return verdict.mirrored if target[1] == Disk.UP_TO_DATE else verdict
+    return verdict
 
 
 def _by_disk_states(verdict: Verdict, own: Disk, peer: Disk) -> Verdict:

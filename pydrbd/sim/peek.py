@@ -62,6 +62,11 @@ def logged(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
             yield request.offset, request.offset + request.length
 
 
+def unconfirmed(engine: Engine) -> bool:
+    """Is a write in the transfer log?"""
+    return bool(engine.transfer_log.by_id)
+
+
 def in_work(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
     """Byte ranges (start, end) of the writes in the transfer log, and of a Primary's writes under way.
 

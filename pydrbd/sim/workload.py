@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine.orders import IoFailed, Script
 from pydrbd.errors import PydrbdError
+from pydrbd.sim import peek
 from pydrbd.sim.clock import Process
 from pydrbd.sim.history import Read, Write, payload
 from pydrbd.units import MIB, SECTOR
+from pydrbd.vocabulary import Protocol
 
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
@@ -180,4 +182,17 @@ class Workload:
 
     def idle(self) -> Callable[[], bool]:
         """A condition: no request is under way, and what was answered has arrived."""
-        return lambda: not any(self.flying.values()) and not self.world.checker.promises.any_open()
+        return lambda: (
+            not any(self.flying.values())
+            and not self.world.checker.promises.any_open()
+            and not self._unconfirmed()
+        )
+
+    def _unconfirmed(self) -> bool:
+        """Under protocols A and B: has the peer said of everything that was sent that it is written?"""
+        return any(
+            node.engine is not None
+            and node.options.protocol is not Protocol.C
+            and peek.unconfirmed(node.engine)
+            for node in self.world.nodes.values()
+        )
