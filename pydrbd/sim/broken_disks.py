@@ -123,8 +123,9 @@ class BrokenDiskActions(Steps):
             node.disk._put(block, ZERO_BLOCK, cached=False)
         node.disk.cached.clear()
         self.world.cutting_power = False
+        node.disk.unreadable.clear()
         create_md(node.disk, self.rng.getrandbits(63))
-        self.world.checker.stale[node.name] = True
+        self.world.checker.mark(node.name, True)
         self.world.checker.alone[node.name] = False
 
     def _renew(self, node: Node) -> Process:

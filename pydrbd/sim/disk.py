@@ -52,6 +52,11 @@ class SimDisk:
         self.on_change: Watcher | None = None
         #: Answers an IoFailed for an order that shall fail, else None (hook for read and write errors).
         self.fault: Callable[[Order], IoFailed | None] | None = None
+        #: Sectors of data that cannot be read until they are written.
+        self.unreadable: set[int] = set()
+        #: Orders take so many times as long, and none ends before `hung_until`.
+        self.slower = 1.0
+        self.hung_until = 0.0
         #: A power cut decides over each sector of 512 bytes on its own.
         self.by_sector = False
         #: Counts losses of power.
@@ -67,6 +72,8 @@ class SimDisk:
     def perform(self, order: Order) -> object:
         """Carry out a disk order at once. Result as the order says."""
         failure = self.fault(order) if self.fault is not None else None
+        if failure is None and self.unreadable:
+            failure = self._latent(order)
         if failure is not None:
             return failure
         match order:
@@ -86,6 +93,21 @@ class SimDisk:
             case WriteMeta(pieces=pieces):
                 return self.write_meta(pieces)
         raise TypeError(f"not a disk order: {order!r}")
+
+    def lag(self, delay: float, now: float) -> float:
+        """How long an order takes that would take `delay` on a healthy disk."""
+        return max(delay * self.slower, self.hung_until - now)
+
+    def _latent(self, order: Order) -> IoFailed | None:
+        if not isinstance(order, ReadBlocks | WriteBlocks | ZeroBlocks):
+            return None
+        length = len(order.data) if isinstance(order, WriteBlocks) else order.length
+        first, end = order.offset // SECTOR, (order.offset + length) // SECTOR
+        hit = {sector for sector in self.unreadable if first <= sector < end}
+        if hit and isinstance(order, ReadBlocks):
+            return IoFailed(EIO, "simulated I/O error: a sector cannot be read")
+        self.unreadable -= hit
+        return None
 
     def read(self, offset: int, length: int) -> bytes | IoFailed:
         if offset < 0 or length <= 0 or offset + length > self.size:

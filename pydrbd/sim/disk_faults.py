@@ -12,12 +12,16 @@ from dataclasses import dataclass
 
 from pydrbd.sim.clock import Process
 from pydrbd.sim.steps import Steps
+from pydrbd.vocabulary import Conn, Disk
 
 #: Actions of this module, `_do_NAME` below, and how often one is chosen when it is switched on.
 DISK_ACTIONS: dict[str, int] = {
     "lose_power": 4,
     "power_cut_at_meta_write": 4,
     "blackout": 4,
+    "unreadable": 3,
+    "slow_disk": 3,
+    "hung_disk": 2,
 }
 
 
@@ -64,3 +68,33 @@ class DiskActions(Steps):
             self.away.add(node.name)
             yield self.rng.choice((0.5, 3.0, 10.0))
             self.away.discard(node.name)
+
+    def _do_unreadable(self) -> Process:
+        """Sectors of one disk cannot be read until they are written, while the other disk is good."""
+        node = self.rng.choice(self.nodes)
+        other = self.world.other(node)
+        checker = self.world.checker
+        good = self._disk(other) == Disk.UP_TO_DATE and self._conn(other) == Conn.CONNECTED
+        if good and not (checker.stale[other.name] or other.disk.unreadable or other.disk.fault):
+            blocks = sorted(node.disk.blocks) or [0]
+            sectors = [self.rng.choice(blocks) * 8 + self.rng.randrange(8) for _ in range(20)]
+            node.disk.unreadable.update(sectors[: self.rng.choice((1, 3, 20))])
+            self.clock.note(node.name, "sectors cannot be read", sorted(node.disk.unreadable))
+        yield 0.0
+
+    def _do_slow_disk(self) -> Process:
+        disk = self.rng.choice(self.nodes).disk
+        disk.slower = self.rng.choice((10.0, 100.0))
+        yield self.rng.choice((0.1, 1.0, 4.0))
+        disk.slower = 1.0
+
+    def _do_hung_disk(self) -> Process:
+        """Nothing ends on one disk for a while, in some runs longer than the peer waits for an answer."""
+        disk = self.rng.choice(self.nodes).disk
+        disk.hung_until = self.clock.now + self.rng.choice((0.3, 2.0, 8.0, 20.0))
+        yield 0.0
+
+    def _end_disk_faults(self) -> None:
+        for node in self.nodes:
+            node.disk.slower, node.disk.hung_until = 1.0, 0.0
+            node.disk.unreadable.clear()

@@ -179,7 +179,8 @@ class SimDriver:
         self.running[task] = type(order).__name__
         if not isinstance(order, Await):
             self.orders[task] = order
-            self.clock.after(self._delay(), self._carry_out, task, order)
+            delay = self.disks[order.volume].lag(self._delay(), self.clock.now)
+            self.clock.after(delay, self._carry_out, task, order)
         else:
             ticket = order.ticket
             ticket.waiters.append(lambda: self._wake(task, ticket))

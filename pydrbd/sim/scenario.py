@@ -357,6 +357,7 @@ class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, Carele
             yield from self._mend(node)
         self._end_partition(self._partitions)
         self._end_net_faults()
+        self._end_disk_faults()
         if not serve and self.rng.random() < 0.5:
             world.workload.paused = True
         yield from self._agree()
