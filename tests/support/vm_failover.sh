@@ -15,7 +15,7 @@ fresh_pair() {
     rm -f $A $B
     truncate -s $SIZE $A
     truncate -s $SIZE $B
-    write_config "" alpha $A 10 7901 beta $B 11 7902
+    write_config "${NET-}" alpha $A 10 7901 beta $B 11 7902
     on alpha create-md r0 < /dev/null
     on beta create-md r0 < /dev/null
     on alpha up r0
