@@ -9,6 +9,7 @@ with other volumes: it is held with flock(LOCK_SH) and a write lock on its own b
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -82,7 +83,9 @@ class BlockFile:
             _retry_busy(lambda: fcntl.fcntl(self.fd, _OFD_SETLK, request), self.path)
 
     def close(self) -> None:
-        os.close(self.fd)
+        # Some file systems report lost writes here once more; a flush has, or the disk is let go of anyway.
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
 
     # --- data --------------------------------------------------------------------------------
     def read(self, offset: int, length: int) -> bytes:
@@ -108,7 +111,7 @@ class BlockFile:
         if done != len(data):
             view = memoryview(data)
             while done < len(data):
-                done += os.pwrite(self.fd, view[done:], offset + done)
+                done += self._progress(os.pwrite(self.fd, view[done:], offset + done))
 
     def write_durable(self, offset: int, data: bytes) -> None:
         """Write `data` and wait until it (not the rest of the disk) is durable."""
@@ -116,7 +119,14 @@ class BlockFile:
             raise OSError(errno.EIO, f"a write up to byte {offset + len(data)} leaves the disk", self.path)
         done = os.pwritev(self.fd, [data], offset, os.RWF_DSYNC)
         while done < len(data):
-            done += os.pwritev(self.fd, [memoryview(data)[done:]], offset + done, os.RWF_DSYNC)
+            rest = [memoryview(data)[done:]]
+            done += self._progress(os.pwritev(self.fd, rest, offset + done, os.RWF_DSYNC))
+
+    def _progress(self, count: int) -> int:
+        """`count` of a partial write that went on. OSError(EIO) when it did not."""
+        if count <= 0:
+            raise OSError(errno.EIO, "the disk takes no more of a write", self.path)
+        return count
 
     def zero(self, offset: int, length: int, unmap: bool) -> None:
         """Make the range read as zeros; with `unmap` space may be given back, else it stays allocated."""

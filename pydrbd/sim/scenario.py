@@ -380,7 +380,9 @@ class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, Carele
             for node in self.nodes:
                 yield from self._attach(node)
                 yield from self._renew(node)
-                if node.up and self._disk(node) == Disk.DISKLESS and self._conn(node) >= Conn.CONNECTED:
+                # StandAlone: a Primary whose own data are gone for good, and which refuses older ones.
+                met = self._conn(node) >= Conn.CONNECTED or self._conn(node) == Conn.STANDALONE
+                if node.up and self._disk(node) == Disk.DISKLESS and met:
                     # Its disk does not fit the peer's data: let the two meet as disks.
                     yield from self._demote(node)
                     yield from self._command(node, "disconnect --force", lambda e: e.disconnect(True))
