@@ -7,13 +7,14 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 SEEDS ?= 1000
 ROUNDS ?= 50
+CUTS ?= 20
 RESTART_ROUNDS ?= 10
 TIME ?= 600
 TARGET ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test lint types sim sim-mutants fuzz torture restart-test lock clean
+.PHONY: help setup setup-test demo test lint types sim sim-mutants fuzz torture powercut restart-test lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +52,9 @@ fuzz: setup ## coverage-guided fuzzing for TIME (600) seconds in all; TARGET=nam
 
 restart-test: setup-test ## RESTART_ROUNDS (10) crashes and restarts under ext4 and fio in a virtual machine
 	PYDRBD_ROUNDS=$(RESTART_ROUNDS) $(PYTHON) -m pytest -s tests/test_vm_restart.py $(PYTEST_ARGS)
+
+powercut: setup-test ## CUTS (20) of the power of two virtual machines under a client that fsyncs
+	$(PYTHON) -m tests.support.powercut --cuts $(CUTS) $(POWERCUT_ARGS)
 
 lock: setup ## make the lock files anew from pyproject.toml (LOCK_ARGS=--upgrade for newest versions)
 	scripts/lock $(LOCK_ARGS)

@@ -98,7 +98,7 @@ class Vm:
             raise VmError("qemu-system-x86_64 is not installed (Debian package qemu-system-x86)")
         with tempfile.TemporaryDirectory(prefix="pydrbd-vm-") as work_name:
             work = Path(work_name)
-            _write_job(work / "job.tar", script, files or {})
+            write_job(work / "job.tar", script, files or {})
             with (work / "result.tar").open("wb") as result_disk:
                 result_disk.truncate(RESULT_BYTES)
             output = log or work / "output"
@@ -107,6 +107,17 @@ class Vm:
             command = _qemu(self._image, work, output, disks, memory, cpus)
             _boot(command, work / "console", output, timeout)
             return _result(work, output, time.monotonic() - started)
+
+
+def machine(booted: Image, memory: int, cpus: int) -> list[str]:
+    """QEMU's command line up to disks, serial lines and network; vm_init.sh says which it expects."""
+    # Nothing may be left behind, not even when the test run itself is killed.
+    arguments = ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"]
+    arguments += ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(cpus)]
+    arguments += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    arguments += ["-m", str(memory)]
+    arguments += ["-kernel", str(booted.kernel), "-initrd", str(booted.initramfs)]
+    return [*arguments, "-append", "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic"]
 
 
 def _qemu(
@@ -118,13 +129,7 @@ def _qemu(
         f"file={work}/result.tar,cache=unsafe",
         *(f"file={disk},cache=unsafe" for disk in disks),
     ]
-    # Nothing may be left behind, not even when the test run itself is killed.
-    arguments = ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"]
-    arguments += ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(cpus)]
-    arguments += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"]
-    arguments += ["-m", str(memory)]
-    arguments += ["-kernel", str(booted.kernel), "-initrd", str(booted.initramfs)]
-    arguments += ["-append", "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic"]
+    arguments = [*machine(booted, memory, cpus), "-nic", "none"]
     arguments += ["-serial", f"file:{work}/console", "-serial", f"file:{output}"]
     for drive in drives:
         arguments += ["-drive", f"if=virtio,format=raw,{drive}"]
@@ -169,7 +174,7 @@ def _result(work: Path, output: Path, seconds: float) -> VmResult:
     return VmResult(int(files.pop(".exit")), text, dmesg, seconds, files)
 
 
-def _write_job(target: Path, script: str, files: Mapping[str, bytes | Path]) -> None:
+def write_job(target: Path, script: str, files: Mapping[str, bytes | Path]) -> None:
     """The job disk: a tar of the script, its files, the project and the packages it needs.
 
     Compiled files go along where there are any (Python itself checks whether they are up to date).

@@ -25,7 +25,7 @@ from tests.torture.settle import settle
 
 #: Faults of a round, and its limit in seconds: time-outs, a full sync, a machine that is busy.
 FAULTS = 12
-ROUND_LIMIT = 200
+ROUND_LIMIT = 300
 
 
 class RoundHangs(BaseException):
