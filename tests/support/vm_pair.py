@@ -118,7 +118,10 @@ class Guest:
 
     def ready(self, seconds: float = _BOOT_LIMIT) -> None:
         """Wait until the guest takes commands."""
-        self._await("ready", seconds, "the guest's boot")
+        code, text = self._await("ready", seconds, "the guest's boot")
+        if code:
+            console = self.folder / f"{self.name}.console{self.boots}"
+            raise VmError(f"{self.name} does not boot: {text}\n{console.read_text(errors='replace')[-3000:]}")
 
     def _await(self, tag: str, seconds: float, what: str) -> tuple[int, str]:
         def answer() -> tuple[int, str] | None:

@@ -43,7 +43,8 @@ class Node(NetMember):
         return ["ip", "netns", "exec", self.namespace, *program, *words]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYDRBD_RUN_DIR": str(self.run_dir)}
+        own = {"PYDRBD_RUN_DIR": str(self.run_dir), "PYDRBD_SUPERVISOR": "no"}  # who is killed stays dead
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **own}
 
     def _popen(self, words: tuple[str, ...]) -> subprocess.Popen[str]:
         target = f"{self.resource}/0" if words[0] in _OF_A_VOLUME else self.resource
