@@ -8,6 +8,7 @@ import pytest
 
 from pydrbd.engine.generations import Side, Verdict, compare
 from pydrbd.engine.orders import IoFailed, Order, WriteMeta
+from pydrbd.engine.sync import _by_caches
 from pydrbd.format import superblock
 from pydrbd.format.gi import Generation
 from pydrbd.format.layout import AL_BYTES
@@ -168,3 +169,23 @@ def test_a_lone_primary_that_takes_its_disk_back_makes_no_further_generation() -
     assert pair.one.volume.state.role == Role.PRIMARY
     assert pair.one.volume.state.conn < Conn.CONNECTED
     assert pair.one.volume.size == DISK_BYTES
+
+
+@pytest.mark.parametrize("target_disk", [Disk.UP_TO_DATE, Disk.OUTDATED, Disk.CONSISTENT])
+def test_a_source_that_lost_its_cache_after_the_target_saw_the_end_takes_the_data_of_the_target(
+    target_disk: Disk,
+) -> None:
+    gen = Generation(PAIR_UUID)
+    lost, kept = Side(gen, crashed_primary=True, cache_lost=True), Side(gen)
+    source, target = (lost, Disk.UP_TO_DATE), (kept, target_disk)
+    turned = target_disk == Disk.UP_TO_DATE
+    here = _by_caches(Verdict.SOURCE_BITMAP, 34, source, target)
+    there = _by_caches(Verdict.TARGET_BITMAP, 35, target, source)
+    assert here is (Verdict.TARGET_BITMAP if turned else Verdict.SOURCE_BITMAP)
+    assert there is here.mirrored
+    # Who lost its cache too, or a Primary that runs, changes nothing; nor does any other rule.
+    both = (Side(gen, cache_lost=True), target_disk)
+    running = (Side(gen, primary=True, cache_lost=True), Disk.UP_TO_DATE)
+    assert _by_caches(Verdict.SOURCE_BITMAP, 34, source, both) is Verdict.SOURCE_BITMAP
+    assert _by_caches(Verdict.SOURCE_BITMAP, 34, running, target) is Verdict.SOURCE_BITMAP
+    assert _by_caches(Verdict.SOURCE_BITMAP, 70, source, target) is Verdict.SOURCE_BITMAP
