@@ -42,7 +42,7 @@ sim: setup ## the simulator with the full fault model over SEEDS (1000) seeds
 	$(PYTHON) -m pydrbd.sim --swarm --seeds $(SEEDS)
 
 sim-mutants: setup ## each safety rule removed in turn: the simulator must notice every time
-	$(PYTHON) -m pydrbd.sim --mutants
+	$(PYTHON) -m pydrbd.sim --mutants --seeds 400
 
 torture: setup-test ## ROUNDS (50) of kills, stops, cuts and swaps of two real nodes (TORTURE_ARGS=--help)
 	$(PYTHON) -m tests.torture --rounds $(ROUNDS) $(TORTURE_ARGS)

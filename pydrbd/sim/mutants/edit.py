@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ class Edit:
     function: Callable[..., Any] | property
     changes: tuple[tuple[str, str], ...]
 
+    @cache  # noqa: B019 - one per fault; so a hunt does not read sources that change meanwhile
     def compiled(self) -> CodeType:
         """The code of the changed function. Raises ValueError if a text is not there exactly once."""
         function = _plain(self.function)

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from pydrbd.sim.mutants import MUTANTS
+from pydrbd.sim.mutants import MUTANTS, SURVIVORS
 from pydrbd.sim.run import Result, run_seed
 
 
@@ -42,9 +42,12 @@ def hunt(name: str, start: int = 0, seeds: int = 1000) -> Find:
 def hunt_all(
     names: Iterable[str] | None = None, *, start: int = 0, seeds: int = 1000, jobs: int = 1
 ) -> Generator[Find, None, None]:
-    """All hunts, ordered by invariant and name, `jobs` of them at a time."""
-    wanted = set(MUTANTS if names is None else names)
+    """Hunts by invariant and name, `jobs` at a time; without `names` all but those of SURVIVORS."""
+    wanted = set(MUTANTS.keys() - SURVIVORS if names is None else names)
     order = sorted(wanted, key=lambda name: (MUTANTS[name].invariant, name))
+    for name in order:
+        with MUTANTS[name].applied():
+            pass
     work = partial(hunt, start=start, seeds=seeds)
     if jobs <= 1:
         yield from map(work, order)
