@@ -114,7 +114,7 @@ def test_a_process_that_hangs_is_replaced(pair: Pair) -> None:
 
 def test_nothing_is_taken_back_from_a_peer_that_was_promoted_meanwhile(pair: Pair) -> None:
     old, new = b"o" * BLOCK, b"n" * BLOCK
-    with supervised(pair) as watched:
+    with supervised(pair, Settings(ask=0.2, standby=False)) as watched:
         watched.devices.parked.append((0, old))
         watched.devices.gate.clear()
         kill(pair)
@@ -133,6 +133,11 @@ def test_nothing_is_taken_back_from_a_peer_that_was_promoted_meanwhile(pair: Pai
         client.close()
         with pytest.raises(RemoteError, match="beta is Primary now"):
             pair.alpha.call("resume", tenure="x", alone=True)
+        # Once it is Primary again in order, there is nothing left to complain about.
+        wait_until(lambda: pair.beta.call("status")["volumes"][0]["open_count"] == 0, 10, "beta to be free")
+        pair.beta.call("secondary")
+        pair.alpha.call("primary")
+        watched.wait_word("watching")
 
 
 def test_a_peer_that_cannot_be_asked_is_waited_for(pair: Pair) -> None:

@@ -181,7 +181,9 @@ class Supervisor:
         if not limit or now - self._asked < self.settings.ask:
             return ""
         try:
-            self.server.call("status", timeout=limit)
+            role = self.server.call("status", timeout=limit)["role"]
+            if self.state.word == "overtaken" and role == Role.PRIMARY:
+                self.state.word, self.state.text = "watching", ""  # somebody has seen to it
         except NotUpError:
             pass  # it is ending, or just starting
         except PydrbdError:
