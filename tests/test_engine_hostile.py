@@ -70,6 +70,15 @@ def test_the_disk_is_gone_when_the_peer_agrees_to_a_detach() -> None:
     assert pair.disks() == (Disk.DISKLESS, Disk.UP_TO_DATE)
 
 
+def test_a_handshake_that_stops_before_its_last_packet_is_given_up() -> None:
+    node = greeted()
+    pass_time(node, 7)
+    assert conn_of(node) == Conn.WF_REPORT_PARAMS
+    pass_time(node, 2)
+    assert conn_of(node) == Conn.WF_CONNECTION
+    assert "no STATE from the peer in time" in "".join(node.log)
+
+
 # --- a peer that is connected ------------------------------------------------------------------------
 LIMITS = p.QueueLimits(512, 512, 0, 512, 0, 1, 1, 0)
 
@@ -171,3 +180,31 @@ def test_a_peer_that_answers_pings_alone_is_given_up(what: str) -> None:
     assert "the peer answered nothing to" in "".join(node.log)
     if what != "resync":
         assert "it" in node.results
+
+
+def test_reads_of_one_block_do_not_wait_for_one_another() -> None:
+    """Thousands of them did, each for all before it: a client's write then waited for minutes."""
+    node = met()
+    count = 200
+    node.engine.on_packets(node.session, p.Channel.DATA, [p.DataRequest(0, n, 4096) for n in range(count)])
+    assert not any(mine.blockers for mine in node.volume.ranges.active)
+    write = p.Data(0, 1, 1, p.DpFlags(0), b"w" * 4096)
+    node.engine.on_packets(node.session, p.Channel.DATA, [write, p.DataRequest(0, count, 4096)])
+    *_, written, last = node.volume.ranges.active
+    assert len(written.blockers) == count
+    assert last.blockers == [written]
+    while node.step():
+        pass
+    replies = [bytes(q.data[:1]) for q in node.engine.out.data if isinstance(q, p.DataReply)]
+    assert replies == [b"\0"] * count + [b"w"]
+
+
+def test_writes_without_data_count_while_they_wait() -> None:
+    node = met()
+    many = [p.Trim(0, n, n, p.DpFlags(0), 4096) for n in range(3000)]
+    node.engine.on_packets(node.session, p.Channel.DATA, many)
+    assert node.engine.pressure.behind()
+    while node.step():
+        pass
+    assert not node.engine.pressure.behind()
+    assert node.engine.pressure.receiving == 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,18 @@ class Client:
     def _connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         sock.settimeout(CONNECT_TIMEOUT)
+        end = time.monotonic() + CONNECT_TIMEOUT
         try:
             with address_of(self._path) as address:
-                sock.connect(address)
+                while True:
+                    try:
+                        sock.connect(address)
+                        break
+                    except BlockingIOError:
+                        # Many are connecting at this moment; a unix socket does not wait by itself.
+                        if time.monotonic() > end:
+                            raise
+                        time.sleep(0.02)
         except OSError as error:
             sock.close()
             raise self._not_up(error) from error

@@ -27,6 +27,8 @@ from pydrbd.errors import ControlError, PydrbdError
 MAX_CLIENTS = 32
 #: Seconds a client may take for a whole request, or to take a reply.
 IDLE = 30.0
+#: Seconds that one client too many may take of the acceptor's time, which others wait for.
+REFUSAL = 0.05
 
 
 class Commands(Protocol):
@@ -144,7 +146,7 @@ class ControlServer:
     def _refuse(self, client: socket.socket) -> None:
         text = f"more than {self._max_clients} control connections are open; try again when some have ended"
         with contextlib.suppress(OSError, FrameError):
-            _say_and_drain(client, error_reply(ControlError(text)), 1.0)
+            _say_and_drain(client, error_reply(ControlError(text)), REFUSAL)
         client.close()
 
     def _serve(self, client: socket.socket) -> None:

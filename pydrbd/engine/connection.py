@@ -231,6 +231,10 @@ class Session:
         if self.phase is not Phase.RUNNING and now - self.opened > max(4 * options.ping_timeout, 2.0):
             engine.drop(self, Conn.NETWORK_FAILURE, f"no {self.phase.value} from the peer in time")
             return
+        if engine.connection == Conn.WF_REPORT_PARAMS and now - self.opened > options.timeout + 2.0:
+            # Pings would keep it for ever, and the true peer out.
+            engine.drop(self, Conn.NETWORK_FAILURE, "no STATE from the peer in time")
+            return
         if self.ping_deadline is not None:
             if now > self.ping_deadline:
                 engine.drop(self, Conn.NETWORK_FAILURE, "PingAck did not arrive in time")

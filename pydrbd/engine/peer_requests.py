@@ -26,7 +26,7 @@ from pydrbd.engine.orders import (
 )
 from pydrbd.errors import ProtocolViolation
 from pydrbd.format.bitmap_pages import extents_of
-from pydrbd.units import MAX_DATA_BYTES, SECTOR
+from pydrbd.units import BIT_BYTES, MAX_DATA_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Role
 from pydrbd.wire.packets import (
     Barrier,
@@ -152,8 +152,14 @@ def on_data(session: Session, packet: Change) -> None:
     if volume.state.pdsk < Disk.INCONSISTENT:
         # Now, not when it is written: a STATE behind it may start a resync from what the bitmap says.
         volume.set_out_of_sync(mine.start, length)
-    session.engine.pressure.receiving += length if isinstance(packet, Data) else 0
+    session.engine.pressure.receiving += _weight(packet)
     session.engine.spawn(name, _write(session, volume, packet, mine, epoch, wait))
+
+
+def _weight(packet: Change) -> int:
+    """What a write counts while it waits here: a page at least, also without data, so that their number is
+    bounded too."""
+    return max(len(packet.data), BIT_BYTES) if isinstance(packet, Data) else BIT_BYTES
 
 
 def on_barrier(session: Session, packet: Barrier) -> None:
@@ -176,8 +182,7 @@ def _write(
     volume.counters.unacked += 1
     if wait is not None and not wait.done:
         yield Await(wait)
-    for earlier in mine.blockers:
-        yield Await(earlier.local)
+    yield from mine.turn()
     extents, log = range(0), volume.activity_log
     if volume.has_disk and volume.state.pdsk < Disk.INCONSISTENT:
         # Our disk is the only one: the peer cannot keep the books for us.
@@ -199,7 +204,7 @@ def _write(
         log.end(extents)
     del volume.peer_writes[mine]
     volume.ranges.leave(mine)
-    engine.pressure.receiving -= length if isinstance(packet, Data) else 0
+    engine.pressure.receiving -= _weight(packet)
     volume.counters.unacked -= 1
     volume.counters.received += length
     epoch.active -= 1
@@ -231,15 +236,14 @@ def on_read(session: Session, packet: DataRequest) -> None:
     if packet.size > MAX_DATA_BYTES:
         raise ProtocolViolation(f"DATA_REQUEST of {packet.size} bytes")
     volume = session.ranged(packet, packet.size)
-    mine = volume.ranges.enter(packet.sector * SECTOR, packet.size)
+    mine = volume.ranges.enter(packet.sector * SECTOR, packet.size, reads=True)
     session.engine.pressure.serving += 1
     session.engine.spawn(f"peer read {volume.number}", _read(session, volume, packet, mine))
 
 
 def _read(session: Session, volume: Volume, packet: DataRequest, mine: Range) -> Script[None]:
     engine, offset = session.engine, mine.start
-    for earlier in mine.blockers:
-        yield Await(earlier.local)
+    yield from mine.turn()
     yield from engine.pressure.outbox_room()
     data: bytes | IoFailed = IoFailed(5, "no UpToDate disk")
     if engine.session is session and volume.state.disk == Disk.UP_TO_DATE:

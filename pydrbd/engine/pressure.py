@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
 
 #: The peer's read requests (of its clients and of resync) that may wait here before we read on.
-MAX_SERVING = 16384
+MAX_SERVING = 6144
 #: The peer's epochs that may wait for their flush before we read on.
 MAX_EPOCHS = 1024
 #: Requests of resync that a target has under way at the most, so that two nodes that are each

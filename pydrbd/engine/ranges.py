@@ -11,19 +11,29 @@ answer to a write could wait for ever: that answer may itself wait for the resyn
 
 from __future__ import annotations
 
-from pydrbd.engine.orders import Ticket
+from pydrbd.engine.orders import Await, Script, Ticket
 
 
 class Range:
     """Bytes start..end-1 of a volume, in work."""
 
-    __slots__ = ("blockers", "done", "end", "local", "start")
+    __slots__ = ("blockers", "done", "end", "local", "reads", "start")
 
-    def __init__(self, start: int, end: int, blockers: list[Range]) -> None:
-        self.start, self.end = start, end
+    def __init__(self, start: int, end: int, blockers: list[Range], reads: bool) -> None:
+        self.start, self.end, self.reads = start, end, reads
         self.blockers = blockers
         self.local = Ticket()
         self.done = Ticket()
+
+    def turn(self, *, altogether: bool = False) -> Script[None]:
+        """Wait until the disk work of all blockers is over, or with `altogether` they themselves.
+
+        The youngest first: mostly it has waited for the others, so that not everybody wakes at every end.
+        """
+        for earlier in reversed(self.blockers):
+            ticket = earlier.done if altogether else earlier.local
+            if not ticket.done:
+                yield Await(ticket)
 
 
 class Ranges:
@@ -32,10 +42,15 @@ class Ranges:
     def __init__(self) -> None:
         self.active: list[Range] = []
 
-    def enter(self, offset: int, length: int) -> Range:
-        """Register a range; its `blockers` are the earlier ones that overlap it."""
+    def enter(self, offset: int, length: int, *, reads: bool = False) -> Range:
+        """Register a range; its `blockers` are the earlier ones that overlap it.
+
+        One that only `reads` does not wait for others that do: a peer may ask for the same block thousands
+        of times, and each would wait for all before it.
+        """
         end = offset + length
-        new = Range(offset, end, [r for r in self.active if r.start < end and offset < r.end])
+        blockers = [r for r in self.active if r.start < end and offset < r.end and not (reads and r.reads)]
+        new = Range(offset, end, blockers, reads)
         self.active.append(new)
         return new
 

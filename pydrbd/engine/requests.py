@@ -175,8 +175,7 @@ def _change(engine: Engine, volume: Volume, offset: int, change: Change) -> Scri
         yield Await(resync)
     mine = volume.ranges.enter(offset, change.length)
     try:
-        for earlier in mine.blockers:
-            yield Await(earlier.done)
+        yield from mine.turn(altogether=True)
         return (yield from _submit(engine, volume, offset, change, mine))
     finally:
         volume.counters.upper_pending -= 1

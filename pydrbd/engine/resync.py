@@ -17,7 +17,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from pydrbd.engine.generations import masked
-from pydrbd.engine.orders import Await, IoFailed, ReadBlocks, Script, Ticket, WriteBlocks, ZeroBlocks
+from pydrbd.engine.orders import IoFailed, ReadBlocks, Script, Ticket, WriteBlocks, ZeroBlocks
 from pydrbd.engine.pressure import MAX_RESYNC_REQUESTS
 from pydrbd.engine.snapshot import ResyncSnapshot
 from pydrbd.engine.sync import finish_target
@@ -229,8 +229,7 @@ class Resync:
         volume, engine = self.volume, self.volume.engine
         offset, length = mine.start, mine.end - mine.start
         volume.counters.unacked += 1
-        for earlier in mine.blockers:
-            yield Await(earlier.local)
+        yield from mine.turn()
         order: WriteBlocks | ZeroBlocks
         if isinstance(packet, RsDeallocated):
             order = ZeroBlocks(volume.number, offset, length, True)
@@ -306,7 +305,7 @@ class Resync:
         if state.disk == Disk.UP_TO_DATE and state.conn not in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S):
             return
         self.target_started = True
-        mine = self.volume.ranges.enter(packet.sector * SECTOR, packet.size)
+        mine = self.volume.ranges.enter(packet.sector * SECTOR, packet.size, reads=True)
         name = f"resync read {self.volume.number}"
         self.volume.engine.pressure.serving += 1
         self.volume.engine.spawn(name, self._read_for_peer(session, packet, mine))
@@ -316,8 +315,7 @@ class Resync:
     ) -> Script[None]:
         volume, engine = self.volume, self.volume.engine
         offset, length, number = mine.start, mine.end - mine.start, volume.number
-        for earlier in mine.blockers:
-            yield Await(earlier.local)
+        yield from mine.turn()
         yield from engine.pressure.outbox_room()
         data: bytes | IoFailed = IoFailed(5, "no UpToDate disk")
         if engine.session is session and volume.state.disk == Disk.UP_TO_DATE:

@@ -63,7 +63,8 @@ class Session:
 
         self.data, self.meta = made(Channel.DATA), made(Channel.META)
         self._timeout = owner.options.send_timeout
-        self._progress, self._progress_at = (0, 0), self._loop.time()
+        #: Of each socket: bytes it has taken, and when that number last changed or nothing was left to send.
+        self._progress = {channel: (0, self._loop.time()) for channel in self._decoders}
         self._last_traffic = 0.0
         self._ended = self._throttled = False
 
@@ -147,12 +148,18 @@ class Session:
             self._driver.call(lambda: self._driver.engine.pressure.outbox(full=False))
 
     def check_progress(self) -> None:
-        """On the loop: give the peer up when it has taken nothing of what is to be sent for too long."""
-        now, progress = self._loop.time(), (self.data.progress, self.meta.progress)
-        if progress != self._progress or (self.data.idle and self.meta.idle):
-            self._progress, self._progress_at = progress, now
-        elif now - self._progress_at > self._timeout:
-            self.fail(Conn.TIMEOUT, f"the peer took no data for {self._timeout:.0f} s")
+        """On the loop: give the peer up when a socket has taken nothing of what is to be sent for too long.
+
+        Each by itself: who reads our answers to its pings may still leave the data unread.
+        """
+        now = self._loop.time()
+        for channel, sock in ((Channel.DATA, self.data), (Channel.META, self.meta)):
+            taken, since = self._progress[channel]
+            if sock.progress != taken or sock.idle:
+                self._progress[channel] = sock.progress, now
+            elif now - since > self._timeout:
+                self.fail(Conn.TIMEOUT, f"the peer took no data for {self._timeout:.0f} s")
+                return
 
     def push(self) -> None:
         """Send what is queued; the small packets of the meta socket first."""

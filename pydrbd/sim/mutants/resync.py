@@ -18,7 +18,7 @@ RESYNC = (
         "resync-read-unordered",
         6,
         "the source reads a block for the resync while a write to it is under way",
-        (edit(Resync._read_for_peer, ("for earlier in mine.blockers:", "for earlier in ():")),),
+        (edit(Resync._read_for_peer, ("yield from mine.turn()", "yield from ()")),),
     ),
     Mutant(
         "resync-write-unordered",

@@ -59,13 +59,13 @@ WRITES = (
         "overlap-unordered-here",
         6,
         "overlapping writes of clients are not ordered",
-        (edit(requests._change, ("for earlier in mine.blockers:", "for earlier in ():")),),
+        (edit(requests._change, ("yield from mine.turn(altogether=True)", "yield from ()")),),
     ),
     Mutant(
         "overlap-unordered-there",
         6,
         "the Secondary writes overlapping writes in the order in which its disk takes them",
-        (edit(peer_requests._write, ("for earlier in mine.blockers:", "for earlier in ():")),),
+        (edit(peer_requests._write, ("yield from mine.turn()", "yield from ()")),),
     ),
     Mutant(
         "flush-here-only",
