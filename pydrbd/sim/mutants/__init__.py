@@ -20,15 +20,14 @@ __all__ = ["MUTANTS", "SURVIVORS", "Mutant", "adapted", "applied"]
 
 MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in (*WRITES, *GENERATIONS, *RESYNC)}
 
-#: Faults that a hunt of some hundred seeds does not notice: either another rule of the engine makes up for
-#: the one that was broken, or what they do is so rare that the checker would have to look for it. They
-#: are hunted by name only (`--mutant NAME`), and are no proof of anything.
+#: Faults that hunts of 30 to 150 seeds did not notice: open questions. Another rule of the engine may make up
+#: for the one that was broken, or checker and workload are too blunt. They are hunted by name only
+#: (`--mutant NAME`), and are no proof of anything.
 SURVIVORS = frozenset(
     {
         "bits-cleared-before-flush",
         "bitmap-uuid-overwritten",
         "crash-flag-cleared-early",
-        "crash-forgotten",
         "demotion-without-drain",
         "end-without-flush",
         "end-without-the-target",
@@ -39,10 +38,8 @@ SURVIVORS = frozenset(
         "neg-ack-unmarked",
         "one-pass",
         "peer-disk-lost-unmarked",
-        "promotion-without-asking",
         "sync-uuid-not-persisted",
         "unasked-answer-written",
-        "write-passes-request",
     }
 )
 
