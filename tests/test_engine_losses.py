@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pydrbd.engine.generations import masked
 from pydrbd.errors import CommandFailed
 from pydrbd.vocabulary import Conn, Disk, Failure, Role
 from pydrbd.wire.packets import (
@@ -17,7 +18,7 @@ from pydrbd.wire.packets import (
     StateChangeRequest,
 )
 from pydrbd.wire.stateword import DISK_MASK
-from tests.support.engine_bench import connect, good_disk, pair_of
+from tests.support.engine_bench import Bench, connect, good_disk, pair_of
 
 BLOCK = b"\x5a" * 4096
 
@@ -102,3 +103,32 @@ def test_a_resync_that_the_source_has_ended_gets_no_more_answers() -> None:
     assert not [packet for _, packet in pair.sent if isinstance(packet, RsDataReply | RsDeallocated)]
     # Nor does a word from before the agreement bring the disk back.
     assert one.volume.state.pdsk == Disk.FAILED
+
+
+def test_a_source_whose_target_ended_unheard_knows_that_after_a_detach_too() -> None:
+    """Both then have the same current UUID: who goes on alone begins a generation of its own."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+
+    def mute(bench: Bench, packet: Packet) -> list[Packet]:
+        ended = two.volume.state.conn == Conn.CONNECTED and one.volume.state.conn == Conn.SYNC_SOURCE
+        return [] if bench is two and ended else [packet]
+
+    pair.filter = mute
+    assert pair.run(two, two.engine.invalidate(0)) is None
+    pair.pass_time(1)
+    assert pair.conns() == (Conn.SYNC_SOURCE, Conn.CONNECTED)
+    pair.cut()
+    assert pair.run(one, one.engine.disconnect()) is None
+    generation = one.volume.generation
+    assert generation is not None
+    before = masked(generation.current)
+    assert two.volume.generation is not None
+    assert masked(two.volume.generation.current) == before
+    assert pair.run(one, one.engine.detach(0)) is None
+    assert pair.run(one, one.engine.attach(0)) is None
+    assert pair.run(one, one.engine.promote()) is None
+    generation = one.volume.generation
+    assert generation is not None
+    assert masked(generation.current) != before

@@ -244,6 +244,9 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
         # An I/O error took the disk while the peer was being asked.
         return
     flags = volume.md_flags() & ~(MdFlag.PRIMARY | MdFlag.CONNECTED) | MdFlag.AL_CLEAN
+    if volume.keeps_connected_flag:
+        # The peer may have come to the end of a resync unheard: the next to go on alone must know.
+        flags |= MdFlag.CONNECTED
     volume.expose()
     engine.set_state(volume, disk=Disk.FAILED)
     engine.send_state(volume)
