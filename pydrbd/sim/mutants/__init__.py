@@ -39,7 +39,6 @@ SURVIVORS = frozenset(
         "one-pass",
         "peer-disk-lost-unmarked",
         "sync-uuid-not-persisted",
-        "unasked-answer-written",
     }
 )
 

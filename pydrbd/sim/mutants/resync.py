@@ -153,6 +153,7 @@ RESYNC = (
                     "resync = session.ranged(packet, len(packet.data)).resync\n"
                     "    resync.requested.setdefault(packet.sector * SECTOR,"
                     " (packet.sector * SECTOR + len(packet.data), Ticket()))\n"
+                    "    resync.unanswered.add(packet.sector * SECTOR)\n"
                     "    resync.answered(session, packet)",
                 ),
             ),
