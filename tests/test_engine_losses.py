@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pydrbd.engine.generations import masked
+from pydrbd.engine.orders import IoFailed, Order, ReadBlocks
 from pydrbd.errors import CommandFailed
-from pydrbd.vocabulary import Conn, Disk, Failure, Role
+from pydrbd.vocabulary import Conn, Disk, Failure, OnIoError, Role
 from pydrbd.wire.packets import (
     Channel,
     Data,
@@ -132,3 +133,30 @@ def test_a_source_whose_target_ended_unheard_knows_that_after_a_detach_too() -> 
     generation = one.volume.generation
     assert generation is not None
     assert masked(generation.current) != before
+
+
+def test_after_an_incomplete_resync_the_target_reads_from_its_peer() -> None:
+    """What the source wrote since the end of the resync is marked in the source's bitmap only."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    bad = 1 << 20
+
+    def unreadable(order: Order) -> object:
+        failed = isinstance(order, ReadBlocks) and order.offset <= bad < order.offset + order.length
+        return IoFailed(5, "bad sector") if failed else NotImplemented
+
+    one.hook = unreadable
+    one.engine.options = replace(
+        one.engine.options, volumes={0: replace(one.volume.options, on_io_error=OnIoError.PASS_ON)}
+    )
+    one.volume.options = one.engine.options.volumes[0]
+    assert pair.run(two, two.engine.invalidate(0)) is None
+    pair.pass_time(3)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.INCONSISTENT)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.run(one, one.engine.write(0, 0, BLOCK)) is None
+    assert pair.run(one, one.engine.demote()) is None
+    assert pair.run(two, two.engine.promote()) is None
+    assert pair.run(two, two.engine.read(0, 0, 4096)) == BLOCK
