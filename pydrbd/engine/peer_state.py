@@ -185,7 +185,8 @@ def on_state(session: Session, packet: packets.State) -> None:
     if peer.conn == Conn.AHEAD:
         conn = Conn.BEHIND
     disk = old.disk
-    if _considers_resync(volume, peer):
+    unseen = _disk_unseen(old, peer)
+    if not unseen and _considers_resync(volume, peer):
         verdict = sync.decide(session, volume, peer.role, peer_disk)
         if isinstance(verdict, str):
             if old.disk == Disk.NEGOTIATING:
@@ -201,8 +202,8 @@ def on_state(session: Session, packet: packets.State) -> None:
                 return
         else:
             conn = verdict
-    volume.consider_resync = False
-    if disk == Disk.NEGOTIATING and conn in (Conn.CONNECTED, Conn.WF_BITMAP_S):
+    volume.consider_resync = volume.consider_resync and unseen
+    if disk == Disk.NEGOTIATING and conn in (Conn.CONNECTED, Conn.WF_BITMAP_S) and not unseen:
         disk = volume.attached_as
     elif disk == Disk.NEGOTIATING and conn == Conn.WF_BITMAP_T:
         disk = Disk.OUTDATED if volume.attached_as > Disk.INCONSISTENT else Disk.INCONSISTENT
@@ -240,6 +241,15 @@ def _follow_up(session: Session, volume: Volume, old: State, new: State, peer: S
         session.prepared.discard(volume.number)
         session.sync_uuids.pop(volume.number, None)
         engine.spawn(f"bitmap exchange {volume.number}", sync.exchange_begins(session, volume))
+
+
+def _disk_unseen(old: State, peer: StateFields) -> bool:
+    """We attach a disk, and the peer has said this before it knew: its UUIDs may still change.
+
+    A node that serves a diskless Primary begins a generation for it. Its answer to our disk comes behind.
+    """
+    attaching = old.conn == Conn.CONNECTED and old.disk == Disk.NEGOTIATING
+    return attaching and peer.pdsk < Disk.NEGOTIATING
 
 
 def _real_peer_disk(volume: Volume, peer: StateFields) -> Disk:
