@@ -245,7 +245,7 @@ class Session:
         limit = options.timeout * max(options.ko_count, 1)
         for what, since in self._owed():
             if since is not None and now - since > limit:
-                engine.drop(self, Conn.TIMEOUT, f"the peer answered nothing to {what} for {limit:.0f} s")
+                engine.drop(self, Conn.TIMEOUT, f"the peer answered nothing to {what} for {limit:g} s")
                 return
 
     def _owed(self) -> Iterator[tuple[str, float | None]]:

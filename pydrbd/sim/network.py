@@ -194,7 +194,8 @@ class Network:
             self.link.stalled.update(ways)
 
     def quiet(self) -> None:
-        """The faults of swarm runs end."""
+        """The faults of swarm runs end; with the shortest time-outs that they draw, spikes are faults too."""
+        self.profile = replace(self.profile, spike_chance=0.0)
         self.faults = replace(self.faults, slower={}, half_up=0.0, unanswered=0.0)
         self.slowed = {}
         self.heal()
