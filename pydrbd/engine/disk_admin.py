@@ -217,6 +217,9 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
         return
     volume.attached_as = stored
     engine.set_state(volume, disk=Disk.NEGOTIATING)
+    # What it said before it knew of this disk is no ground for a decision: serving us, it may have begun a
+    # generation since.
+    volume.answer_due = True
     peer_state.send_sizes(session, volume)
     peer_state.send_uuids(session, volume)
     engine.send_state(volume)

@@ -141,6 +141,7 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
     if volume is None:
         return
     volume.peer_uuids = packet
+    volume.answer_due = False
     takeover.look(engine, volume, told=True)
     state = volume.state
     if volume.generation is None or state.disk < Disk.INCONSISTENT:
@@ -185,7 +186,9 @@ def on_state(session: Session, packet: packets.State) -> None:
     if peer.conn == Conn.AHEAD:
         conn = Conn.BEHIND
     disk = old.disk
-    unseen = _disk_unseen(old, peer)
+    # A kernel's node may have answered to the state before, Attaching.
+    unaware = session.flush_waits or peer.pdsk == Disk.DISKLESS
+    unseen = disk == Disk.NEGOTIATING and volume.answer_due and unaware
     if not unseen and _considers_resync(volume, peer):
         verdict = sync.decide(session, volume, peer.role, peer_disk)
         if isinstance(verdict, str):
@@ -241,15 +244,6 @@ def _follow_up(session: Session, volume: Volume, old: State, new: State, peer: S
         session.prepared.discard(volume.number)
         session.sync_uuids.pop(volume.number, None)
         engine.spawn(f"bitmap exchange {volume.number}", sync.exchange_begins(session, volume))
-
-
-def _disk_unseen(old: State, peer: StateFields) -> bool:
-    """We attach a disk, and the peer has said this before it knew: its UUIDs may still change.
-
-    A node that serves a diskless Primary begins a generation for it. Its answer to our disk comes behind.
-    """
-    attaching = old.conn == Conn.CONNECTED and old.disk == Disk.NEGOTIATING
-    return attaching and peer.pdsk < Disk.NEGOTIATING
 
 
 def _real_peer_disk(volume: Volume, peer: StateFields) -> Disk:

@@ -129,6 +129,8 @@ class Volume:
         #: Writes of the peer that have come and are not over yet, also of earlier connections.
         self.peer_writes: dict[Range, None] = {}
         self.peer_uuids: Uuids | None = None
+        #: The UUIDs with which the peer answers to the disk that we attach have not come yet.
+        self.answer_due = False
         self.peer_sizes: Sizes | None = None
         self.consider_resync = False
         self.discard_my_data = False
