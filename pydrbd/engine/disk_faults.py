@@ -95,6 +95,7 @@ def _pass_on(
     if elsewhere or not isinstance(order, ReadBlocks):
         # Not for a read from the last good copy: the peer may have the block as it was.
         volume.set_out_of_sync(order.offset, length)
+        volume.resync.own_failed = True
     if not elsewhere or state.disk <= Disk.INCONSISTENT:
         return
     takeover.hold_answers(engine, volume)

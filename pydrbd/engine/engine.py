@@ -308,8 +308,7 @@ class Engine:
         if current.requests and now - current.opened > EPOCH_IDLE_SECONDS:
             self.transfer_log.close_epoch()
         for volume in self.volumes.values():
-            volume.resync.move_mark()
-            volume.resync.pump()
+            volume.resync.tick()
 
     def timer(self, seconds: float) -> Ticket:
         """A ticket that resolves at the first tick after `seconds`."""

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 #: Most bytes of one request; the kernel takes up to 1 MiB.
 REQUEST_BYTES = 256 << 10
+#: A source whose target has ended waits so long for the last acks before it gives this resync up.
+END_GRACE_SECONDS = 2.0
 #: A request never crosses a multiple of this (the kernel's resync extents).
 _REGION = 16 << 20
 
@@ -83,6 +85,9 @@ class Resync:
         self.answers: Counter[tuple[int, int]] = Counter()
         #: Source: the target said that it is done (STATE).
         self.target_done = False
+        self.target_done_at = 0.0
+        #: Source: a write failed on this disk alone, so its bits say nothing of what the target lacks.
+        self.own_failed = False
         #: Source: the target has asked for blocks, so its disk is Inconsistent by its own account.
         self.target_started = False
         #: Source: bytes that were answered and not yet acknowledged.
@@ -118,6 +123,24 @@ class Resync:
             mark_time=self.mark_time,
             mark_left=self.mark_left,
         )
+
+    def tick(self) -> None:
+        """About every 100 ms."""
+        self.move_mark()
+        self.pump()
+        self._end_in_vain()
+
+    def _end_in_vain(self) -> None:
+        """Source: the target has ended, and blocks are out of sync for a reason that no ack will take away
+        (a write failed on this disk alone, on-io-error pass_on): the nodes meet again and copy those."""
+        volume, engine = self.volume, self.volume.engine
+        if volume.state.conn != Conn.SYNC_SOURCE or not self.active or not self.target_done or self.answers:
+            self.target_done_at = engine.now
+        elif engine.now - self.target_done_at > END_GRACE_SECONDS and engine.session is not None:
+            text = (
+                f"volume {volume.number}: the target has ended the resync, blocks here are out of sync still"
+            )
+            engine.drop(engine.session, Conn.NETWORK_FAILURE, text)
 
     def move_mark(self) -> None:
         """Every few seconds: where the present rate is measured from."""
@@ -289,6 +312,8 @@ class Resync:
         uuids, own = volume.peer_uuids, volume.generation
         equal = uuids is not None and own is not None and masked(uuids.current) == masked(own.current)
         if equal and not self.target_started:
+            return True
+        if self.target_done or self.own_failed:
             return True
         on_its_way = self.answered_bytes + volume.engine.transfer_log.bytes_in_flight
         return volume.bitmap.count <= -(-on_its_way // BIT_BYTES)
