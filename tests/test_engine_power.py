@@ -189,3 +189,23 @@ def test_a_source_that_lost_its_cache_after_the_target_saw_the_end_takes_the_dat
     assert _by_caches(Verdict.SOURCE_BITMAP, 34, source, both) is Verdict.SOURCE_BITMAP
     assert _by_caches(Verdict.SOURCE_BITMAP, 34, running, target) is Verdict.SOURCE_BITMAP
     assert _by_caches(Verdict.SOURCE_BITMAP, 70, source, target) is Verdict.SOURCE_BITMAP
+
+
+@pytest.mark.parametrize("outdated", [False, True])
+def test_an_outdated_disk_is_not_the_source_although_it_kept_its_cache(outdated: bool) -> None:
+    pair = _primary_with_writes()
+    pair.cut()
+    if outdated:
+        # As the target of a bitmap exchange is while the Primary goes on alone.
+        two = pair.two.volume
+        pair.two.engine.set_state(two, disk=Disk.OUTDATED)
+        while pair.two.step():
+            pass
+    # A power cut that happens to take nothing.
+    pair.one.disk.cached.clear()
+    pair.one.disk.boot += 1
+    pair.one.disk.write(0, b"\x44" * 4096)
+    again = _restarted(pair, power=False)
+    assert again.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    expected = b"\x44" * 4096 if outdated else NEW
+    assert again.one.disk.read(0, 4096) == again.two.disk.read(0, 4096) == expected

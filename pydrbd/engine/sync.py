@@ -55,17 +55,20 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     assert volume.generation is not None
     assert uuids is not None
     own_disk = volume.attached_as if volume.state.disk == Disk.NEGOTIATING else volume.state.disk
+    told = Disk.CONSISTENT if volume.state.disk == Disk.NEGOTIATING else own_disk
+    # Who lost its cache gives way to a disk that has everything. An Outdated one has not, although its UUID
+    # may be the same: a source goes on alone while bitmaps are exchanged.
     own = Side(
         volume.generation,
         volume.crashed_primary,
         volume.state.role == Role.PRIMARY,
-        volume.cache_lost and session.flush_waits,
+        volume.cache_lost and session.flush_waits and peer_disk == Disk.UP_TO_DATE,
     )
     peer = Side(
         generation_of(uuids),
         bool(uuids.flags & UuidFlags.CRASHED_PRIMARY),
         peer_role == Role.PRIMARY,
-        bool(uuids.flags & UuidFlags.CACHE_LOST),
+        bool(uuids.flags & UuidFlags.CACHE_LOST) and told == Disk.UP_TO_DATE,
     )
     decision = generations.compare(
         own,
@@ -77,7 +80,6 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     engine.log("info", f"volume {volume.number}: sync decision {verdict.value} by rule {decision.rule}")
     if verdict is Verdict.UNRELATED:
         return "Unrelated data, aborting!"
-    told = Disk.CONSISTENT if volume.state.disk == Disk.NEGOTIATING else own_disk
     verdict = _by_caches(verdict, decision.rule, (own, told), (peer, peer_disk))
     verdict = _by_disk_states(verdict, own_disk, peer_disk)
     if verdict in _SPLIT:

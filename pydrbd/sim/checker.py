@@ -262,8 +262,9 @@ class Checker(PowerChecks, Observer):
         aware = (Disk.INCONSISTENT, Disk.OUTDATED)
         if lacking.engine is not None and peek.state(lacking.engine, 0).disk in aware:
             return  # It knows that it is behind.
-        if MdFlag.CONSISTENT not in there.flags or there.generation.current == JUST_CREATED:
-            return
+        good = MdFlag.CONSISTENT | MdFlag.WAS_UP_TO_DATE
+        if there.flags & good != good or there.generation.current == JUST_CREATED:
+            return  # So does a disk that says of itself that it is Outdated or Inconsistent.
         if here.generation.current | 1 == there.generation.current | 1:
             raise Violation(
                 "generation",
