@@ -160,3 +160,6 @@ def test_after_an_incomplete_resync_the_target_reads_from_its_peer() -> None:
     assert pair.run(one, one.engine.demote()) is None
     assert pair.run(two, two.engine.promote()) is None
     assert pair.run(two, two.engine.read(0, 0, 4096)) == BLOCK
+    # Nor does it fall back to the older data when the peer is lost.
+    pair.cut()
+    assert isinstance(pair.run(two, two.engine.read(0, 0, 4096)), IoFailed)

@@ -34,6 +34,10 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
     if new.conn >= Conn.CONNECTED and new.pdsk >= Disk.INCONSISTENT:
         # A peer without a disk cannot take our current UUID over.
         volume.shared = True
+    if new.conn == Conn.CONNECTED and new.disk == Disk.INCONSISTENT:
+        volume.resync.bits_elsewhere = True
+    elif new.conn in (Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T):
+        volume.resync.bits_elsewhere = False
     if _parts_from_peer_data(volume, old, new):
         _lost_peer_data(engine, volume, new, serves_diskless=promoted and new.pdsk <= Disk.FAILED)
     if old.conn > Conn.CONNECTED >= new.conn:

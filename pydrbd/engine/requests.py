@@ -101,8 +101,7 @@ def read(engine: Engine, volume: Volume, offset: int, length: int) -> Script[byt
 def _readable_here(volume: Volume, offset: int, length: int) -> bool:
     if volume.state.disk == Disk.UP_TO_DATE:
         return True
-    if volume.state.disk != Disk.INCONSISTENT or volume.state.conn == Conn.CONNECTED:
-        # Connected: a resync left blocks behind, and what the peer wrote since is in its bitmap only.
+    if volume.state.disk != Disk.INCONSISTENT or volume.resync.bits_elsewhere:
         return False
     touched = bits_touched(offset, length)
     return not volume.bitmap.any_set(touched.start, touched.stop)

@@ -54,6 +54,8 @@ class Resync:
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
+        #: Target: a resync left blocks behind, and what the peer wrote since is marked in its bitmap only.
+        self.bits_elsewhere = False
         #: Target: start -> (end, ticket) of ranges that are asked for and not yet written.
         self.requested: dict[int, tuple[int, Ticket]] = {}
         #: Target: (session, offset, length) of answers that may still come, of a resync that has ended.
