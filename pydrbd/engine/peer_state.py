@@ -186,9 +186,9 @@ def on_state(session: Session, packet: packets.State) -> None:
     if peer.conn == Conn.AHEAD:
         conn = Conn.BEHIND
     disk = old.disk
-    # A kernel's node may have answered to the state before, Attaching.
+    # A kernel's node may have answered to the state before, Attaching; one without a disk has no UUIDs.
     unaware = session.flush_waits or peer.pdsk == Disk.DISKLESS
-    unseen = disk == Disk.NEGOTIATING and volume.answer_due and unaware
+    unseen = disk == Disk.NEGOTIATING <= peer.disk and volume.answer_due and unaware
     if not unseen and _considers_resync(volume, peer):
         verdict = sync.decide(session, volume, peer.role, peer_disk)
         if isinstance(verdict, str):
