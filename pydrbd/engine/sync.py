@@ -190,6 +190,9 @@ def start_source(session: Session, volume: Volume) -> Script[None]:
     engine = volume.engine
     if not (yield from settle_full_sync(volume)):
         return
+    # What an earlier session left in our cache may be nowhere else, and no barrier of this one covers it.
+    if (yield from volume.flush_data()) is not None:
+        return
     if (yield from volume.write_bitmap()) is not None or volume.generation is None:
         return
     if engine.session is not session or volume.state.conn not in (Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S):
