@@ -160,6 +160,8 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
         volume.touch()
         sync.remember_equal(volume)
         engine.set_state(volume, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
+        # The peer may still read a state of ours from before.
+        session.send(packets.State(volume.state.word, volume.number))
         engine.spawn(f"skip initial sync {volume.number}", sync.persist_all(volume))
 
 
