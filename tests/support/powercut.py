@@ -80,6 +80,16 @@ class Series:
         """The last record that was reported as durable."""
         return max(guest.synced for guest in self.pair.guests)
 
+    def play(self, cuts: int) -> None:
+        """The whole series."""
+        self.begin()
+        for number in range(cuts):
+            # Two cuts each way of writing, or one each in a short series.
+            mode = _MODES[number // (2 if cuts > 2 else 1) % 2]
+            self.cut(number + 1, _KINDS[number % len(_KINDS)], mode)
+        self.orderly_end()
+        self.never_back()
+
     # --- steps -----------------------------------------------------------------------------------
     def boot(self, *guests: Guest) -> None:
         for guest in guests:
@@ -90,7 +100,7 @@ class Series:
     def up(self, *guests: Guest) -> None:
         for guest in guests:
             guest.sh(_NETWORK.format(guest.number))
-            guest.pydrbd("up r0")
+            guest.comes_up()
 
     def in_sync(self) -> None:
         self.primary.pydrbd("wait-connect -t 60 r0")
@@ -278,16 +288,13 @@ def run(cuts: int, seed: int, say: Callable[[str], None] = print) -> None:
     series = Series(folder, seed, say)
     try:
         with series.pair:
-            series.begin()
-            for number in range(cuts):
-                # Two cuts each way of writing, or one each in a short series.
-                mode = _MODES[number // (2 if cuts > 2 else 1) % 2]
-                series.cut(number + 1, _KINDS[number % len(_KINDS)], mode)
-            series.orderly_end()
-            series.never_back()
+            try:
+                series.play(cuts)
+            except BaseException:
+                words = [guest.post_mortem() for guest in series.pair.guests]
+                (folder / "last-words.txt").write_text("\n".join(words))
+                raise
     except BaseException:
-        words = [guest.last_words() for guest in series.pair.guests]
-        (folder / "last-words.txt").write_text("\n".join(words))
         say(f"kept in {folder}; again: python -m tests.support.powercut --cuts {cuts} --seed {seed}")
         raise
     shutil.rmtree(folder)

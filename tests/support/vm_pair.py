@@ -159,6 +159,16 @@ class Guest:
         """A pydrbd command on this node that has to end with 0; its output."""
         return self.must(f"{_PYDRBD} {self.name} {words}", seconds)
 
+    def comes_up(self) -> None:
+        """`up`, once more where the process was given up before it served: a busy host is that slow."""
+        for _ in range(3):
+            code, output = self.run(f"{_PYDRBD} {self.name} up r0", 300)
+            if code == 0:
+                return
+            if "did not answer within" not in output:
+                break
+        raise VmError(f"{self.name} does not come up: {output}\n{self.last_words()}")
+
     def becomes_primary(self, seconds: float = 90) -> None:
         """`primary`, repeated while a dead peer still counts as connected."""
         deadline = time.monotonic() + seconds
@@ -193,8 +203,16 @@ class Guest:
         self.cut()
 
     def last_words(self) -> str:
+        """What it said last."""
         with self._lock:
-            return f"--- {self.name} said last\n" + "\n".join(list(self._said)[-60:])
+            return f"--- {self.name} said last\n" + "\n".join(list(self._said)[-160:])
+
+    def post_mortem(self) -> str:
+        """The same, and the logs of a guest that still answers."""
+        if self.running and self._line is not None:
+            with contextlib.suppress(VmError, OSError):
+                self.run("sh tail -n 80 /run/pydrbd/*/r0.log; dmesg | tail -n 20", 60)
+        return self.last_words()
 
 
 class VmPair:
