@@ -100,7 +100,7 @@ class Series:
     def up(self, *guests: Guest) -> None:
         for guest in guests:
             guest.sh(_NETWORK.format(guest.number))
-            guest.comes_up()
+            guest.pydrbd("up r0", 300)
 
     def in_sync(self) -> None:
         self.primary.pydrbd("wait-connect -t 60 r0")

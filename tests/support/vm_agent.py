@@ -7,14 +7,18 @@ emulation) or "TAG sh TEXT" (a line of shell). The answer is its output and a li
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import shlex
 import subprocess
 
 from pydrbd.cli.main import run
+from pydrbd.runtime import launch
 
 LINE = "/dev/ttyS1"
+#: Seconds that a process may take to start: emulated, and on a host that may be busy with all other tests.
+START_LIMIT = 250.0
 
 
 def answer(kind: str, text: str) -> tuple[int, str]:
@@ -33,6 +37,7 @@ def answer(kind: str, text: str) -> tuple[int, str]:
 
 def main() -> None:
     os.environ["PYDRBD_SUPERVISOR"] = "no"  # nothing here dies alone, and two more Pythons are slow to start
+    launch.start = functools.partial(launch.start, timeout=START_LIMIT)  # type: ignore[assignment]
     with open(LINE) as line:
         print("@ready 0", flush=True)
         for command in line:

@@ -159,16 +159,6 @@ class Guest:
         """A pydrbd command on this node that has to end with 0; its output."""
         return self.must(f"{_PYDRBD} {self.name} {words}", seconds)
 
-    def comes_up(self) -> None:
-        """`up`, once more where the process was given up before it served: a busy host is that slow."""
-        for _ in range(3):
-            code, output = self.run(f"{_PYDRBD} {self.name} up r0", 300)
-            if code == 0:
-                return
-            if "did not answer within" not in output:
-                break
-        raise VmError(f"{self.name} does not come up: {output}\n{self.last_words()}")
-
     def becomes_primary(self, seconds: float = 90) -> None:
         """`primary`, repeated while a dead peer still counts as connected."""
         deadline = time.monotonic() + seconds
