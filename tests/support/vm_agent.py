@@ -37,7 +37,7 @@ def answer(kind: str, text: str) -> tuple[int, str]:
 
 def main() -> None:
     os.environ["PYDRBD_SUPERVISOR"] = "no"  # nothing here dies alone, and two more Pythons are slow to start
-    launch.start = functools.partial(launch.start, timeout=START_LIMIT)  # type: ignore[assignment]
+    launch.start = functools.partial(launch.start, timeout=START_LIMIT)
     with open(LINE) as line:
         print("@ready 0", flush=True)
         for command in line:

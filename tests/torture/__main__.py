@@ -25,7 +25,7 @@ from tests.torture.settle import settle
 
 #: Faults of a round, and its limit in seconds: time-outs, a full sync, a machine that is busy.
 FAULTS = 12
-ROUND_LIMIT = 300
+ROUND_LIMIT = 600
 
 
 class RoundHangs(BaseException):
@@ -85,6 +85,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("network namespaces need root", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the nodes are ended
     first = arguments.seed if arguments.seed is not None else int(time.time()) % 1_000_000 * 1000
     total, failed, begin = Counts(), 0, time.monotonic()
     for number in range(arguments.rounds):

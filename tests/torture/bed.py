@@ -20,7 +20,7 @@ from tests.support.netns import NetMember, NetPair, Network
 from tests.support.waiting import wait_until
 
 #: Seconds that any command may take; the longest time-outs of the configuration add up to far less.
-COMMAND_LIMIT = 45.0
+COMMAND_LIMIT = 120.0
 #: What the errors and refusals of pydrbd/errors.py and vocabulary.py give; 20 would be an unexpected one.
 _KNOWN_CODES = (0, 1, 5, 10, 11, 16, 17)
 _OF_A_VOLUME = frozenset({"attach", "detach", "get-gi", "dump-md", "new-current-uuid", "invalidate"})

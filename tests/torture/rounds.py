@@ -26,8 +26,8 @@ from tests.support.waiting import DeadlineError, wait_until
 from tests.torture.bed import Bed, Node, TortureFailed
 
 MIB = 1 << 20
-#: Time-outs of the pair: a peer that does not answer is lost after 1.5 to 2 s.
-_NET = "protocol C; connect-int 1; ping-int 1; ping-timeout 5; timeout 9;"
+#: Time-outs of the pair: a peer that does not answer is lost after 2 to 2.5 s.
+_NET = "protocol C; connect-int 1; ping-int 1; ping-timeout 10; timeout 9;"
 _FAST = "c-plan-ahead 0; resync-rate 4G; c-max-rate 4G; al-extents"
 #: Size in MiB and disk options: a resync that is over at once, one that is slow enough to be disturbed, and
 #: an activity log whose extents (4 MiB each) cover less than the disk, so that extents leave it.

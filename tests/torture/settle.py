@@ -17,7 +17,7 @@ from tests.torture.faults import attach, connect, heal, start
 from tests.torture.rounds import Client, Round
 
 #: Seconds that a healed pair may take to be in sync again.
-CONVERGENCE = 60.0
+CONVERGENCE = 180.0
 _SPLIT_BRAIN = "Split-Brain detected"
 
 
