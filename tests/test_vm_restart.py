@@ -17,9 +17,9 @@ ROUNDS = int(os.environ.get("PYDRBD_ROUNDS", "3"))
 LONGEST = 600 + 150 * ROUNDS
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(LONGEST + 50)]
 # An emulated node on a busy machine may need seconds for a ping; that is not what is tested here.
-PREPARE = (
-    '. $SUPPORT/vm_failover.sh\n. $SUPPORT/vm_restart.sh\nSIZE=64M\nNET="ping-timeout 100;"\nfresh_pair\n'
-)
+# (Two nodes that dial each other at once wait for ping-timeout, unless the other option says how long.)
+NET = "ping-timeout 100; socket-check-timeout 1;"
+PREPARE = f". $SUPPORT/vm_failover.sh\n. $SUPPORT/vm_restart.sh\nSIZE=64M\nNET='{NET}'\nfresh_pair\n"
 
 
 def test_a_mounted_file_system_survives_crashes_and_restarts() -> None:
