@@ -7,14 +7,15 @@ import random
 import pytest
 
 from pydrbd.engine.generations import Side, Verdict, compare
-from pydrbd.engine.orders import IoFailed, Order, WriteMeta
+from pydrbd.engine.orders import IoFailed, Order, WriteBlocks, WriteMeta
 from pydrbd.engine.sync import _by_caches
+from pydrbd.errors import CommandFailed
 from pydrbd.format import superblock
 from pydrbd.format.gi import Generation
 from pydrbd.format.layout import AL_BYTES
 from pydrbd.sim.disk import SimDisk
 from pydrbd.units import SECTOR
-from pydrbd.vocabulary import Conn, Disk, Role
+from pydrbd.vocabulary import Conn, Disk, Failure, Role
 from tests.support.engine_bench import DISK_BYTES, PAIR_UUID, Bench, Pair, connect, good_disk, pair_of
 
 OLD, NEW = b"\x11" * 4096, b"\x22" * 4096
@@ -209,3 +210,29 @@ def test_an_outdated_disk_is_not_the_source_although_it_kept_its_cache(outdated:
     assert again.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     expected = b"\x44" * 4096 if outdated else NEW
     assert again.one.disk.read(0, 4096) == again.two.disk.read(0, 4096) == expected
+
+
+def test_a_disk_that_failed_under_a_primary_beside_a_good_peer_is_not_taken_back_without_it() -> None:
+    pair = _primary_with_writes()
+
+    def fails(order: Order) -> object:
+        return IoFailed(5, "broken") if isinstance(order, WriteBlocks) else NotImplemented
+
+    pair.one.hook = fails
+    pair.filter = lambda _bench, _packet: []
+    pair.one.start("write", pair.one.engine.write(0, 8192, NEW))
+    pair.settle()
+    assert pair.disks()[0] == Disk.DISKLESS
+    pair.cut()
+    # What was in the cache of the failing disk is gone, and the peer has it.
+    _lose_cache(pair.one.disk)
+    pair.one.hook = lambda _order: NotImplemented
+    refused = pair.run(pair.one, pair.one.engine.attach(0))
+    assert isinstance(refused, CommandFailed)
+    assert refused.failure is Failure.DATA_NOT_CURRENT
+    pair.filter = lambda _bench, packet: [packet]
+    pair.pass_time(6.0)
+    assert pair.run(pair.one, pair.one.engine.attach(0)) is None
+    pair.pass_time(6.0)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert pair.one.disk.read(0, 4096) == NEW

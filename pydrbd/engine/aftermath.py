@@ -48,14 +48,14 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
     if promoted and old.disk == old.pdsk == Disk.INCONSISTENT:
         volume.consider_resync = True
     if new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE:
-        volume.crashed_primary = False
+        volume.crashed_primary = volume.failed_beside_good = False
         if volume.cache_lost:
             volume.cache_lost = False
             engine.persist_later(volume)
     if volume.resumable and _overtaken(new):
         engine.overtaken, volume.resumable = True, False
     if old.role == Role.PRIMARY != new.role:
-        volume.resumable = False
+        volume.resumable = volume.failed_beside_good = False
     if new.disk >= Disk.INCONSISTENT and new.disk != Disk.DUNKNOWN:
         volume.attached_as = new.disk
     if volume.base is not None and new.disk > Disk.FAILED and volume.md_flags() != volume.flags_noted:

@@ -124,6 +124,13 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
         and current != volume.unborn
     ):
         raise CommandFailed(name, Failure.DATA_NOT_CURRENT)
+    if alone and volume.state.role == Role.PRIMARY and volume.failed_beside_good:
+        raise CommandFailed(
+            name,
+            Failure.DATA_NOT_CURRENT,
+            f"volume {volume.number}: the disk failed while the peer had everything; unflushed writes may"
+            " be missing.\nThe volume is Diskless. Connect the peer and attach, or make this node Secondary.",
+        )
     volume.layout, volume.base, volume.generation = layout, superblock, superblock.generation
     volume.boot = info.boot
     volume.generation_flushed = generations.masked(superblock.generation.current)

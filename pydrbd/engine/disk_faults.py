@@ -29,7 +29,7 @@ from pydrbd.engine.orders import (
     WriteBlocks,
     ZeroBlocks,
 )
-from pydrbd.vocabulary import Conn, Disk, Failure, OnIoError
+from pydrbd.vocabulary import Conn, Disk, Failure, OnIoError, Role
 
 if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
@@ -47,6 +47,9 @@ def order_failed(engine: Engine, volume: Volume, order: DiskOrder, failure: IoFa
     engine.log("error", f"volume {volume.number}: local I/O error: {failure.text}; detaching")
     volume.attach_failure = (Failure.METADATA_IO, failure.text)
     volume.expose()
+    good_peer = volume.state.pdsk == Disk.UP_TO_DATE and volume.state.conn >= Conn.CONNECTED
+    # Clients have been told of writes that this disk may miss: without the peer it is not taken back.
+    volume.failed_beside_good = volume.state.role == Role.PRIMARY and good_peer
     if volume.open_write and volume.state.pdsk != Disk.UP_TO_DATE:
         # Nobody else has what the disk had not yet made durable; a flush must never say so.
         volume.writes_lost = True

@@ -148,7 +148,7 @@ class Volume:
         self.parted_from = 0
         #: Completed writes may have been lost with the only disk that had them: flushes fail until the
         #: last client that writes has closed the device.
-        self.writes_lost = False
+        self.writes_lost = self.failed_beside_good = False
         #: Why the disk being attached was let go of.
         self.attach_failure = (Failure.DATA_NOT_CURRENT, "")
         self.open_read = 0
