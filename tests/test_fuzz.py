@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import time
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def test_new_inputs(name: str, tmp_path: Path) -> None:
     assert not result.text, f"{result.text}\n{result.finding}"
     assert result.executions > len(harness.corpus(name)), result
     assert result.peak_mib < harness.PEAK_MIB
+
+
+def test_the_memory_of_the_parent_does_not_count(tmp_path: Path) -> None:
+    """A child begins with its parent's peak of resident memory; in the whole suite that is too much."""
+    ballast = bytearray(2 * harness.PEAK_MIB << 20)
+    ballast[:: mmap.PAGESIZE] = b"x" * len(range(0, len(ballast), mmap.PAGESIZE))
+    result = fuzz("decoder", 1, seed=1, work=tmp_path)
+    assert not result.text, result.text
+    assert 0 < result.peak_mib < harness.PEAK_MIB
 
 
 def test_a_fault_is_found_and_named(tmp_path: Path) -> None:

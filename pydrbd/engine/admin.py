@@ -295,7 +295,11 @@ def _detach(engine: Engine, volume: Volume, force: bool) -> Script[None]:
         _check(engine, volume, lambda s: replace(s, disk=Disk.FAILED))
     yield from _drain(engine)
     if not force:
-        yield from _ask_peer(engine, volume, DISK_MASK, Disk.FAILED << 9)
+        volume.negotiation.leaving = True
+        try:
+            yield from _ask_peer(engine, volume, DISK_MASK, Disk.FAILED << 9)
+        finally:
+            volume.negotiation.leaving = False
         _check(engine, volume, lambda s: replace(s, disk=Disk.FAILED))
     yield from close_disk(engine, volume)
 

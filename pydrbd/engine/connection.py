@@ -60,6 +60,8 @@ class Session:
         self.receiver = peer_requests.Receiver(self)
         self.last_meta = engine.now
         self.last_data = engine.now
+        #: Packets of the peer that wait until we may say which generation we have; None: none has to.
+        self.held: list[Packet] | None = None
         self.ping_deadline: float | None = None
         self.ping_waiters: list[Ticket] = []
 
@@ -109,6 +111,9 @@ class Session:
     def handle(self, packet: Packet) -> None:
         """Act on one packet."""
         try:
+            if self.held is not None and not isinstance(packet, packets.Ping | packets.PingAck):
+                self._hold(self.held, packet)
+                return
             if self.phase is not Phase.RUNNING and not isinstance(packet, packets.Ping | packets.PingAck):
                 handshake.take(self, packet)
                 return
@@ -118,6 +123,19 @@ class Session:
             handler(self, packet)
         except ProtocolViolation as violation:
             self.violation(violation.reason)
+
+    def _hold(self, held: list[Packet], packet: Packet) -> None:
+        # PROTOCOL and what a node says of its volumes; it has nothing more to say before it hears of ours.
+        if len(held) >= 8 * (1 + len(self.engine.volumes)):
+            raise ProtocolViolation(f"{type(packet).__name__} before the handshake was over")
+        held.append(packet)
+
+    def go_on(self) -> None:
+        """Act on the packets that were held."""
+        held, self.held = self.held or [], None
+        for packet in held:
+            if self.engine.session is self:
+                self.handle(packet)
 
     def volume(self, packet: Packet) -> Volume:
         """The packet's volume; raises ProtocolViolation if we have none of that number."""
@@ -229,7 +247,9 @@ class Session:
         engine, options = self.engine, self.engine.options
         now = engine.now
         if self.phase is not Phase.RUNNING and now - self.opened > max(4 * options.ping_timeout, 2.0):
-            engine.drop(self, Conn.NETWORK_FAILURE, f"no {self.phase.value} from the peer in time")
+            late = "the new current UUID is not on the disk" if self.held is not None else ""
+            late = late or f"no {self.phase.value} from the peer"
+            engine.drop(self, Conn.NETWORK_FAILURE, f"{late} in time")
             return
         if engine.connection == Conn.WF_REPORT_PARAMS and now - self.opened > options.timeout + 2.0:
             # Pings would keep it for ever, and the true peer out.

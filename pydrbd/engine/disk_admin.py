@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import generations, peer_state
+from pydrbd.engine import generations, peer_state, takeover
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
 from pydrbd.engine.orders import (
@@ -226,7 +226,7 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
     engine.set_state(volume, disk=Disk.NEGOTIATING)
     # What it said before it knew of this disk is no ground for a decision: serving us, it may have begun a
     # generation since.
-    volume.answer_due = True
+    volume.negotiation.answer_due = True
     peer_state.send_sizes(session, volume)
     peer_state.send_uuids(session, volume)
     engine.send_state(volume)
@@ -259,6 +259,7 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
         flags |= MdFlag.CONNECTED
     volume.expose()
     engine.set_state(volume, disk=Disk.FAILED)
+    takeover.begin(engine, volume)
     engine.send_state(volume)
     for active in list(volume.ranges.active):
         if not active.local.done:

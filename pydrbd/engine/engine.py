@@ -132,7 +132,8 @@ class Engine:
             volume.minting = None
         ticket.resolve()
         if self.session is not None and volume.state.conn >= Conn.CONNECTED:
-            peer_state.send_uuids(self.session, volume)
+            tell = peer_state.send_generation if volume.negotiation.generation_owed else peer_state.send_uuids
+            tell(self.session, volume)
 
     def persist_later(self, volume: Volume) -> None:
         """The superblock has changed; write it in the background."""
@@ -225,6 +226,7 @@ class Engine:
         if session is not None:
             session.close()
         for volume in self.volumes.values():
+            volume.negotiation.connection_lost()
             volume.resync_may_have_ended = volume.resync.target_may_have_ended()
         self.transfer_log.lose()
         self.pressure.outbox(full=False)

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from pydrbd.engine import peer_state
+from pydrbd.engine.orders import Await, Script
 from pydrbd.errors import ProtocolViolation
 from pydrbd.version import PROTOCOL_MAX, PROTOCOL_MIN
 from pydrbd.vocabulary import Conn
@@ -98,6 +99,26 @@ def _on_response(session: Session, packet: packets.AuthResponse) -> None:
 
 
 def _send_configuration(session: Session) -> None:
+    """Say what we are; a generation only when it is durable. A peer that takes itself for Outdated because of
+    one that a power cut then takes from us would be overwritten with older data."""
+    if any(volume.minting for volume in session.engine.volumes.values()):
+        session.held = []
+        session.engine.spawn("handshake", _configure_later(session))
+    else:
+        _configure(session)
+
+
+def _configure_later(session: Session) -> Script[None]:
+    engine = session.engine
+    for volume in engine.volumes.values():
+        while (minting := volume.minting) is not None:
+            yield Await(minting)
+    if engine.session is session:
+        _configure(session)
+        session.go_on()
+
+
+def _configure(session: Session) -> None:
     session.phase = Phase.PROTOCOL
     engine = session.engine
     discard = 1 if engine.discard_my_data else 0

@@ -134,9 +134,7 @@ def on_data(session: Session, packet: Change) -> None:
     if volume.state.role == Role.PRIMARY:
         # A peer that was Primary has said that it is not any more before we became it, on the same socket.
         raise ProtocolViolation(f"{type(packet).__name__} from the peer, but this node is the Primary")
-    if volume.has_disk and volume.state.pdsk < Disk.INCONSISTENT:
-        # Now, not when it is written: the bitmap may be sent to a disk that the peer attaches before that.
-        volume.set_out_of_sync(packet.sector * SECTOR, length)
+    alone = volume.writes_here_only
     epoch = session.receiver.epochs[-1]
     epoch.count += 1
     epoch.active += 1
@@ -149,11 +147,12 @@ def on_data(session: Session, packet: Change) -> None:
     # The order between overlapping ranges is that of arrival, not that in which scripts get to run.
     mine = volume.ranges.enter(packet.sector * SECTOR, length)
     volume.peer_writes[mine] = None
-    if volume.state.pdsk < Disk.INCONSISTENT:
-        # Now, not when it is written: a STATE behind it may start a resync from what the bitmap says.
+    if alone:
+        # Now, not when it is written: a STATE behind it may start a resync from what the bitmap says, and
+        # the bitmap may be sent to a disk that the peer attaches before that.
         volume.set_out_of_sync(mine.start, length)
     session.engine.pressure.receiving += _weight(packet)
-    session.engine.spawn(name, _write(session, volume, packet, mine, epoch, wait))
+    session.engine.spawn(name, _write(session, volume, packet, mine, epoch, wait, alone))
 
 
 def _weight(packet: Change) -> int:
@@ -175,7 +174,13 @@ def _order(volume: Volume, packet: Change, offset: int, length: int) -> WriteBlo
 
 
 def _write(
-    session: Session, volume: Volume, packet: Change, mine: Range, epoch: PeerEpoch, wait: Ticket | None
+    session: Session,
+    volume: Volume,
+    packet: Change,
+    mine: Range,
+    epoch: PeerEpoch,
+    wait: Ticket | None,
+    alone: bool,
 ) -> Script[None]:
     engine = session.engine
     offset, length = mine.start, mine.end - mine.start
@@ -184,7 +189,7 @@ def _write(
         yield Await(wait)
     yield from mine.turn()
     extents, log = range(0), volume.activity_log
-    if volume.has_disk and volume.state.pdsk < Disk.INCONSISTENT:
+    if volume.has_disk and (alone or volume.writes_here_only):
         # Our disk is the only one: the peer cannot keep the books for us.
         extents = extents_of(offset, length)
         if (yield from log.begin(volume, extents)) is not None:
@@ -192,7 +197,7 @@ def _write(
     yield from volume.settled()
     result: IoFailed | None = IoFailed(5, "no disk")
     if volume.has_disk:
-        if volume.state.pdsk < Disk.INCONSISTENT:
+        if volume.writes_here_only:
             volume.set_out_of_sync(offset, length)
         incarnation = volume.incarnation
         result = yield from volume.perform(_order(volume, packet, offset, length))

@@ -88,6 +88,15 @@ def send_uuids(session: Session, volume: Volume, extra: UuidFlags = NO_UUID_FLAG
     session.send(packets.Uuids(*g.values(), volume.bitmap.count, flags, volume.number))
 
 
+def send_generation(session: Session, volume: Volume) -> None:
+    """UUIDS and STATE; as soon as a new current UUID in them is durable, if it is not yet: the peer must not
+    count as older than what a power cut may take from us."""
+    volume.negotiation.generation_owed = not volume.generation_durable
+    if not volume.negotiation.generation_owed:
+        send_uuids(session, volume)
+        session.send(packets.State(volume.state.word, volume.number))
+
+
 # --- being told --------------------------------------------------------------------------------
 
 
@@ -141,7 +150,7 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
     if volume is None:
         return
     volume.peer_uuids = packet
-    volume.answer_due = False
+    volume.negotiation.answer_due = False
     takeover.look(engine, volume, told=True)
     state = volume.state
     if volume.generation is None or state.disk < Disk.INCONSISTENT:
@@ -172,6 +181,7 @@ def on_state(session: Session, packet: packets.State) -> None:
     if volume is None:
         return
     peer = unpack_state(packet.word)
+    volume.negotiation.peer_attaching = peer.disk == Disk.NEGOTIATING
     old = volume.state
     if old.conn >= Conn.CONNECTED and old.role == peer.role == Role.PRIMARY:
         raise ProtocolViolation(f"volume {volume.number}: the peer says it is Primary, and so is this node")
@@ -190,7 +200,7 @@ def on_state(session: Session, packet: packets.State) -> None:
     disk = old.disk
     # A kernel's node may have answered to the state before, Attaching; one without a disk has no UUIDs.
     unaware = session.flush_waits or peer.pdsk == Disk.DISKLESS
-    unseen = disk == Disk.NEGOTIATING <= peer.disk and volume.answer_due and unaware
+    unseen = disk == Disk.NEGOTIATING <= peer.disk and volume.negotiation.answer_due and unaware
     if not unseen and _considers_resync(volume, peer):
         verdict = sync.decide(session, volume, peer.role, peer_disk)
         if isinstance(verdict, str):
@@ -234,11 +244,9 @@ def _follow_up(session: Session, volume: Volume, old: State, new: State, peer: S
         session.send(packets.State(new.word, volume.number))
     elif new.conn > Conn.CONNECTED >= peer.conn and changed and peer.disk != Disk.NEGOTIATING:
         # The peer has not decided yet: tell it why it should.
-        send_uuids(session, volume)
-        session.send(packets.State(new.word, volume.number))
+        send_generation(session, volume)
     elif old.conn == Conn.CONNECTED and peer.disk == Disk.NEGOTIATING:
-        send_uuids(session, volume)
-        session.send(packets.State(new.word, volume.number))
+        send_generation(session, volume)
     elif old.disk == Disk.NEGOTIATING and new.disk != Disk.NEGOTIATING:
         session.send(packets.State(new.word, volume.number))
     if changed and new.conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T):

@@ -78,5 +78,8 @@ def _cannot_be_elsewhere(volume: Volume) -> bool:
     """The peer lacks our current generation for certain: it was made without it, or the peer is Outdated."""
     if volume.generation is None or volume.state.disk != Disk.UP_TO_DATE:
         return False
+    if volume.shared:
+        # Not even if it was Inconsistent: it may have come to the end of a resync from us unheard.
+        return False
     outdated = volume.base is not None and bool(volume.base.flags & MdFlag.PEER_OUTDATED)
-    return outdated or (volume.generation.bitmap != 0 and not volume.shared)
+    return outdated or volume.generation.bitmap != 0

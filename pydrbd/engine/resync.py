@@ -47,6 +47,8 @@ REQUEST_BYTES = 256 << 10
 END_GRACE_SECONDS = 2.0
 #: A request never crosses a multiple of this (the kernel's resync extents).
 _REGION = 16 << 20
+#: Source: the resync has not begun yet.
+_PREPARING = (Conn.STARTING_SYNC_S, Conn.WF_BITMAP_S)
 
 
 class Resync:
@@ -304,17 +306,19 @@ class Resync:
     def target_may_have_ended(self) -> bool:
         """Source: may the target have our current UUID? It has at the end of a resync, when it has all that
         it lacks and only its acks are not here yet; and it had all along, when a resync between equal
-        generations (invalidate) has not begun over there.
+        generations (a crash, invalidate) has not begun over there.
 
         To be asked before the loss of the peer marks blocks.
         """
         volume = self.volume
-        if volume.state.conn not in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S):
+        if volume.state.conn not in (*_PREPARING, Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S):
             return False
         uuids, own = volume.peer_uuids, volume.generation
         equal = uuids is not None and own is not None and masked(uuids.current) == masked(own.current)
         if equal and not self.target_started:
             return True
+        if volume.state.conn in _PREPARING:
+            return False
         if self.target_done or self.own_failed:
             return True
         on_its_way = self.answered_bytes + volume.engine.transfer_log.bytes_in_flight

@@ -238,8 +238,9 @@ def finish_target(volume: Volume) -> Script[None]:
         return
     if (yield from volume.write_bitmap()) is not None:
         return
-    if engine.session is not session or volume.state.conn != Conn.SYNC_TARGET:
-        # Paused meanwhile, perhaps: it ends when it goes on.
+    if engine.session is not session or volume.state.conn != Conn.SYNC_TARGET or volume.negotiation.leaving:
+        # Paused meanwhile, perhaps: it ends when it goes on. A peer that has agreed to a detach begins a
+        # generation of its own, which we would take for that of what we have.
         volume.resync.ending = False
         return
     if volume.bitmap.count > failed:

@@ -21,6 +21,7 @@ from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
 from pydrbd.engine.generations import masked
 from pydrbd.engine.group_commit import GroupCommit
+from pydrbd.engine.negotiation import Negotiation
 from pydrbd.engine.options import VolumeOptions
 from pydrbd.engine.orders import (
     Await,
@@ -129,8 +130,7 @@ class Volume:
         #: Writes of the peer that have come and are not over yet, also of earlier connections.
         self.peer_writes: dict[Range, None] = {}
         self.peer_uuids: Uuids | None = None
-        #: The UUIDs with which the peer answers to the disk that we attach have not come yet.
-        self.answer_due = False
+        self.negotiation = Negotiation()
         self.peer_sizes: Sizes | None = None
         self.consider_resync = False
         self.discard_my_data = False
@@ -204,6 +204,17 @@ class Volume:
         """Without a bitmap UUID the next promotion alone makes a new generation anyway."""
         return self.shared and self.generation is not None and self.generation.bitmap != 0
 
+    @property
+    def writes_here_only(self) -> bool:
+        """What the peer writes is on this disk alone: it has none, or one that is still being attached."""
+        return self.state.pdsk < Disk.INCONSISTENT or self.negotiation.peer_attaching
+
+    @property
+    def generation_durable(self) -> bool:
+        """The current UUID that we would tell the peer is on the disk."""
+        generation = self.generation
+        return self.minting is None or generation is None or generation.current == self.current_on_disk
+
     def md_flags(self) -> MdFlag:
         """The flags of the superblock for the present state."""
         s = self.state
@@ -218,7 +229,7 @@ class Volume:
             (self.full_sync, MdFlag.FULL_SYNC),
             (not self.in_use, MdFlag.AL_CLEAN),
             (
-                s.role == Role.PRIMARY or (s.pdsk < Disk.INCONSISTENT and s.peer == Role.PRIMARY),
+                s.role == Role.PRIMARY or (self.writes_here_only and s.peer == Role.PRIMARY),
                 MdFlag.PRIMARY,
             ),
             (s.conn > Conn.WF_REPORT_PARAMS or self.keeps_connected_flag, MdFlag.CONNECTED),

@@ -218,13 +218,16 @@ class Checker(PowerChecks, Observer):
             )
 
     # --- acknowledgements -------------------------------------------------------------------------
-    def on_ack(self, node: Node, write: Write) -> None:
-        """The client has its answer now; `write` is acknowledged."""
+    def on_ack(self, node: Node, write: Write) -> bool:
+        """The client has its answer now; `write` is acknowledged. False: it was lost with the power of the
+        only node that counted, while the answer was on its way."""
         assert node.engine is not None
         peer = self.world.other(node)
         s = peek.state(node.engine, 0)
         missing = [n for n in (node, peer) if not self.holds(n, write)]
         if len(missing) == 2:
+            if write.invoked < self.widened_at:
+                return False
             raise Violation("acknowledged", f"{node.name}: write {write.number} is on neither disk")
         counts = s.conn >= Conn.CONNECTED and s.pdsk == Disk.UP_TO_DATE
         for lacking in missing:
@@ -234,6 +237,7 @@ class Checker(PowerChecks, Observer):
                 self._check_generation(self.world.other(lacking), lacking, write)
                 self.behind[lacking.name] = True
             self.stale[lacking.name] = True
+        return True
 
     def holds(self, node: Node, write: Write) -> bool:
         """Is the write on the node's disk, or overwritten by one that was under way with it or came later?"""
@@ -288,6 +292,9 @@ class Checker(PowerChecks, Observer):
             elif s.disk == Disk.INCONSISTENT:
                 self.becomes_target(name)
                 self.mark(name, True)
+            elif s.conn == Conn.STARTING_SYNC_T and world.profile.disk_faults.full:
+                # Given up by command (invalidate): from here on there is one copy, and its cache may be lost.
+                self.stale[name] = True
         primary = peek.is_primary(node.engine)
         if primary and not self._was_primary[name] and s.conn < Conn.CONNECTED and peer.primary:
             # Asked for while the peer was in sight, done after it was lost: both go on by themselves.

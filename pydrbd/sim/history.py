@@ -186,8 +186,12 @@ class Branch:
                 raise Violation(
                     "read", f"{who}: sector {sector} {self.explain(sector, value, read.may[sector])}"
                 )
-            if sector in read.quiet:
+            if sector in read.quiet and not self._copies_may_differ(sector):
                 self._settle(sector, value)
+
+    def _copies_may_differ(self, sector: int) -> bool:
+        """One copy may have lost a write with its power that the other still shows."""
+        return any(write is not None and write.volatile for write in self._possible.get(sector, {}).values())
 
     def drop_read(self, read: Read) -> None:
         self._reads.discard(read)

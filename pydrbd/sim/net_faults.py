@@ -202,6 +202,7 @@ class NetActions(Steps):
             return
         self.calm_downs += 1
         self.world.network.quiet()
+        self.world.squeeze = self.world.profile.squeeze.relaxed()
         for node in self.nodes:
             if node.driver is not None:
                 node.driver.slower = 1.0

@@ -76,7 +76,7 @@ class Node(Host):
         )
         if world.profile.squeeze.chance:
             source = f"{world.clock.seed} {self.name} {self.crashes}"
-            self.driver.outbox = Outbox(world.profile.squeeze, self.driver, source)
+            self.driver.outbox = Outbox(lambda: world.squeeze, self.driver, source)
         self.driver.on_meta_write = self._meta_written
         world.checker.restarted(self.name)
         world.network.revived(self.name)

@@ -67,14 +67,20 @@ def unconfirmed(engine: Engine) -> bool:
     return bool(engine.transfer_log.by_id)
 
 
+def sent(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
+    """Byte ranges (start, end) of the writes in the transfer log: the peer has not said that it has them
+    durably."""
+    for request in engine.transfer_log.by_id.values():
+        if request.volume.number == volume:
+            yield request.offset, request.offset + request.length
+
+
 def in_work(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
     """Byte ranges (start, end) of the writes in the transfer log, and of a Primary's writes under way.
 
     The peer may have a write durably, and the log be rid of it, before the local disk has it.
     """
-    for request in engine.transfer_log.by_id.values():
-        if request.volume.number == volume:
-            yield request.offset, request.offset + request.length
+    yield from sent(engine, volume)
     if is_primary(engine):
         for active in engine.volumes[volume].ranges.active:
             yield active.start, active.end

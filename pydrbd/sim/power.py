@@ -29,6 +29,8 @@ class PowerChecks:
     stale: dict[str, bool]
     #: It may miss one that not even the loss of both nodes' power excuses.
     behind: dict[str, bool]
+    #: Event number of the last loss that took the only copy that had everything.
+    widened_at: int = -1
 
     def mark(self, name: str, stale: bool) -> None:
         """The node misses writes that count, or it has all of them."""
@@ -76,6 +78,7 @@ class PowerChecks:
             else:
                 # Nobody has all that was acknowledged: what was flushed is what counts from here on.
                 self.branch[name].widen()
+                self.widened_at = self.world.clock.step
                 self.stale[name] = False
                 if not self.behind[other]:
                     self.branch[other].widen()

@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydrbd.sim import peek
-from pydrbd.sim.history import Write
+from pydrbd.sim.history import ZERO, Write
+from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Disk, Protocol
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Promises:
         together = s.conn >= Conn.CONNECTED and s.pdsk >= Disk.INCONSISTENT
         open_still = []
         for write in writes:
-            if self._arrived(node, peer, write) or (not together and self._alone(node)):
+            if self._arrived(node, peer, write, together) or (not together and self._alone(node)):
                 self._keep(node, write)
             else:
                 open_still.append(write)
@@ -62,12 +63,20 @@ class Promises:
         for write in self._open.pop(node.name, ()):
             branch.end(write, self.checker.world.clock.step, acked=False)
 
-    def _arrived(self, node: Node, peer: Node, write: Write) -> bool:
-        """Does the peer have the write, or what the node itself has there by now?"""
+    def _arrived(self, node: Node, peer: Node, write: Write, together: bool) -> bool:
+        """Does the peer have the write, or what the node itself has there by now?
+
+        Zeros carry no number: those of the peer may be older, until it has confirmed all that was sent.
+        """
+        assert node.engine is not None
         value = self.checker.world.sector
+        start, end = write.first * SECTOR, (write.first + write.sectors) * SECTOR
+        sent = peek.sent(node.engine, 0)
+        confirmed = together and not any(first < end and start < last for first, last in sent)
         return all(
-            (there := value(peer, sector)) == write.value or there == value(node, sector)
+            there == write.value != ZERO or (there == value(node, sector) and (there != ZERO or confirmed))
             for sector in range(write.first, write.first + write.sectors)
+            for there in (value(peer, sector),)
         )
 
     def _alone(self, node: Node) -> bool:
@@ -81,5 +90,5 @@ class Promises:
         )
 
     def _keep(self, node: Node, write: Write) -> None:
-        self.checker.on_ack(node, write)
-        self.checker.branch[node.name].end(write, write.ended, acked=True)
+        counts = self.checker.on_ack(node, write)
+        self.checker.branch[node.name].end(write, write.ended, acked=counts)

@@ -42,7 +42,9 @@ class ResumeActions(Steps):
             return
         other = self.world.other(node)
         node.crash()
-        before = self._acknowledged(other)
+        # In a split brain the other goes on in a history of its own; nothing of it lies in between.
+        branch = self.world.checker.branch
+        before = self._acknowledged(other) if branch[node.name] is branch[other.name] else None
         self.manual.add(node.name)
         try:
             yield self.rng.choice((0.05, 0.3, 1.0, 4.0)) * self.rng.random()
@@ -62,7 +64,7 @@ class ResumeActions(Steps):
             if self.rng.random() < 0.5:
                 yield from self._demote(other)
 
-    def _ask(self, node: Node, before: int) -> Process:
+    def _ask(self, node: Node, before: int | None) -> Process:
         """Ask until there is an answer that will not change, or for a few seconds."""
         driver, other = node.driver, self.world.other(node)
         yield from self._wait(lambda: node.driver is not driver or self._disk(node) > Disk.NEGOTIATING, 5.0)
@@ -85,8 +87,8 @@ class ResumeActions(Steps):
             if not answer or answer[0] is None:
                 return
 
-    def _resumed(self, node: Node, other: Node, before: int) -> None:
-        late = self._acknowledged(other) - before
+    def _resumed(self, node: Node, other: Node, before: int | None) -> None:
+        late = 0 if before is None else self._acknowledged(other) - before
         if late:
             raise Violation(
                 "resume", f"{node.name} goes on as Primary, and {late} writes of {other.name} lie between"

@@ -294,6 +294,7 @@ class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, Carele
         self.manual.clear()
         self.calm = False
         self.world.network.faults = self.world.profile.net_faults
+        self.world.squeeze = self.world.profile.squeeze
 
     def _promote_anyway(self, node: Node) -> Process:
         yield from self._command(node, "promote", lambda e: e.promote())

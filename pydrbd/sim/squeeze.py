@@ -7,6 +7,7 @@ Floor: sim. Part of the swarm's fault model, drawn from a source of its own; pro
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,10 @@ class Squeeze:
     longest: float = 0.0
     max_logged: int = 0
 
+    def relaxed(self) -> Squeeze:
+        """When faults end, a full outbox is soon empty."""
+        return replace(self, longest=min(self.longest, 0.01))
+
     def options(self, options: EngineOptions) -> EngineOptions:
         """The engine's settings under this squeeze."""
         return replace(options, max_logged=self.max_logged) if self.max_logged else options
@@ -39,15 +44,15 @@ def draw_squeeze(seed: int) -> Squeeze:
 
 
 class Outbox:
-    """What a driver tells of every data packet that it hands on."""
+    """What a driver tells of every data packet that it hands on. `squeeze` answers how things are now."""
 
-    def __init__(self, squeeze: Squeeze, driver: SimDriver, seed: str) -> None:
+    def __init__(self, squeeze: Callable[[], Squeeze], driver: SimDriver, seed: str) -> None:
         self._squeeze, self._driver = squeeze, driver
         self._rng = random.Random(f"outbox {seed}")
 
     def sent(self) -> None:
         """A data packet was handed on: perhaps the outbox is full with it."""
-        driver, squeeze = self._driver, self._squeeze
+        driver, squeeze = self._driver, self._squeeze()
         pressure = driver.engine.pressure
         could = driver.engine.session is not None and pressure.congested is None
         if could and self._rng.random() < squeeze.chance:

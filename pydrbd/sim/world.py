@@ -32,6 +32,8 @@ class World:
         #: Of the swarm's disk faults alone.
         self.fault_rng = random.Random(f"disk faults of {seed}")
         self.network = Network(self.clock, profile.net, profile.net_faults)
+        #: How little room there is now.
+        self.squeeze = profile.squeeze
         self.checker = Checker(self)
         self.network.on_send = self.checker.on_send
         #: A page cache is being lost: blocks change without anybody writing.

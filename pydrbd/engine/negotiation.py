@@ -1,0 +1,27 @@
+"""Where two nodes are in agreeing on the disks of a volume: what was asked or announced and not answered.
+
+Floor: engine. Neighbours: peer_state (tells and is told), disk_admin and admin (attach, detach), volume
+(owner).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Negotiation:
+    """Of one volume."""
+
+    #: The UUIDs with which the peer answers to the disk that we attach have not come yet.
+    answer_due: bool = False
+    #: The peer has been asked to agree to a detach.
+    leaving: bool = False
+    #: The peer is attaching a disk that does not get its own writes yet.
+    peer_attaching: bool = False
+    #: The peer is to be told of our generation and state as soon as the new current UUID is durable.
+    generation_owed: bool = False
+
+    def connection_lost(self) -> None:
+        """Nothing that the peer announced or is owed counts any more."""
+        self.peer_attaching = self.generation_owed = False
