@@ -24,7 +24,7 @@ from pydrbd.engine.snapshot import VolumeSnapshot
 from pydrbd.errors import CommandFailed
 from pydrbd.vocabulary import Conn, Disk, Failure, OnIoError, Protocol
 from pydrbd.wire.packets import NegAck, NegRsDReply, Packet, Uuids
-from tests.support.engine_bench import Bench, Pair, connect, fresh_disk, good_disk, pair_of
+from tests.support.engine_bench import DISK_BYTES, Bench, Pair, connect, fresh_disk, good_disk, pair_of
 
 BLOCK = 4096
 OLD = b"o" * BLOCK
@@ -458,3 +458,20 @@ def test_a_generation_that_never_reached_the_disk_was_not_exposed() -> None:
     assert pair.run(alpha, alpha.engine.attach(0)) is None
     connect(pair)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+
+
+def test_a_smaller_disk_does_not_shrink_the_device_of_a_primary_without_one() -> None:
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one = pair.one
+    assert pair.run(one, one.engine.promote()) is None
+    assert pair.run(one, one.engine.detach(0)) is None
+    size = one.engine.size(0)
+    one.disk = fresh_disk(DISK_BYTES // 2)
+    refused = pair.run(one, one.engine.attach(0))
+    assert isinstance(refused, CommandFailed)
+    assert refused.failure is Failure.DISK_TOO_SMALL
+    assert "16384 sectors" in str(refused)
+    assert (one.engine.size(0), pair.two.engine.size(0)) == (size, size)
+    assert pair.disks() == (Disk.DISKLESS, Disk.UP_TO_DATE)
+    assert pair.run(one, one.engine.write(0, size - 4096, bytes(4096))) is None

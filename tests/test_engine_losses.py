@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pydrbd.engine.generations import masked
-from pydrbd.engine.orders import IoFailed, Order, ReadBlocks
+from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks
 from pydrbd.errors import CommandFailed
 from pydrbd.vocabulary import Conn, Disk, Failure, OnIoError, Role
 from pydrbd.wire.packets import (
@@ -16,6 +16,7 @@ from pydrbd.wire.packets import (
     RsDataRequest,
     RsDeallocated,
     RsThinRequest,
+    RsWriteAck,
     StateChangeRequest,
 )
 from pydrbd.wire.stateword import DISK_MASK
@@ -163,3 +164,29 @@ def test_after_an_incomplete_resync_the_target_reads_from_its_peer() -> None:
     # Nor does it fall back to the older data when the peer is lost.
     pair.cut()
     assert isinstance(pair.run(two, two.engine.read(0, 0, 4096)), IoFailed)
+
+
+def test_a_block_of_a_resync_does_not_clear_what_was_marked_while_it_was_on_its_way() -> None:
+    """The source's own write fails when the block before it has been read, and is not yet acknowledged."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    one.volume.options = replace(one.volume.options, on_io_error=OnIoError.PASS_ON)
+    held: list[Packet] = []
+    pair.filter = lambda bench, packet: _hold(held, packet, RsWriteAck) if bench is two else [packet]
+    assert pair.run(two, two.engine.invalidate(0)) is None
+    pair.pass_time(0.5)
+    assert held
+    one.hook = lambda order: IoFailed(5, "bad sector") if isinstance(order, WriteBlocks) else NotImplemented
+    answer = pair.run(one, one.engine.write(0, 4096, BLOCK[:512]))
+    assert isinstance(answer, IoFailed)
+    assert one.disk.blocks.get(1) != two.disk.blocks.get(1)
+    pair.filter = lambda _bench, packet: [packet]
+    one.engine.on_packets(one.session, Channel.META, held)
+    assert one.volume.bitmap.any_set(1, 2)
+    assert not one.volume.bitmap.any_set(0, 1)
+    one.hook = lambda _order: NotImplemented
+    pair.pass_time(10)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert one.disk.blocks.get(1) == two.disk.blocks.get(1)

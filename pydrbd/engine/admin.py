@@ -111,6 +111,11 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
             forced.append(volume)
             change["disk"] = Disk.UP_TO_DATE  # type: ignore[assignment]
         _check(engine, volume, lambda s, c=change: replace(s, **c))  # type: ignore[misc]
+        if not force and _peer_is_older(volume):
+            detail = (
+                f"volume {volume.number}: the peer's data are older than the disk that this node let go of"
+            )
+            _refuse(engine, Refusal.NO_UP_TO_DATE_DISK, f"{detail}. Attach it first.")
     for volume in engine.volumes.values():
         mask, value = ROLE_MASK, int(Role.PRIMARY)
         if volume in forced:
@@ -153,6 +158,12 @@ def _peer_primary_may_go(engine: Engine) -> Script[None]:
 
 def _peer_is_primary(engine: Engine) -> bool:
     return engine.peer_role == Role.PRIMARY
+
+
+def _peer_is_older(volume: Volume) -> bool:
+    """Without a disk now: is what the peer serves from before, or beside, what our disk was?"""
+    theirs = volume.peer_uuids
+    return volume.generation is None and theirs is not None and volume.lack_exposed(theirs)
 
 
 def _raised(volume: Volume, forced: list[Volume]) -> Disk:

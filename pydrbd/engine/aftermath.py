@@ -79,8 +79,25 @@ def _parts_from_peer_data(volume: Volume, old: State, new: State) -> bool:
     # So is one whose disk failed when we could not hear of it: the disk may be of our generation.
     met = old.conn < Conn.CONNECTED or old.disk <= Disk.NEGOTIATING
     came = met and new.conn >= Conn.CONNECTED and new.peer == Role.PRIMARY
+    if came and new.pdsk <= Disk.FAILED and old.conn < Conn.CONNECTED and _says_if_accepted(volume):
+        volume.negotiation.acceptance_due = True
+        came = False
     without_disk = (promoted or came) and new.pdsk <= Disk.FAILED
     return lost or without_disk or (parted and volume.resync_may_have_ended)
+
+
+def _says_if_accepted(volume: Volume) -> bool:
+    """A pydrbd peer refuses our data, or says STATE again before it works with them."""
+    session = volume.engine.session
+    return session is not None and session.flush_waits
+
+
+def accepted(engine: Engine, volume: Volume) -> None:
+    """A Primary without a disk goes on with our data: what it writes is here alone."""
+    volume.negotiation.acceptance_due = False
+    state = volume.state
+    if state.peer == Role.PRIMARY and state.pdsk <= Disk.FAILED:
+        _lost_peer_data(engine, volume, state, serves_diskless=False)
 
 
 def _lost_peer_data(engine: Engine, volume: Volume, new: State, *, serves_diskless: bool) -> None:

@@ -115,22 +115,17 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
             f"volume {number}: the device had {superblock.size_sectors} sectors, the disk has room for"
             f" {layout.data_bytes // SECTOR}. Nothing was changed.",
         )
-    current = generations.masked(superblock.generation.current)
-    alone = volume.state.conn < Conn.CONNECTED
-    if (
-        alone
-        and volume.state.role == Role.PRIMARY
-        and volume.exposed not in (0, current)
-        and current != volume.unborn
-    ):
-        raise CommandFailed(name, Failure.DATA_NOT_CURRENT)
-    if alone and volume.state.role == Role.PRIMARY and volume.failed_beside_good:
+    # Without a disk the size is the peer's, and that of a device that may be in use.
+    if layout.data_bytes < volume.size:
         raise CommandFailed(
             name,
-            Failure.DATA_NOT_CURRENT,
-            f"volume {volume.number}: the disk failed while the peer had everything; unflushed writes may"
-            " be missing.\nThe volume is Diskless. Connect the peer and attach, or make this node Secondary.",
+            Failure.DISK_TOO_SMALL,
+            f"volume {number}: the device has {volume.size // SECTOR} sectors, the disk has room for"
+            f" {layout.data_bytes // SECTOR}. Nothing was changed, the volume is Diskless.",
         )
+    if why := too_old(volume, superblock.generation.current, volume.state.conn):
+        text = f"volume {volume.number}: {why}\nThe volume is Diskless."
+        raise CommandFailed(name, Failure.DATA_NOT_CURRENT, text)
     volume.layout, volume.base, volume.generation = layout, superblock, superblock.generation
     volume.boot = info.boot
     volume.generation_flushed = generations.masked(superblock.generation.current)
@@ -151,6 +146,20 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
         volume.bitmap.set(bits.start, bits.stop)
     if hot:
         engine.log("info", f"volume {number}: {len(hot)} activity-log extents marked out of sync")
+
+
+def too_old(volume: Volume, uuid: int, conn: Conn) -> str:
+    """Why a disk with this current UUID cannot be attached in the connection state `conn`: there is no peer,
+    and clients of this Primary have seen newer data. '' if it can."""
+    if conn >= Conn.CONNECTED or volume.state.role != Role.PRIMARY:
+        return ""
+    current = generations.masked(uuid)
+    remedy = "Connect the peer and attach, or make this node Secondary."
+    if volume.exposed not in (0, current) and current != volume.unborn:
+        return f"Clients have seen newer data of the peer than this disk has. {remedy}"
+    if volume.failed_beside_good:
+        return f"The disk failed while the peer had everything; unflushed writes may be missing. {remedy}"
+    return ""
 
 
 def _hot_extents(superblock: Superblock, ring: bytes) -> frozenset[int]:
@@ -211,11 +220,16 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
         yield Await(ticket)
     session = engine.session
     if session is None or volume.state.conn != Conn.CONNECTED:
+        generation = volume.generation
+        assert generation is not None
+        if why := too_old(volume, generation.current, volume.state.conn):
+            # The peer was there when the attach began.
+            engine.attach_aborted(volume, why)
+            _refuse_failed(engine, volume)
         outdated = bool(flags & MdFlag.PEER_OUTDATED) and volume.state.conn < Conn.CONNECTED
         pdsk = Disk.OUTDATED if outdated else volume.state.pdsk
         engine.set_state(volume, disk=stored, pdsk=pdsk)
-        generation = volume.generation
-        common = generation is not None and (generation.bitmap == 0 or volume.shared)
+        common = generation.bitmap == 0 or volume.shared
         if volume.state.role == Role.PRIMARY and stored == Disk.UP_TO_DATE and common and not volume.minting:
             # A Primary that takes its disk back without its peer goes on alone from here.
             engine.mint(volume)

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import generations, takeover
-from pydrbd.engine.disk_admin import let_go
+from pydrbd.engine import takeover
+from pydrbd.engine.disk_admin import let_go, too_old
 from pydrbd.engine.orders import (
     DiskOrder,
     IoFailed,
@@ -71,12 +71,13 @@ def abort_attach(engine: Engine, volume: Volume, why: str) -> None:
 def cut_off(engine: Engine, volume: Volume, reason: Conn) -> None:
     """The connection is lost while the disk is Negotiating. It counts as what it was when it was attached,
     unless clients have seen newer data of the peer: then it goes away again."""
-    current = generations.masked(volume.generation.current) if volume.generation else 0
-    if volume.exposed in (0, current):
+    current = volume.generation.current if volume.generation else 0
+    why = too_old(volume, current, reason)
+    if not why:
         engine.set_state(volume, conn=reason, disk=volume.attached_as)
         return
-    why = f"volume {volume.number}: the connection was lost before the peer could update the disk."
-    engine.log("error", f"{why} It is not attached.")
+    why = f"The connection was lost before the peer could update the disk. {why}"
+    engine.log("error", f"volume {volume.number}: {why}")
     volume.attach_failure = (Failure.DATA_NOT_CURRENT, why)
     engine.set_state(volume, conn=reason, disk=Disk.FAILED)
     engine.spawn(f"drop disk {volume.number}", _drop(volume, ""))

@@ -172,7 +172,8 @@ class Engine:
         self.connection = Conn.CONNECTED
         self.discard_my_data = volume.discard_my_data = False
         self.last_disconnect = ""
-        volume.exposed = 0 if volume.generation is not None else volume.exposed
+        if volume.state.disk > Disk.FAILED:
+            volume.exposed = 0
 
     def link_down(self, session: int, reason: Conn, text: str) -> None:
         """A socket ended or the decoder raised. Ignored when the session is not the current one."""

@@ -19,9 +19,11 @@ class Negotiation:
     leaving: bool = False
     #: The peer is attaching a disk that does not get its own writes yet.
     peer_attaching: bool = False
+    #: The peer is Primary and has no disk, and has not said yet whether it takes our data for its own.
+    acceptance_due: bool = False
     #: The peer is to be told of our generation and state as soon as the new current UUID is durable.
     generation_owed: bool = False
 
     def connection_lost(self) -> None:
         """Nothing that the peer announced or is owed counts any more."""
-        self.peer_attaching = self.generation_owed = False
+        self.peer_attaching = self.generation_owed = self.acceptance_due = False

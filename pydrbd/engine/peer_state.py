@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import sync, takeover
+from pydrbd.engine import aftermath, sync, takeover
 from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import Script
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal
@@ -154,11 +154,18 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
     takeover.look(engine, volume, told=True)
     state = volume.state
     if volume.generation is None or state.disk < Disk.INCONSISTENT:
-        if state.conn >= Conn.CONNECTED:
+        if state.conn >= Conn.CONNECTED and not (state.role == Role.PRIMARY and volume.lack_exposed(packet)):
             volume.exposed = masked(packet.current)
         elif state.role == Role.PRIMARY and volume.exposed not in (0, masked(packet.current)):
             engine.refuse_peer(
                 f"volume {volume.number}: can only connect to data with current UUID {volume.exposed:016X}"
+            )
+        elif state.role == Role.PRIMARY and volume.writes_lost and packet.flags & UuidFlags.CACHE_LOST:
+            # Reads would show clients older data than they have seen.
+            engine.refuse_peer(
+                f"volume {volume.number}: the peer's machine has lost completed writes with its cache, and"
+                " this Primary has no disk. Attach its disk, or have all clients close the device; then"
+                " connect."
             )
         return
     skip = packet.flags & UuidFlags.SKIP_INITIAL_SYNC and state.conn == Conn.CONNECTED
@@ -231,7 +238,10 @@ def on_state(session: Session, packet: packets.State) -> None:
     if why is not None:
         engine.refuse_peer(f"volume {volume.number}: {why.text}")
         return
+    accepted = volume.negotiation.acceptance_due and peer.conn >= Conn.CONNECTED
     engine.enter_state(volume, new)
+    if accepted:
+        aftermath.accepted(engine, volume)
     _follow_up(session, volume, old, new, peer)
 
 

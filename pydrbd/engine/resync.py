@@ -21,6 +21,7 @@ from pydrbd.engine.orders import IoFailed, ReadBlocks, Script, Ticket, WriteBloc
 from pydrbd.engine.pressure import MAX_RESYNC_REQUESTS
 from pydrbd.engine.snapshot import ResyncSnapshot
 from pydrbd.engine.sync import finish_target
+from pydrbd.format.bitmap_pages import bits_touched
 from pydrbd.units import BIT_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk
 from pydrbd.wire.packets import (
@@ -87,6 +88,8 @@ class Resync:
         self.heard_at = 0.0
         #: Source: (offset, length) of answers that the target has not yet acknowledged -> how often.
         self.answers: Counter[tuple[int, int]] = Counter()
+        #: Bits that were set while a block over them was on its way: it does not clear them.
+        self.set_meanwhile: set[int] = set()
         #: Source: the target said that it is done (STATE).
         self.target_done = False
         self.target_done_at = 0.0
@@ -158,6 +161,28 @@ class Resync:
             if start < offset + length and offset < end:
                 return ticket
         return None
+
+    # --- bits -----------------------------------------------------------------------------------
+
+    def bits_set(self, bits: range) -> None:
+        """These bits of the bitmap have just been set, whatever they were before."""
+        under_way = [(start, end) for start, (end, _) in self.requested.items()]
+        under_way += [(offset, offset + length) for offset, length in self.answers]
+        for start, end in under_way:
+            first, last = max(bits.start, start // BIT_BYTES), min(bits.stop, -(-end // BIT_BYTES))
+            self.set_meanwhile.update(range(first, last))
+
+    def _in_sync(self, offset: int, length: int) -> None:
+        """A block has come over: both disks hold the same, except where something was marked meanwhile."""
+        volume, end = self.volume, offset + length
+        kept = self.set_meanwhile.intersection(bits_touched(offset, length))
+        for bit in sorted(kept):
+            if bit * BIT_BYTES > offset:
+                volume.engine.blocks_in_sync(volume, offset, bit * BIT_BYTES - offset)
+            offset = (bit + 1) * BIT_BYTES
+        if offset < end:
+            volume.engine.blocks_in_sync(volume, offset, end - offset)
+        self.set_meanwhile -= kept
 
     # --- target: asking -------------------------------------------------------------------------
 
@@ -277,7 +302,7 @@ class Resync:
             engine.out.meta.append(NegAck(packet.sector, RESYNC_ID, length, sequence, volume.number))
             self.refused(packet.sector, length)
             return
-        engine.blocks_in_sync(volume, offset, length)
+        self._in_sync(offset, length)
         self.transferred += length if isinstance(packet, RsDataReply) else 0
         volume.counters.resynced += length if isinstance(packet, RsDataReply) else 0
         sequence = session.next_sequence(volume.number)
@@ -373,7 +398,7 @@ class Resync:
     def acknowledged(self, sector: int, length: int) -> None:
         """RS_WRITE_ACK for a resync block: both disks hold the same."""
         if self._answer_settled(sector, length):
-            self.volume.engine.blocks_in_sync(self.volume, sector * SECTOR, length)
+            self._in_sync(sector * SECTOR, length)
 
     def not_written(self, sector: int, length: int) -> None:
         """NEG_ACK for a resync block: the target could not write it; its bits stay."""

@@ -195,6 +195,11 @@ class Volume:
             # No answer was given in a generation that is not yet on the disk; the disk may have it by now.
             self.exposed, self.unborn = masked(self.current_on_disk), masked(self.generation.current)
 
+    def lack_exposed(self, uuids: Uuids) -> bool:
+        """Are the peer's data from before, or beside, those that clients here have seen?"""
+        known = (uuids.current, uuids.bitmap, uuids.history0, uuids.history1)
+        return self.exposed != 0 and self.exposed not in map(masked, known)
+
     def current_layout(self) -> Layout | None:
         """The layout now; a script asks again after every wait, an I/O error may have taken the disk."""
         return self.layout
@@ -364,7 +369,8 @@ class Volume:
 
     def write_al_block(self, log: ActivityLog, index: int, block: bytes) -> Script[IoFailed | None]:
         """Make one transaction of `log` durable."""
-        if self.layout is None or self.activity_log is not log:
+        if self.layout is None or self.activity_log is not log or self.state.disk == Disk.FAILED:
+            # Of a Failed disk no bitmap is written either: what leaves the log would be in no books.
             return IoFailed(errno.EIO, "the disk is gone")
         self.counters.al_writes += 1
         piece = (self.layout.al_offset + index * PAGE_BYTES, block)
@@ -425,6 +431,7 @@ class Volume:
         """Every block that the range touches may differ from the peer's."""
         touched = bits_touched(offset, length)
         self.bitmap.set(touched.start, touched.stop)
+        self.resync.bits_set(touched)
 
     def set_in_sync(self, offset: int, length: int) -> int:
         """Every block that the range covers equals the peer's; how many bits that cleared."""
