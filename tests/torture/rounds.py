@@ -211,7 +211,9 @@ class Round:
             return False
         if other.alive and other.role() is Role.PRIMARY:
             return False
-        if node.state()[2] >= Conn.CONNECTED:
+        # Both must say so: one that does not hear its peer takes itself for connected to a process that is
+        # dead, and whose successor may have gone on alone.
+        if other.alive and all(each.state()[2] >= Conn.CONNECTED for each in (node, other)):
             return True
         return other.generation()[0] in node.generation()
 
