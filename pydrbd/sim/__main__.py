@@ -92,7 +92,7 @@ def _hunt(args: argparse.Namespace) -> int:
     for find in hunt_all(start=args.start, seeds=args.seeds, jobs=args.jobs):
         mutant = MUTANTS[find.name]
         took = f"{find.seeds:5} seeds" if find.result else f"NOT FOUND within {find.seeds} seeds"
-        rule = find.result.rule if find.result else ""
+        rule = find.result.rule or "decision" if find.result else ""
         print(f"invariant {mutant.invariant:2}  {find.name:32} {took}  {rule:14} {mutant.what}", flush=True)
         hunted += 1
         missed += find.result is None or bool(find.unsound)

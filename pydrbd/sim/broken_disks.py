@@ -110,9 +110,9 @@ class BrokenDiskActions(Steps):
                 self._replace(node)
             elif self.rng.random() < 0.5:
                 self.clock.note(node.name, "what was not flushed is lost")
-                self.world.checker.stale[node.name] = True
                 self.world.cutting_power = True
-                node.disk.power_cut(self.rng)
+                if node.disk.power_cut(self.rng):
+                    self.world.checker.stale[node.name] = True
                 self.world.cutting_power = False
         yield 0.0
 

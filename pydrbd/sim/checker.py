@@ -26,7 +26,7 @@ from pydrbd.sim import peek
 from pydrbd.sim.clock import Violation
 from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk
 from pydrbd.sim.driver import Observer, Task
-from pydrbd.sim.history import ZERO, Branch, Write, payload, value_of
+from pydrbd.sim.history import ZERO, Branch, Write, payload, values_of
 from pydrbd.sim.power import PowerChecks
 from pydrbd.sim.promises import Promises
 from pydrbd.units import AL_EXTENT_BYTES, SECTOR
@@ -58,6 +58,8 @@ class Checker(PowerChecks, Observer):
         #: The node was Primary without its peer since the two last agreed: it may have a UUID of its own.
         self.alone: dict[str, bool] = {}
         self.differs: set[int] = set()
+        #: Counts changes of blocks, of either disk.
+        self.changes = 0
         self.promises = Promises(self)
         self._disk_state: dict[str, Disk] = {}
         self._was_primary: dict[str, bool] = {}
@@ -78,25 +80,25 @@ class Checker(PowerChecks, Observer):
     # --- disks --------------------------------------------------------------------------------
     def _changed(self, disk: SimDisk, block: int, old: bytes, new: bytes) -> None:
         node = self.world.node_of(disk)
+        self.changes += 1
         if self.world.other(node).disk.blocks.get(block, ZERO_BLOCK) == new:
             self.differs.discard(block)
         else:
             self.differs.add(block)
         if self.world.cutting_power:
             return
-        for index in range(_PER_BLOCK):
-            piece = slice(index * SECTOR, (index + 1) * SECTOR)
-            if old[piece] != new[piece]:
-                self._check_order(node, block * _PER_BLOCK + index, old[piece], new[piece])
+        for index, (before, after) in enumerate(
+            zip(values_of(old, block), values_of(new, block), strict=True)
+        ):
+            if before != after:
+                self._check_order(node, block * _PER_BLOCK + index, before, after)
         if block in self.differs:
             self._check_covered((block,))
 
-    def _check_order(self, node: Node, sector: int, old: bytes, new: bytes) -> None:
-        before = value_of(old, sector)
+    def _check_order(self, node: Node, sector: int, before: int, after: int) -> None:
         newer = self.writes.get(before)
         if before == ZERO or newer is None or not newer.acked:
             return
-        after = value_of(new, sector)
         older = self.writes.get(after)
         if after == ZERO:
             return
@@ -143,9 +145,7 @@ class Checker(PowerChecks, Observer):
 
     def _tell(self, node: Node, block: int) -> str:
         data = node.disk.blocks.get(block, ZERO_BLOCK)
-        values = sorted(
-            {value_of(data[i * SECTOR : (i + 1) * SECTOR], block * _PER_BLOCK + i) for i in range(_PER_BLOCK)}
-        )
+        values = sorted(set(values_of(data, block)))
         hot = extents_of(block * BLOCK, BLOCK).start in node.disk.hot_extents()
         what = "down" if node.engine is None else self.describe(node)
         return f"{node.name} ({what}) holds {values}, bit on disk {node.disk.bit(block)}, extent hot {hot}"
@@ -225,9 +225,9 @@ class Checker(PowerChecks, Observer):
         peer = self.world.other(node)
         s = peek.state(node.engine, 0)
         missing = [n for n in (node, peer) if not self.holds(n, write)]
+        if write.invoked < self.widened_at and all(n in missing or self.behind[n.name] for n in (node, peer)):
+            return False
         if len(missing) == 2:
-            if write.invoked < self.widened_at:
-                return False
             raise Violation("acknowledged", f"{node.name}: write {write.number} is on neither disk")
         counts = s.conn >= Conn.CONNECTED and s.pdsk == Disk.UP_TO_DATE
         for lacking in missing:

@@ -34,6 +34,8 @@ from pydrbd.units import BIT_BYTES, SECTOR
 BLOCK = BIT_BYTES
 ZERO_BLOCK = bytes(BLOCK)
 EIO = 5
+#: No order of a slow disk takes longer, in seconds: it must be over some time after the faults have ended.
+MOST_LAG = 20.0
 
 Watcher = Callable[["SimDisk", int, bytes, bytes], None]
 
@@ -96,7 +98,7 @@ class SimDisk:
 
     def lag(self, delay: float, now: float) -> float:
         """How long an order takes that would take `delay` on a healthy disk."""
-        return max(delay * self.slower, self.hung_until - now)
+        return max(min(delay * self.slower, MOST_LAG), self.hung_until - now)
 
     def _latent(self, order: Order) -> IoFailed | None:
         if not isinstance(order, ReadBlocks | WriteBlocks | ZeroBlocks):
@@ -187,12 +189,10 @@ class SimDisk:
                 parts = [(offset, data)] if whole else _part(offset, data, rng, anywhere=power)
                 self.write_meta(parts)
 
-    def durable(self, sector: int) -> bytes:
-        """The sector as it was flushed last: what a power cut may leave."""
-        block, index = divmod(sector, BLOCK // SECTOR)
+    def durable(self, block: int) -> bytes:
+        """The block as it was flushed last: what a power cut may leave."""
         versions = self.cached.get(block)
-        data = versions[0] if versions else self.blocks.get(block, ZERO_BLOCK)
-        return data[index * SECTOR : (index + 1) * SECTOR]
+        return versions[0] if versions else self.blocks.get(block, ZERO_BLOCK)
 
     # --- what is on disk, for the checker ------------------------------------------------------
     def superblock(self) -> Superblock:

@@ -8,11 +8,16 @@ other faults of a seed are.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydrbd.sim.clock import Process
 from pydrbd.sim.steps import Steps
 from pydrbd.vocabulary import Conn, Disk
+
+if TYPE_CHECKING:
+    from pydrbd.sim.node import Node
 
 #: Actions of this module, `_do_NAME` below, and how often one is chosen when it is switched on.
 DISK_ACTIONS: dict[str, int] = {
@@ -22,6 +27,7 @@ DISK_ACTIONS: dict[str, int] = {
     "unreadable": 3,
     "slow_disk": 3,
     "hung_disk": 2,
+    "cut_after_demotion": 3,
 }
 
 
@@ -44,6 +50,8 @@ def draw_disk_faults(seed: int) -> tuple[DiskFaults, tuple[str, ...]]:
 
 class DiskActions(Steps):
     """The actions of DISK_ACTIONS, for the scenario."""
+
+    _demote: Callable[[Node], Process]
 
     def _do_lose_power(self) -> Process:
         """Either node, whatever it does."""
@@ -68,6 +76,15 @@ class DiskActions(Steps):
             self.away.add(node.name)
             yield self.rng.choice((0.5, 3.0, 10.0))
             self.away.discard(node.name)
+
+    def _do_cut_after_demotion(self) -> Process:
+        """The node that was Secondary loses power right after the Primary has become one too."""
+        node = self.world.primary()
+        if node is not None:
+            yield from self._demote(node)
+            yield self.rng.choice((0.0, 0.001, 0.02, 0.2))
+            if not node.primary:
+                self.world.other(node).crash(power=True)
 
     def _do_unreadable(self) -> Process:
         """Sectors of one disk cannot be read until they are written, while the other disk is good."""

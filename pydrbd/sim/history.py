@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from pydrbd.sim.clock import Violation
-from pydrbd.units import SECTOR
+from pydrbd.units import BIT_BYTES, SECTOR
 
 #: The value of a sector of zeros.
 ZERO = 0
@@ -27,6 +28,7 @@ ZERO_SECTOR = bytes(SECTOR)
 #: Not ended yet.
 NEVER = 1 << 62
 _REPEATS = SECTOR // 16
+_PER_BLOCK = BIT_BYTES // SECTOR
 
 
 def payload(number: int, first_sector: int, sectors: int) -> bytes:
@@ -53,6 +55,15 @@ def value_of(data: bytes | memoryview, sector: int) -> int:
     return int.from_bytes(data[:8], "big")
 
 
+@lru_cache(maxsize=4096)
+def values_of(data: bytes, block: int) -> tuple[int, ...]:
+    """The numbers of the writes that the sectors of a block of 4 KiB are of. Raises as value_of."""
+    first = block * _PER_BLOCK
+    return tuple(
+        value_of(data[index * SECTOR : (index + 1) * SECTOR], first + index) for index in range(_PER_BLOCK)
+    )
+
+
 @dataclass(eq=False, slots=True)
 class Write:
     """A write, trim or zero of a client. `invoked` and `ended` are event numbers."""
@@ -68,6 +79,8 @@ class Write:
     branch: Branch | None = None
     #: Acknowledged and not flushed when both copies of it were lost with the power: it may be gone.
     volatile: bool = False
+    #: The client was told of an error that on-io-error pass_on passes on: the peer may have it all the same.
+    passed_on: bool = False
 
     @property
     def value(self) -> int:
@@ -190,8 +203,9 @@ class Branch:
                 self._settle(sector, value)
 
     def _copies_may_differ(self, sector: int) -> bool:
-        """One copy may have lost a write with its power that the other still shows."""
-        return any(write is not None and write.volatile for write in self._possible.get(sector, {}).values())
+        """One copy may lack a write that the other shows: lost with its power, or failed on its disk."""
+        writes = self._possible.get(sector, {}).values()
+        return any(write is not None and (write.volatile or write.passed_on) for write in writes)
 
     def drop_read(self, read: Read) -> None:
         self._reads.discard(read)

@@ -62,6 +62,11 @@ def logged(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
             yield request.offset, request.offset + request.length
 
 
+def in_log(engine: Engine) -> tuple[int, int]:
+    """How many writes the transfer log holds, and the number of the epoch that is open."""
+    return len(engine.transfer_log.by_id), engine.transfer_log.current.number
+
+
 def unconfirmed(engine: Engine) -> bool:
     """Is a write in the transfer log?"""
     return bool(engine.transfer_log.by_id)

@@ -12,7 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydrbd.sim.clock import Violation
-from pydrbd.sim.history import ZERO, Branch, Write, value_of
+from pydrbd.sim.disk import BLOCK
+from pydrbd.sim.history import ZERO, Branch, Write, values_of
+from pydrbd.units import SECTOR
 
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
@@ -52,7 +54,8 @@ class PowerChecks:
     def _has_durably(self, node: Node, write: Write) -> bool:
         """Would the write, or one that replaced it, survive a power cut of the node?"""
         for sector in range(write.first, write.first + write.sectors):
-            value = value_of(node.disk.durable(sector), sector)
+            block, index = divmod(sector, BLOCK // SECTOR)
+            value = values_of(node.disk.durable(block), block)[index]
             if value == write.value:
                 continue
             other = self.writes.get(value)

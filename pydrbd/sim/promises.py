@@ -27,10 +27,13 @@ class Promises:
     def __init__(self, checker: Checker) -> None:
         self.checker = checker
         self._open: dict[str, list[Write]] = {}
+        #: What an answer depends on, as it was looked at last, by node.
+        self._looked: dict[str, object] = {}
 
     def answered(self, node: Node, write: Write) -> None:
         """The client of `node` has its answer."""
         write.ended = self.checker.world.clock.step
+        self._looked.pop(node.name, None)
         if node.options.protocol is Protocol.C:
             self._keep(node, write)
         else:
@@ -48,6 +51,11 @@ class Promises:
         assert node.engine is not None
         peer = self.checker.world.other(node)
         s = peek.state(node.engine, 0)
+        books = (node.disk.meta_writes, peek.minting(node.engine, 0), peek.in_log(node.engine))
+        now = (self.checker.changes, books, s, len(writes))
+        if self._looked.get(node.name) == now:
+            return
+        self._looked[node.name] = now
         together = s.conn >= Conn.CONNECTED and s.pdsk >= Disk.INCONSISTENT
         open_still = []
         for write in writes:

@@ -40,6 +40,13 @@ class Result:
     def ok(self) -> bool:
         return not self.rule
 
+    @property
+    def decision(self) -> str:
+        """What a human had to decide: why the pair stands still in the end, or which side of a split brain
+        counts although only one has acknowledged anything. '' if nothing."""
+        kinds = ("standstill", "needless")
+        return next((key for key in self.counts if key.startswith(kinds)), "")
+
 
 def run_seed(
     seed: int,

@@ -277,7 +277,9 @@ class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, Carele
         self._partitions += 1
         self.world.network.partition()
         yield from self._until(
-            lambda: all(self._conn(n) < Conn.CONNECTED for n in self.nodes), "noticing the partition"
+            # A handshake that was begun before is a state in which no promotion is allowed.
+            lambda: all(self._conn(n) < Conn.WF_REPORT_PARAMS for n in self.nodes),
+            "noticing the partition",
         )
         yield from self._promote_anyway(second)
         for node in self.nodes:
@@ -317,6 +319,9 @@ class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, Carele
         checker = self.world.checker
         if checker.branch[victim.name] is not checker.branch[winner.name]:
             checker.branch[victim.name].discarded = True
+        else:
+            # Only one of them has acknowledged anything since they parted.
+            self.world.counts["needless split brain"] += 1
         checker.mark(victim.name, True)
         checker.alone[victim.name] = False
         yield from self._demote(victim)

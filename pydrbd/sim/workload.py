@@ -15,7 +15,7 @@ from pydrbd.sim import peek
 from pydrbd.sim.clock import Process
 from pydrbd.sim.history import Read, Write, payload
 from pydrbd.units import MIB, SECTOR
-from pydrbd.vocabulary import Protocol
+from pydrbd.vocabulary import OnIoError, Protocol
 
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
@@ -174,6 +174,8 @@ class Workload:
             if good:
                 self.world.checker.promises.answered(node, request.write)
             else:
+                policy = node.options.volumes[0].on_io_error
+                request.write.passed_on = error is None and policy is OnIoError.PASS_ON
                 branch.end(request.write, self.world.clock.step, acked=False)
             if good and request.fua:
                 self.world.checker.on_flush(node, request.begun, request.write)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pydrbd.sim.checker import Checker
 from pydrbd.sim.clock import Clock
 from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk, create_md, synced_md
-from pydrbd.sim.history import Branch, Write, payload, value_of
+from pydrbd.sim.history import Branch, Write, payload, values_of
 from pydrbd.sim.network import Network
 from pydrbd.sim.node import Node
 from pydrbd.sim.profile import Profile
@@ -93,18 +93,15 @@ class World:
     def sector(self, node: Node, sector: int) -> int:
         """The value on the node's disk."""
         block, index = divmod(sector, _PER_BLOCK)
-        data = node.disk.blocks.get(block, ZERO_BLOCK)
-        return value_of(data[index * SECTOR : (index + 1) * SECTOR], sector)
+        return values_of(node.disk.blocks.get(block, ZERO_BLOCK), block)[index]
 
     def content(self, node: Node) -> dict[int, int]:
         """All sectors of a disk that are not zero."""
         values = {}
         for block, data in node.disk.blocks.items():
-            for index in range(_PER_BLOCK):
-                sector = block * _PER_BLOCK + index
-                value = value_of(data[index * SECTOR : (index + 1) * SECTOR], sector)
+            for index, value in enumerate(values_of(data, block)):
                 if value:
-                    values[sector] = value
+                    values[block * _PER_BLOCK + index] = value
         return values
 
     # --- branches ----------------------------------------------------------------------------------

@@ -16,38 +16,18 @@ from pydrbd.sim.mutants.resync import RESYNC
 from pydrbd.sim.mutants.writes import WRITES
 from pydrbd.sim.profile import ACTIONS, Profile
 
-__all__ = ["MUTANTS", "SURVIVORS", "Mutant", "adapted", "applied"]
+__all__ = ["MUTANTS", "Mutant", "adapted", "applied"]
 
 MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in (*WRITES, *GENERATIONS, *RESYNC)}
-
-#: Faults that hunts of 30 to 150 seeds did not notice: open questions. Another rule of the engine may make up
-#: for the one that was broken, or checker and workload are too blunt. They are hunted by name only
-#: (`--mutant NAME`), and are no proof of anything.
-SURVIVORS = frozenset(
-    {
-        "bits-cleared-before-flush",
-        "bitmap-uuid-overwritten",
-        "crash-flag-cleared-early",
-        "demotion-without-drain",
-        "end-without-flush",
-        "end-without-the-target",
-        "eviction-without-flush",
-        "full-sync-bits-in-memory",
-        "history-not-rotated",
-        "local-error-is-success",
-        "neg-ack-unmarked",
-        "one-pass",
-        "peer-disk-lost-unmarked",
-        "sync-uuid-not-persisted",
-    }
-)
 
 
 def adapted(name: str, profile: Profile) -> Profile:
     """The profile of a seed for a hunt: all plain faults on, a split brain only if the mutant needs one."""
     mutant = MUTANTS[name]
-    actions = dict.fromkeys((*ACTIONS, *profile.actions, *mutant.actions))
-    return replace(profile, actions=tuple(actions), split_brain=mutant.split_brain)
+    others = () if mutant.focus else (*ACTIONS, *profile.actions)
+    actions = dict.fromkeys((*others, *mutant.actions))
+    profile = replace(profile, actions=tuple(actions), split_brain=mutant.split_brain)
+    return mutant.setting(profile) if mutant.setting is not None else profile
 
 
 def applied(name: str) -> AbstractContextManager[None]:

@@ -11,10 +11,12 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Protocol
+
+from pydrbd.sim.profile import Profile
 
 
 class Fault(Protocol):
@@ -80,8 +82,11 @@ class Mutant:
     faults: tuple[Fault, ...]
     #: It shows only under the full fault model.
     swarm: bool = False
-    #: Actions of the full fault model that its seeds always have.
+    #: Actions that its seeds always have; `focus`: and no others.
     actions: tuple[str, ...] = ()
+    focus: bool = False
+    #: What else its seeds need, as a change of their profile.
+    setting: Callable[[Profile], Profile] | None = None
     #: Its seeds have two Primaries out of each other's sight.
     split_brain: bool = False
 
@@ -99,6 +104,15 @@ class Mutant:
 def edit(function: Callable[..., Any] | property, *changes: tuple[str, str]) -> Edit:
     """An Edit: each change is (before, after), and `before` stands in the function exactly once."""
     return Edit(function, changes)
+
+
+def with_volumes(profile: Profile, **changes: Any) -> Profile:
+    """The profile with other options of the volume on both nodes."""
+    options = {
+        name: replace(node, volumes={n: replace(v, **changes) for n, v in node.volumes.items()})
+        for name, node in profile.options.items()
+    }
+    return replace(profile, options=options)
 
 
 def _plain(function: Callable[..., Any] | property) -> FunctionType:

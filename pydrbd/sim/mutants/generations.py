@@ -13,6 +13,7 @@ from pydrbd.engine.engine import Engine
 from pydrbd.engine.generations import Verdict, _Both
 from pydrbd.engine.volume import Volume
 from pydrbd.sim.mutants.edit import Mutant, Swap, edit
+from pydrbd.sim.profile import Profile
 from pydrbd.vocabulary import Refusal
 
 
@@ -37,6 +38,16 @@ def _greater_wins(x: _Both) -> Verdict:
 def _without(why: Refusal) -> Swap:
     """The table of refusals without those of one kind."""
     return Swap(state, "REFUSALS", tuple(row for row in state.REFUSALS if row[0] is not why))
+
+
+#: Nodes part in the middle of resyncs, and go on alone.
+_LONELY = ("invalidate", "disconnect", "swap", "crash_primary", "crash_secondary", "partition", "die_at_step")
+
+
+def _slow_handshake(profile: Profile) -> Profile:
+    """Connections are lost before a resync begins."""
+    net = replace(profile.net, delay=0.03, spike=5.0, spike_chance=0.1)
+    return replace(profile, net=net, depth=16, think=0.002, pause=0.2, fresh=False)
 
 
 GENERATIONS = (
@@ -74,6 +85,9 @@ GENERATIONS = (
         10,
         "a new current UUID replaces the bitmap UUID that the bits count from",
         (edit(generations.new_current, ("if gen.bitmap:", "if False:")),),
+        swarm=True,
+        actions=_LONELY,
+        focus=True,
     ),
     Mutant(
         "history-not-rotated",
@@ -85,6 +99,9 @@ GENERATIONS = (
                 ("current=uuid, history0=gen.current, history1=gen.history0)", "current=uuid)"),
             ),
         ),
+        swarm=True,
+        actions=("invalidate", "crash_at_meta_write", "die_at_step"),
+        focus=True,
     ),
     Mutant(
         "source-and-target-exchanged",
@@ -129,6 +146,10 @@ GENERATIONS = (
                 ),
             ),
         ),
+        swarm=True,
+        actions=("crash_primary", "flap", "partition"),
+        focus=True,
+        setting=_slow_handshake,
     ),
     Mutant(
         "every-disk-is-good",
@@ -173,5 +194,8 @@ GENERATIONS = (
         1,
         "a demotion does not wait until the peer has everything durably",
         (edit(admin._demote, ("if epoch is not None and not epoch.done.done:", "if False:")),),
+        swarm=True,
+        actions=("cut_after_demotion",),
+        focus=True,
     ),
 )

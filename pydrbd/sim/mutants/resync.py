@@ -5,13 +5,23 @@ Floor: sim. Neighbours: edit (how they get in), the other tables of this package
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydrbd.engine import connection, requests, sync
 from pydrbd.engine.connection import Session
-from pydrbd.engine.engine import Engine
 from pydrbd.engine.resync import Resync
 from pydrbd.engine.transfer_log import TransferLog
 from pydrbd.engine.volume import Volume
-from pydrbd.sim.mutants.edit import Mutant, edit
+from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
+from pydrbd.sim.profile import Profile
+from pydrbd.units import MIB
+
+
+def _slow_first_sync(profile: Profile) -> Profile:
+    """Two disks with different leftovers, and something happens before they are in sync."""
+    slow = with_volumes(profile, c_max_rate=1 * MIB, resync_rate=1 * MIB)
+    return replace(slow, fresh=True, size=5 * MIB, pause=0.2)
+
 
 RESYNC = (
     Mutant(
@@ -40,6 +50,9 @@ RESYNC = (
         7,
         "cleared bits are written while the data is only in the disk's cache",
         (edit(Volume.write_bitmap, ("bool(bitmap.cleared.intersection(dirty))", "False")),),
+        swarm=True,
+        actions=("invalidate", "disconnect", "detach", "lose_power"),
+        focus=True,
     ),
     Mutant(
         "in-sync-before-written",
@@ -69,30 +82,25 @@ RESYNC = (
                 ("(yield from volume.flush_data()) is not None", "False"),
             ),
             edit(Volume.write_bitmap, ("bool(bitmap.cleared.intersection(dirty))", "False")),
+            edit(Volume._is_new, ("return self.has_disk and", "return False and")),
         ),
-    ),
-    Mutant(
-        "end-without-the-target",
-        7,
-        "the source ends when its bits are clear, without the target having said so",
-        (edit(Engine.source_may_end, ("or not resync.target_done", "")),),
-    ),
-    Mutant(
-        "sync-uuid-not-persisted",
-        8,
-        "the target asks for blocks before its disk says that it is Inconsistent",
-        (
-            edit(
-                sync.start_target,
-                ("if (yield from volume.persist()) is not None:", "if False:"),
-            ),
-        ),
+        swarm=True,
+        actions=("invalidate", "swap", "lose_power"),
+        focus=True,
     ),
     Mutant(
         "full-sync-bits-in-memory",
         3,
         "a full sync begins before all its bits are on disk",
-        (edit(sync.settle_full_sync, ("if volume.full_sync:", "if False:")),),
+        (
+            edit(sync.settle_full_sync, ("if (yield from volume.write_bitmap()) is not None:", "if False:")),
+            edit(sync.start_source, ("(yield from volume.write_bitmap()) is not None or", "")),
+            edit(sync.start_target, ("if (yield from volume.write_bitmap()) is not None:", "if False:")),
+        ),
+        swarm=True,
+        actions=("blackout",),
+        focus=True,
+        setting=_slow_first_sync,
     ),
     Mutant(
         "reads-own-dirty-blocks",
@@ -116,6 +124,10 @@ RESYNC = (
         10,
         "the resync does not come back to blocks that were busy, or became dirty, behind it",
         (edit(Resync._next_piece, ("self.next_bit = 0", "pass")),),
+        swarm=True,
+        actions=("invalidate", "swap", "disconnect"),
+        focus=True,
+        setting=lambda profile: replace(profile, depth=16, think=0.002, fresh=False),
     ),
     Mutant(
         "ack-unchecked",

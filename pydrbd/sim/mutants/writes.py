@@ -5,12 +5,27 @@ Floor: sim. Neighbours: edit (how they get in), the other tables of this package
 
 from __future__ import annotations
 
-from pydrbd.engine import aftermath, connection, disk_admin, peer_requests, requests
+from dataclasses import replace
+
+from pydrbd.engine import aftermath, connection, disk_admin, disk_faults, peer_requests, requests
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.group_commit import GroupCommit
 from pydrbd.engine.transfer_log import TransferLog
 from pydrbd.engine.volume import Volume
-from pydrbd.sim.mutants.edit import Mutant, edit
+from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
+from pydrbd.sim.profile import Profile
+from pydrbd.units import MIB
+from pydrbd.vocabulary import OnIoError
+
+
+def _passed_on(profile: Profile) -> Profile:
+    return with_volumes(profile, on_io_error=OnIoError.PASS_ON)
+
+
+def _small_log(profile: Profile) -> Profile:
+    """Extents leave the log all the time."""
+    return replace(with_volumes(profile, al_extents=7), spots=200, size=512 * MIB, fresh=False)
+
 
 WRITES = (
     Mutant(
@@ -54,6 +69,8 @@ WRITES = (
             ),
         ),
         swarm=True,
+        actions=("disk_fails", "partition", "crash_secondary", "disconnect"),
+        focus=True,
     ),
     Mutant(
         "overlap-unordered-here",
@@ -132,8 +149,13 @@ WRITES = (
         "peer-disk-lost-unmarked",
         3,
         "when the peer loses its disk, the writes under way to it are not marked",
-        (edit(TransferLog.lose, ("if volume is None or r.volume is volume]", "if volume is None]")),),
+        (
+            edit(TransferLog.lose, ("if volume is None or r.volume is volume]", "if volume is None]")),
+            edit(peer_requests._durable, ("return volume.flushed_incarnation == incarnation", "return True")),
+        ),
         swarm=True,
+        actions=("disk_fails", "lose_power"),
+        focus=True,
     ),
     Mutant(
         "lone-write-unmarked",
@@ -168,8 +190,12 @@ WRITES = (
                 peer_requests._acknowledge,
                 ("volume.set_out_of_sync(packet.sector * SECTOR, length)", "pass"),
             ),
+            edit(disk_faults._pass_on, ("volume.set_out_of_sync(order.offset, length)", "pass")),
         ),
         swarm=True,
+        actions=("disk_fails",),
+        focus=True,
+        setting=_passed_on,
     ),
     Mutant(
         "no-activity-log",
@@ -207,6 +233,9 @@ WRITES = (
             ),
         ),
         swarm=True,
+        actions=("lose_power", "swap"),
+        focus=True,
+        setting=_small_log,
     ),
     Mutant(
         "extent-freed-at-ack",
