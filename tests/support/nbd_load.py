@@ -21,6 +21,9 @@ from types import FrameType
 from typing import Any
 
 BLOCK = 4096
+#: Seconds without a new request after one has failed: blocks of failed writes are not used again, and a few
+#: seconds of errors at full speed would leave none.
+ERROR_PAUSE = 0.2
 DEPTH = 16
 TAG = struct.Struct("<QQ")
 #: kind, sequence, block, monotonic seconds. Kinds: S issued, A acknowledged, E failed, F flush acknowledged,
@@ -53,6 +56,8 @@ class Writer:
         self.random = random.Random(seed)
         self.busy: set[int] = set()
         self.in_flight = self.errors = 0
+        #: No new request before this moment.
+        self.resumes = 0.0
         self.stop = False
         self.mixed = mixed
 
@@ -108,6 +113,7 @@ class Writer:
         failed = int(getattr(error, "value", error))
         if failed and not self.handle.aio_is_dead():
             self.errors += 1
+            self.resumes = time.monotonic() + ERROR_PAUSE
         for number in range(count):
             self.note(b"E" if failed else kind, first + number, block + number)
         if kind != b"F" and not (kind == b"A" and failed):
@@ -119,10 +125,12 @@ class Writer:
         try:
             while not (self.stop and not self.in_flight):
                 due = DEPTH if not rate else int((time.monotonic() - begin) * rate) - done
+                if time.monotonic() < self.resumes:
+                    due = 0
                 while not self.stop and self.in_flight < DEPTH and due > 0:
                     self.submit()
                     done, due = done + 1, due - 1
-                if self.in_flight or not rate:
+                if self.in_flight:
                     self.handle.poll(20)
                 else:
                     time.sleep(0.002)
