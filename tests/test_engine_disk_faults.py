@@ -256,11 +256,14 @@ def test_the_last_disk_that_fails_fails_the_clients() -> None:
     assert pair.run(alpha, alpha.engine.write(0, 0, NEW)) is None
     for script in (alpha.engine.flush(0), alpha.engine.write(0, 0, NEW), alpha.engine.read(0, 0, BLOCK)):
         assert isinstance(pair.run(alpha, script), IoFailed)
-    # Back again, but what it had not flushed may be gone: no flush may say otherwise.
+    # Works again, but what it had not flushed may be gone: not under the eyes of who has written it.
     healthy(alpha)
-    assert pair.run(alpha, alpha.engine.attach(0)) is None
+    refused = pair.run(alpha, alpha.engine.attach(0))
+    assert isinstance(refused, CommandFailed)
+    assert refused.failure is Failure.DATA_NOT_CURRENT
     assert isinstance(pair.run(alpha, alpha.engine.flush(0)), IoFailed)
     alpha.engine.close(0, True)
+    assert pair.run(alpha, alpha.engine.attach(0)) is None
     assert alpha.engine.open(0, True) == 0
     assert pair.run(alpha, alpha.engine.flush(0)) is None
 

@@ -99,7 +99,11 @@ def test_a_primary_without_a_disk_does_not_read_from_a_peer_that_lost_what_it_ha
     assert one.volume.state.conn == Conn.STANDALONE
     assert "has lost completed writes with its cache" in one.engine.last_disconnect
     assert isinstance(pair.run(one, one.engine.read(0, 0, 4096)), IoFailed)
-    # The disk works again: it has what the peer lacks.
+    # The disk works again, and may have lost what was not flushed: not under the eyes of the client.
+    refused = pair.run(one, one.engine.attach(0))
+    assert isinstance(refused, CommandFailed)
+    assert "completed writes that may be missing" in str(refused)
+    one.engine.close(0, True)
     assert pair.run(one, one.engine.attach(0)) is None
     assert pair.run(one, one.engine.read(0, 0, 4096)) == NEW
 

@@ -150,7 +150,7 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
 
 def too_old(volume: Volume, uuid: int, conn: Conn) -> str:
     """Why a disk with this current UUID cannot be attached in the connection state `conn`: there is no peer,
-    and clients of this Primary have seen newer data. '' if it can."""
+    and clients of this Primary have, or may have, seen newer data. '' if it can."""
     if conn >= Conn.CONNECTED or volume.state.role != Role.PRIMARY:
         return ""
     current = generations.masked(uuid)
@@ -159,6 +159,8 @@ def too_old(volume: Volume, uuid: int, conn: Conn) -> str:
         return f"Clients have seen newer data of the peer than this disk has. {remedy}"
     if volume.failed_beside_good:
         return f"The disk failed while the peer had everything; unflushed writes may be missing. {remedy}"
+    if volume.writes_lost:
+        return f"The disk failed with completed writes that may be missing now. {remedy}"
     return ""
 
 

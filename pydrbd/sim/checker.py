@@ -230,13 +230,15 @@ class Checker(PowerChecks, Observer):
         if len(missing) == 2:
             raise Violation("acknowledged", f"{node.name}: write {write.number} is on neither disk")
         counts = s.conn >= Conn.CONNECTED and s.pdsk == Disk.UP_TO_DATE
+        apart = self.branch[node.name] is not self.branch[peer.name]
         for lacking in missing:
             # A peer that had the write and lost it with its power counts as there until that is noticed.
             was_there = self.stale[lacking.name] and (counts or not self.behind[lacking.name])
             if lacking is node or s.conn < Conn.CONNECTED or not was_there:
                 self._check_generation(self.world.other(lacking), lacking, write)
-                self.behind[lacking.name] = True
-            self.stale[lacking.name] = True
+                self.behind[lacking.name] |= not (apart and lacking is peer)
+            # In a split brain the other one misses nothing of its own history.
+            self.stale[lacking.name] |= not (apart and lacking is peer)
         return True
 
     def holds(self, node: Node, write: Write) -> bool:
@@ -298,7 +300,8 @@ class Checker(PowerChecks, Observer):
         primary = peek.is_primary(node.engine)
         if primary and not self._was_primary[name] and s.conn < Conn.CONNECTED and peer.primary:
             # Asked for while the peer was in sight, done after it was lost: both go on by themselves.
-            self.world.fork(node)
+            if self.branch[name] is self.branch[peer.name]:
+                self.world.fork(node)
             self.mark(name, False)
         self._was_primary[name] = primary
         if primary:

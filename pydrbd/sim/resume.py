@@ -93,7 +93,8 @@ class ResumeActions(Steps):
             raise Violation(
                 "resume", f"{node.name} goes on as Primary, and {late} writes of {other.name} lie between"
             )
-        if self.world.checker.stale[node.name] and self._conn(node) < Conn.CONNECTED:
+        misses = before is not None and self.world.checker.stale[node.name]
+        if misses and self._conn(node) < Conn.CONNECTED:
             raise Violation("resume", f"{node.name} goes on alone on a disk that misses acknowledged writes")
         self.world.workload.open(node)
 

@@ -95,6 +95,7 @@ RESYNC = (
         (
             edit(sync.settle_full_sync, ("if (yield from volume.write_bitmap()) is not None:", "if False:")),
             edit(sync.start_source, ("(yield from volume.write_bitmap()) is not None or", "")),
+            edit(sync.answer_bitmap, ("volume.write_bitmap()", "volume.persist()")),
             edit(sync.start_target, ("if (yield from volume.write_bitmap()) is not None:", "if False:")),
         ),
         swarm=True,
