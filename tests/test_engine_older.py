@@ -198,3 +198,27 @@ def test_a_node_that_a_primary_without_a_disk_works_with_begins_a_generation() -
     assert pair.run(one, one.engine.write(0, 0, NEW)) is None
     assert two.disk.superblock().generation.bitmap != 0
     assert two.disk.superblock().generation.current != one.disk.superblock().generation.current
+
+
+def test_a_node_that_let_go_of_newer_data_does_not_agree_to_a_promotion_on_older() -> None:
+    """Nothing was compared: one side has no disk. By hand it can be had, without the connection."""
+    pair = primary_pair()
+    one, two = pair.one, pair.two
+    pair.filter = lambda _bench, _packet: []
+    pair.cut()
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    assert pair.run(one, one.engine.demote()) is None
+    assert pair.run(one, one.engine.detach(0)) is None
+    pair.filter = lambda _bench, packet: [packet]
+    pair.cut()
+    pair.pass_time(3)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.disks() == (Disk.DISKLESS, Disk.UP_TO_DATE)
+    refused = pair.run(two, two.engine.promote())
+    assert isinstance(refused, StateRefused)
+    assert refused.refusal is Refusal.NO_UP_TO_DATE_DISK
+    assert pair.run(one, one.engine.attach(0)) is None
+    pair.pass_time(2)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert pair.run(two, two.engine.promote()) is None
+    assert pair.run(two, two.engine.read(0, 0, 4096)) == NEW

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from pydrbd.engine import generations, peer_state, sync
+from pydrbd.engine import exposure, generations, peer_state, sync
 from pydrbd.engine.disk_admin import attach, close_disk, forget_disk
 from pydrbd.engine.orders import Await, LinkAction, Script, Ticket
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal
@@ -111,7 +111,7 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
             forced.append(volume)
             change["disk"] = Disk.UP_TO_DATE  # type: ignore[assignment]
         _check(engine, volume, lambda s, c=change: replace(s, **c))  # type: ignore[misc]
-        if not force and _peer_is_older(volume):
+        if not force and exposure.is_peer_older(volume):
             detail = (
                 f"volume {volume.number}: the peer's data are older than the disk that this node let go of"
             )
@@ -158,12 +158,6 @@ def _peer_primary_may_go(engine: Engine) -> Script[None]:
 
 def _peer_is_primary(engine: Engine) -> bool:
     return engine.peer_role == Role.PRIMARY
-
-
-def _peer_is_older(volume: Volume) -> bool:
-    """Without a disk now: is what the peer serves from before, or beside, what our disk was?"""
-    theirs = volume.peer_uuids
-    return volume.generation is None and theirs is not None and volume.lack_exposed(theirs)
 
 
 def _raised(volume: Volume, forced: list[Volume]) -> Disk:

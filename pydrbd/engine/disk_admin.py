@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import generations, peer_state, takeover
+from pydrbd.engine import exposure, generations, peer_state, takeover
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
 from pydrbd.engine.orders import (
@@ -123,7 +123,7 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
             f"volume {number}: the device has {volume.size // SECTOR} sectors, the disk has room for"
             f" {layout.data_bytes // SECTOR}. Nothing was changed, the volume is Diskless.",
         )
-    if why := too_old(volume, superblock.generation.current, volume.state.conn):
+    if why := exposure.too_old(volume, superblock.generation.current, volume.state.conn):
         text = f"volume {volume.number}: {why}\nThe volume is Diskless."
         raise CommandFailed(name, Failure.DATA_NOT_CURRENT, text)
     volume.layout, volume.base, volume.generation = layout, superblock, superblock.generation
@@ -146,22 +146,6 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
         volume.bitmap.set(bits.start, bits.stop)
     if hot:
         engine.log("info", f"volume {number}: {len(hot)} activity-log extents marked out of sync")
-
-
-def too_old(volume: Volume, uuid: int, conn: Conn) -> str:
-    """Why a disk with this current UUID cannot be attached in the connection state `conn`: there is no peer,
-    and clients of this Primary have, or may have, seen newer data. '' if it can."""
-    if conn >= Conn.CONNECTED or volume.state.role != Role.PRIMARY:
-        return ""
-    current = generations.masked(uuid)
-    remedy = "Connect the peer and attach, or make this node Secondary."
-    if volume.exposed not in (0, current) and current != volume.unborn:
-        return f"Clients have seen newer data of the peer than this disk has. {remedy}"
-    if volume.failed_beside_good:
-        return f"The disk failed while the peer had everything; unflushed writes may be missing. {remedy}"
-    if volume.writes_lost:
-        return f"The disk failed with completed writes that may be missing now. {remedy}"
-    return ""
 
 
 def _hot_extents(superblock: Superblock, ring: bytes) -> frozenset[int]:
@@ -224,7 +208,7 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
     if session is None or volume.state.conn != Conn.CONNECTED:
         generation = volume.generation
         assert generation is not None
-        if why := too_old(volume, generation.current, volume.state.conn):
+        if why := exposure.too_old(volume, generation.current, volume.state.conn):
             # The peer was there when the attach began.
             engine.attach_aborted(volume, why)
             _refuse_failed(engine, volume)
@@ -273,7 +257,7 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
     if volume.keeps_connected_flag:
         # The peer may have come to the end of a resync unheard: the next to go on alone must know.
         flags |= MdFlag.CONNECTED
-    volume.expose()
+    exposure.note(volume)
     engine.set_state(volume, disk=Disk.FAILED)
     takeover.begin(engine, volume)
     engine.send_state(volume)

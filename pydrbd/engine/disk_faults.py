@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import takeover
-from pydrbd.engine.disk_admin import let_go, too_old
+from pydrbd.engine import exposure, takeover
+from pydrbd.engine.disk_admin import let_go
 from pydrbd.engine.orders import (
     DiskOrder,
     IoFailed,
@@ -46,7 +46,7 @@ def order_failed(engine: Engine, volume: Volume, order: DiskOrder, failure: IoFa
         return
     engine.log("error", f"volume {volume.number}: local I/O error: {failure.text}; detaching")
     volume.attach_failure = (Failure.METADATA_IO, failure.text)
-    volume.expose()
+    exposure.note(volume)
     good_peer = volume.state.pdsk == Disk.UP_TO_DATE and volume.state.conn >= Conn.CONNECTED
     # Clients have been told of writes that this disk may miss: without the peer it is not taken back.
     volume.failed_beside_good = volume.state.role == Role.PRIMARY and good_peer
@@ -72,7 +72,7 @@ def cut_off(engine: Engine, volume: Volume, reason: Conn) -> None:
     """The connection is lost while the disk is Negotiating. It counts as what it was when it was attached,
     unless clients have seen newer data of the peer: then it goes away again."""
     current = volume.generation.current if volume.generation else 0
-    why = too_old(volume, current, reason)
+    why = exposure.too_old(volume, current, reason)
     if not why:
         engine.set_state(volume, conn=reason, disk=volume.attached_as)
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import aftermath, sync, takeover
+from pydrbd.engine import aftermath, exposure, sync, takeover
 from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import Script
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal
@@ -154,19 +154,7 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
     takeover.look(engine, volume, told=True)
     state = volume.state
     if volume.generation is None or state.disk < Disk.INCONSISTENT:
-        if state.conn >= Conn.CONNECTED and not (state.role == Role.PRIMARY and volume.lack_exposed(packet)):
-            volume.exposed = masked(packet.current)
-        elif state.role == Role.PRIMARY and volume.exposed not in (0, masked(packet.current)):
-            engine.refuse_peer(
-                f"volume {volume.number}: can only connect to data with current UUID {volume.exposed:016X}"
-            )
-        elif state.role == Role.PRIMARY and volume.writes_lost and packet.flags & UuidFlags.CACHE_LOST:
-            # Reads would show clients older data than they have seen.
-            engine.refuse_peer(
-                f"volume {volume.number}: the peer's machine has lost completed writes with its cache, and"
-                " this Primary has no disk. Attach its disk, or have all clients close the device; then"
-                " connect."
-            )
+        _on_uuids_without_disk(session, volume, packet)
         return
     skip = packet.flags & UuidFlags.SKIP_INITIAL_SYNC and state.conn == Conn.CONNECTED
     if skip and volume.generation.current == JUST_CREATED:
@@ -179,6 +167,29 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
         # The peer may still read a state of ours from before.
         session.send(packets.State(volume.state.word, volume.number))
         engine.spawn(f"skip initial sync {volume.number}", sync.persist_all(volume))
+
+
+def _on_uuids_without_disk(session: Session, volume: Volume, packet: packets.Uuids) -> None:
+    """The peer's data are all there is: a Primary whose clients have seen newer ones refuses them."""
+    engine, connected = session.engine, volume.state.conn >= Conn.CONNECTED
+    if volume.state.role == Role.PRIMARY:
+        current = masked(packet.current)
+        known = not exposure.is_missing(volume, packet) if connected else volume.exposed in (0, current)
+        if not known:
+            engine.refuse_peer(
+                f"volume {volume.number}: can only connect to data with current UUID {volume.exposed:016X}"
+            )
+            return
+        if not connected and volume.writes_lost and packet.flags & UuidFlags.CACHE_LOST:
+            # Reads would show clients older data than they have seen.
+            engine.refuse_peer(
+                f"volume {volume.number}: the peer's machine has lost completed writes with its cache, and"
+                " this Primary has no disk. Attach its disk, or have all clients close the device; then"
+                " connect."
+            )
+            return
+    if connected:
+        volume.exposed = masked(packet.current)
 
 
 def on_state(session: Session, packet: packets.State) -> None:
@@ -362,6 +373,8 @@ def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest)
         return Refusal.CW_FAILED_BY_PEER.value
     if mask & CONN_MASK and (bad := sync_start_refusal(old, wanted.conn)) is not None:
         return bad.value
+    if old.peer != Role.PRIMARY == wanted.peer and exposure.is_peer_older(volume):
+        return Refusal.NO_UP_TO_DATE_DISK.value
     new = imply(wanted)
     why = refusal(old, new)
     if why is not None:

@@ -185,21 +185,6 @@ class Volume:
         """Usable bytes of the own disk (0 without one)."""
         return self.layout.data_bytes if self.layout else 0
 
-    def expose(self) -> None:
-        """Remember which generation clients have seen, before the disk goes: the peer's, if it serves
-        them from now on (it may have made a new one already), else our own."""
-        self.unborn = 0
-        if self.state.pdsk == Disk.UP_TO_DATE and self.peer_uuids is not None:
-            self.exposed = masked(self.peer_uuids.current)
-        elif self.generation is not None:
-            # No answer was given in a generation that is not yet on the disk; the disk may have it by now.
-            self.exposed, self.unborn = masked(self.current_on_disk), masked(self.generation.current)
-
-    def lack_exposed(self, uuids: Uuids) -> bool:
-        """Are the peer's data from before, or beside, those that clients here have seen?"""
-        known = (uuids.current, uuids.bitmap, uuids.history0, uuids.history1)
-        return self.exposed != 0 and self.exposed not in map(masked, known)
-
     def current_layout(self) -> Layout | None:
         """The layout now; a script asks again after every wait, an I/O error may have taken the disk."""
         return self.layout

@@ -168,6 +168,10 @@ class Node(NetMember):
         _code, line = self.command("get-gi", must=True)
         return tuple(int(word, 16) & ~1 for word in line.split(":")[:4])
 
+    def has_disk(self) -> bool:
+        """Is its disk attached, and compared with the peer's if the two are connected?"""
+        return self.alive and self.state()[3] >= Disk.INCONSISTENT
+
     def good(self) -> bool:
         """Is its disk UpToDate, by its own word?"""
         try:

@@ -212,8 +212,12 @@ class Round:
         if other.alive and other.role() is Role.PRIMARY:
             return False
         # Both must say so: one that does not hear its peer takes itself for connected to a process that is
-        # dead, and whose successor may have gone on alone.
-        if other.alive and all(each.state()[2] >= Conn.CONNECTED for each in (node, other)):
+        # dead, and whose successor may have gone on alone. Nor were the data compared without a disk.
+        if (
+            other.alive
+            and all(each.state()[2] >= Conn.CONNECTED for each in (node, other))
+            and other.has_disk()
+        ):
             return True
         return other.generation()[0] in node.generation()
 

@@ -1,0 +1,56 @@
+"""What clients and this node have seen of the data, after the disk is gone: older data must not follow.
+
+Floor: engine. Neighbours: disk_admin and disk_faults (let go of a disk, attach one), admin and peer_state
+(promotions, the peer's UUIDS). `Volume.exposed` is the current UUID of the generation in question, `unborn`
+one that was on its way to the disk when that went. Both live as long as the process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydrbd.engine.generations import masked
+from pydrbd.vocabulary import Conn, Disk, Role
+
+if TYPE_CHECKING:
+    from pydrbd.engine.volume import Volume
+    from pydrbd.wire.packets import Uuids
+
+
+def note(volume: Volume) -> None:
+    """Remember which generation clients have seen, before the disk goes: the peer's, if it serves them from
+    now on (it may have made a new one already), else our own."""
+    volume.unborn = 0
+    if volume.state.pdsk == Disk.UP_TO_DATE and volume.peer_uuids is not None:
+        volume.exposed = masked(volume.peer_uuids.current)
+    elif volume.generation is not None:
+        # No answer was given in a generation that is not yet on the disk; the disk may have it by now.
+        volume.exposed, volume.unborn = masked(volume.current_on_disk), masked(volume.generation.current)
+
+
+def is_missing(volume: Volume, uuids: Uuids) -> bool:
+    """Are the peer's data from before, or beside, those that clients here have seen?"""
+    known = (uuids.current, uuids.bitmap, uuids.history0, uuids.history1)
+    return volume.exposed != 0 and volume.exposed not in map(masked, known)
+
+
+def is_peer_older(volume: Volume) -> bool:
+    """Without a disk now: is what the peer has from before, or beside, what our disk was?"""
+    theirs = volume.peer_uuids
+    return volume.generation is None and theirs is not None and is_missing(volume, theirs)
+
+
+def too_old(volume: Volume, uuid: int, conn: Conn) -> str:
+    """Why a disk with this current UUID cannot be attached in the connection state `conn`: there is no peer,
+    and clients of this Primary have, or may have, seen newer data. '' if it can."""
+    if conn >= Conn.CONNECTED or volume.state.role != Role.PRIMARY:
+        return ""
+    current = masked(uuid)
+    remedy = "Connect the peer and attach, or make this node Secondary."
+    if volume.exposed not in (0, current) and current != volume.unborn:
+        return f"Clients have seen newer data of the peer than this disk has. {remedy}"
+    if volume.failed_beside_good:
+        return f"The disk failed while the peer had everything; unflushed writes may be missing. {remedy}"
+    if volume.writes_lost:
+        return f"The disk failed with completed writes that may be missing now. {remedy}"
+    return ""
