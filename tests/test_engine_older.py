@@ -5,10 +5,10 @@ Each began as a seed of the simulator. Neighbours: test_engine_told.py, test_eng
 
 from __future__ import annotations
 
-from pydrbd.engine.orders import IoFailed, Order, WriteBlocks, WriteMeta
+from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks, WriteMeta
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal
-from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
+from tests.support.engine_bench import Bench, Pair, connect, fresh_disk, good_disk, pair_of
 
 OLD, NEW = b"\x11" * 4096, b"\x5a" * 4096
 
@@ -222,3 +222,36 @@ def test_a_node_that_let_go_of_newer_data_does_not_agree_to_a_promotion_on_older
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert pair.run(two, two.engine.promote()) is None
     assert pair.run(two, two.engine.read(0, 0, 4096)) == NEW
+
+
+def test_a_disk_that_was_no_good_is_no_reason_against_the_data_of_the_peer() -> None:
+    """Just created, and detached before it was ever in sync."""
+    pair = pair_of(good_disk(), fresh_disk())
+    one, two = pair.one, pair.two
+    assert pair.run(two, two.engine.detach(0)) is None
+    connect(pair)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.run(one, one.engine.promote()) is None
+    assert pair.run(one, one.engine.demote()) is None
+    assert pair.run(two, two.engine.promote()) is None
+
+
+def test_a_primary_that_was_target_knows_the_data_of_its_source_again() -> None:
+    """It loses the source in the middle of the resync, and then its own disk, which was no good."""
+    pair = primary_pair()
+    one, two = pair.one, pair.two
+    two.hold = lambda order: isinstance(order, ReadBlocks)
+    one.start("invalidate", one.engine.invalidate(0))
+    pair.settle()
+    pair.pass_time(0.3)
+    assert pair.disks() == (Disk.INCONSISTENT, Disk.UP_TO_DATE)
+    pair.filter = lambda _bench, _packet: []
+    pair.cut()
+    assert pair.run(one, one.engine.detach(0, force=True)) is None
+    pair.filter = lambda _bench, packet: [packet]
+    two.hold = lambda _order: False
+    two.release()
+    pair.cut()
+    pair.pass_time(3)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.run(one, one.engine.read(0, 0, 4096)) == bytes(4096)

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 def note(volume: Volume) -> None:
     """Remember which generation clients have seen, before the disk goes: the peer's, if it serves them from
-    now on (it may have made a new one already), else our own."""
+    now on (it may have made a new one already) or has done so because the disk is not good; else our own."""
     volume.unborn = 0
-    if volume.state.pdsk == Disk.UP_TO_DATE and volume.peer_uuids is not None:
-        volume.exposed = masked(volume.peer_uuids.current)
-    elif volume.generation is not None:
+    state, theirs = volume.state, volume.peer_uuids
+    if state.pdsk == Disk.UP_TO_DATE and theirs is not None:
+        volume.exposed = masked(theirs.current)
+    elif state.disk == Disk.UP_TO_DATE and volume.generation is not None:
         # No answer was given in a generation that is not yet on the disk; the disk may have it by now.
         volume.exposed, volume.unborn = masked(volume.current_on_disk), masked(volume.generation.current)
+    elif state.role == Role.PRIMARY and state.disk >= Disk.INCONSISTENT and theirs is not None:
+        volume.exposed = masked(theirs.current)
 
 
 def is_missing(volume: Volume, uuids: Uuids) -> bool:

@@ -172,10 +172,9 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
 def _on_uuids_without_disk(session: Session, volume: Volume, packet: packets.Uuids) -> None:
     """The peer's data are all there is: a Primary whose clients have seen newer ones refuses them."""
     engine, connected = session.engine, volume.state.conn >= Conn.CONNECTED
+    missing = exposure.is_missing(volume, packet)
     if volume.state.role == Role.PRIMARY:
-        current = masked(packet.current)
-        known = not exposure.is_missing(volume, packet) if connected else volume.exposed in (0, current)
-        if not known:
+        if missing if connected else volume.exposed not in (0, masked(packet.current)):
             engine.refuse_peer(
                 f"volume {volume.number}: can only connect to data with current UUID {volume.exposed:016X}"
             )
@@ -188,7 +187,7 @@ def _on_uuids_without_disk(session: Session, volume: Volume, packet: packets.Uui
                 " connect."
             )
             return
-    if connected:
+    if connected and not missing:
         volume.exposed = masked(packet.current)
 
 
