@@ -45,6 +45,9 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
         if engine.session is not None:
             engine.session.bitmaps.pop(volume.number, None)
             engine.session.sync_uuids.pop(volume.number, None)
+    if new.conn >= Conn.SYNC_SOURCE:
+        # A resync runs, so its target's disk takes writes; a kernel's node may not have said so.
+        volume.negotiation.peer_attaching = False
     if promoted and old.disk == old.pdsk == Disk.INCONSISTENT:
         volume.consider_resync = True
     if new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE:
