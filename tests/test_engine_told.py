@@ -5,13 +5,16 @@ Each began as a seed of the simulator.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydrbd.engine.generations import masked
-from pydrbd.engine.orders import FlushDisk, Order, WriteMeta
+from pydrbd.engine.orders import FlushDisk, IoFailed, Order, WriteMeta
 from pydrbd.errors import CannotResume
 from pydrbd.vocabulary import Conn, Disk, Role
 from pydrbd.wire.packets import (
     Bitmap,
     CompressedBitmap,
+    ConnectionFeatures,
     Packet,
     Protocol,
     RsDataReply,
@@ -195,3 +198,31 @@ def test_a_source_that_loses_an_equal_peer_before_the_resync_begins_is_a_generat
     pair.cut()
     assert pair.run(one, one.engine.write(0, 0, BLOCK)) is None
     assert masked(one.disk.superblock().generation.current) != current(two)
+
+
+def test_a_generation_begun_for_a_primary_without_a_disk_is_told_before_the_state() -> None:
+    """A peer that does not say that it is pydrbd: it would take the STATE for the answer to its attach."""
+    pair = primary_pair()
+    one, two = pair.one, pair.two
+
+    def unmarked(_bench: Bench, packet: Packet) -> list[Packet]:
+        return [replace(packet, reserved=bytes(60)) if isinstance(packet, ConnectionFeatures) else packet]
+
+    pair.filter = unmarked
+    one.hook = lambda order: IoFailed(5, "broken") if isinstance(order, WriteMeta) else NotImplemented
+    two.hold = lambda order: is_superblock(two, order)
+    pair.cut()
+    pair.sent.clear()
+    pair.pass_time(2)
+    assert pair.disks() == (Disk.DISKLESS, Disk.UP_TO_DATE)
+    assert two.volume.minting
+    before = [packet for name, packet in pair.sent if name == two.name and isinstance(packet, State)]
+    pair.sent.clear()
+    two.hold = lambda _order: False
+    two.release()
+    pair.settle()
+    told = [packet for name, packet in pair.sent if name == two.name and isinstance(packet, Uuids | State)]
+    assert len(before) == 1, "the one of the handshake"
+    assert [type(packet) for packet in told[:2]] == [Uuids, State]
+    assert isinstance(told[0], Uuids)
+    assert masked(told[0].current) == current(two)

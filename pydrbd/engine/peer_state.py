@@ -260,8 +260,11 @@ def _follow_up(session: Session, volume: Volume, old: State, new: State, peer: S
     changed = new.conn != old.conn
     if old.conn == Conn.WF_REPORT_PARAMS:
         engine.connected(volume)
-        # The peer learns what we have decided.
-        session.send(packets.State(new.word, volume.number))
+        # The peer learns what we have decided; not before the generation that we may just have begun for it.
+        # Attaching a disk now, it would take this STATE for our answer, and older UUIDs for the present ones.
+        volume.negotiation.generation_owed = not volume.generation_durable
+        if not volume.negotiation.generation_owed:
+            session.send(packets.State(new.word, volume.number))
     elif new.conn > Conn.CONNECTED >= peer.conn and changed and peer.disk != Disk.NEGOTIATING:
         # The peer has not decided yet: tell it why it should.
         send_generation(session, volume)
