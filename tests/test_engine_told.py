@@ -13,8 +13,11 @@ from pydrbd.errors import CannotResume
 from pydrbd.vocabulary import Conn, Disk, Role
 from pydrbd.wire.packets import (
     Bitmap,
+    Channel,
     CompressedBitmap,
     ConnectionFeatures,
+    Data,
+    DpFlags,
     Packet,
     Protocol,
     RsDataReply,
@@ -226,3 +229,20 @@ def test_a_generation_begun_for_a_primary_without_a_disk_is_told_before_the_stat
     assert [type(packet) for packet in told[:2]] == [Uuids, State]
     assert isinstance(told[0], Uuids)
     assert masked(told[0].current) == current(two)
+
+
+def test_nothing_but_a_handshake_waits_for_a_generation() -> None:
+    """Writes that come before our STATE are in nobody's books: the peer breaks the protocol."""
+    pair = primary_pair()
+    one, two = pair.one, pair.two
+    one.hold = lambda order: is_superblock(one, order)
+    pair.cut()
+    pair.settle()
+    session = one.engine.session
+    assert session is not None
+    assert session.held is not None
+    one.engine.on_packets(one.session, Channel.DATA, [Data(0, 1, 1, DpFlags.SYNC, BLOCK)])
+    assert one.engine.session is not session
+    assert "Data before the handshake was over" in one.engine.last_disconnect
+    assert 0 not in one.disk.blocks
+    assert two.engine.role == Role.SECONDARY

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pydrbd.engine.volume import Volume
 
 Handler = Callable[["Session", Any], None]
+#: What a node says of itself, right behind features and authentication.
+_SAID_FIRST = (packets.Protocol, packets.SyncParam, packets.Sizes, packets.Uuids, packets.State)
 
 
 class Session:
@@ -125,8 +127,8 @@ class Session:
             self.violation(violation.reason)
 
     def _hold(self, held: list[Packet], packet: Packet) -> None:
-        # PROTOCOL and what a node says of its volumes; it has nothing more to say before it hears of ours.
-        if len(held) >= 8 * (1 + len(self.engine.volumes)):
+        # A node has nothing more to say before it hears of our volumes.
+        if not isinstance(packet, _SAID_FIRST) or len(held) >= 8 * (1 + len(self.engine.volumes)):
             raise ProtocolViolation(f"{type(packet).__name__} before the handshake was over")
         held.append(packet)
 
