@@ -97,10 +97,11 @@ def _process(resource: LocalResource) -> tuple[ProcessFacts | None, set[int], st
 def _flusher(pid: int) -> bool | None:
     """Whether all its threads have PR_SET_IO_FLUSHER."""
     flags = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
+    with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            text = (task / "stat").read_text(errors="replace")
-            flags.append(int(text[text.rindex(")") + 2 :].split()[6]))
+            with contextlib.suppress(OSError, ValueError, IndexError):  # a thread may end meanwhile
+                text = (task / "stat").read_text(errors="replace")
+                flags.append(int(text[text.rindex(")") + 2 :].split()[6]))
     return all(flag & _FLUSHER == _FLUSHER for flag in flags) if flags else None
 
 
