@@ -11,10 +11,11 @@ CUTS ?= 20
 RESTART_ROUNDS ?= 10
 TIME ?= 600
 TARGET ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test lint types sim sim-mutants fuzz torture powercut restart-test lock clean
+.PHONY: help setup setup-test demo test lint types sim sim-mutants fuzz torture powercut restart-test bench bench-vm lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +56,12 @@ restart-test: setup-test ## RESTART_ROUNDS (10) crashes and restarts under ext4 
 
 powercut: setup-test ## CUTS (20) of the power of two virtual machines under a client that fsyncs
 	$(PYTHON) -m tests.support.powercut --cuts $(CUTS) $(POWERCUT_ARGS)
+
+bench: setup-test ## pydrbd beside the limit and qemu's mirror, in about 12 minutes (BENCH_ARGS=--quick: 3; --help)
+	$(PYTHON) -m tests.bench $(BENCH_ARGS)
+
+bench-vm: setup-test ## the short form beside the kernel's DRBD, in a virtual machine
+	$(PYTHON) -m tests.bench.vm $(BENCH_ARGS)
 
 lock: setup ## make the lock files anew from pyproject.toml (LOCK_ARGS=--upgrade for newest versions)
 	scripts/lock $(LOCK_ARGS)
