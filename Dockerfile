@@ -23,7 +23,14 @@ COPY pyproject.toml README.md LICENSE ./
 COPY pydrbd pydrbd
 COPY nbd_plugin nbd_plugin
 COPY docker/entrypoint.sh docker/entrypoint.sh
-RUN .venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation --no-index -e . \
+# The compilers of the hot path come and go in this one layer.
+RUN apt-get update \
+    && awk '!/^#/ && $1 == "build" {print $2}' scripts/packages.list \
+        | DEBIAN_FRONTEND=noninteractive xargs apt-get install -y --no-install-recommends \
+    && .venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation --no-index -e . \
+    && test -e pydrbd/hotpath/_native.*.so && test -e pydrbd/hotpath/_filter.*.so \
+    && awk '!/^#/ && $1 == "build" {print $2}' scripts/packages.list | xargs apt-get purge -y --auto-remove \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb \
     && ln -s /opt/pydrbd/.venv/bin/pydrbd /usr/local/bin/pydrbd \
     && .venv/bin/python -m compileall -q pydrbd \
     && pydrbd version

@@ -67,5 +67,5 @@ lock: setup ## make the lock files anew from pyproject.toml (LOCK_ARGS=--upgrade
 	scripts/lock $(LOCK_ARGS)
 
 clean: ## remove .venv, caches and build leftovers (images cached for the tests stay in ~/.cache)
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist pydrbd/hotpath/*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find pydrbd nbd_plugin tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,13 +12,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nbdkit  # type: ignore[import-not-found]  # exists only inside nbdkit
 
 from pydrbd.config import for_node, load, require_implemented
-from pydrbd.engine.orders import IoFailed, Script
+from pydrbd.engine.orders import IoFailed
 from pydrbd.node import Node
+from pydrbd.runtime import clients
 from pydrbd.runtime.addresses import is_local
 from pydrbd.runtime.kept_threads import KeptThreads
 
@@ -34,20 +34,16 @@ _threads = KeptThreads()
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """An open export."""
-
     volume: int
     writable: bool
 
 
-def _run(script: Script[Any]) -> Any:
-    """Run a script in this thread; an IoFailed becomes the NBD error."""
+def _answer(failed: IoFailed | None) -> None:
+    """An IoFailed becomes the NBD error."""
     _threads.keep()
-    result = _node.driver.run(script)
-    if type(result) is IoFailed:
-        nbdkit.set_error(result.errno)
-        raise OSError(result.errno, result.text)
-    return result
+    if failed is not None:
+        nbdkit.set_error(failed.errno)
+        raise OSError(failed.errno, failed.text)
 
 
 # --- the process -------------------------------------------------------------------------------
@@ -129,22 +125,22 @@ def block_size(h: Handle) -> tuple[int, int, int]:
 
 # --- requests ----------------------------------------------------------------------------------
 def pread(h: Handle, buf: bytearray, offset: int, flags: int) -> None:
-    buf[:] = _run(_node.engine.read(h.volume, offset, len(buf)))
+    _answer(clients.read(_node.driver, h.volume, buf, offset))
 
 
 def pwrite(h: Handle, buf: memoryview, offset: int, flags: int) -> None:
-    # nbdkit reuses its buffer after the return: the engine copies it, piece by piece.
-    _run(_node.engine.write(h.volume, offset, buf, bool(flags & nbdkit.FLAG_FUA)))
+    _answer(clients.write(_node.driver, h.volume, buf, offset, bool(flags & nbdkit.FLAG_FUA)))
 
 
 def flush(h: Handle, flags: int) -> None:
-    _run(_node.engine.flush(h.volume))
+    _answer(clients.flush(_node.driver, h.volume))
 
 
 def trim(h: Handle, count: int, offset: int, flags: int) -> None:
-    _run(_node.engine.trim(h.volume, offset, count, bool(flags & nbdkit.FLAG_FUA)))
+    fua = bool(flags & nbdkit.FLAG_FUA)
+    _answer(clients.zero(_node.driver, h.volume, offset, count, trim=True, unmap=True, fua=fua))
 
 
 def zero(h: Handle, count: int, offset: int, flags: int) -> None:
-    may_trim = bool(flags & nbdkit.FLAG_MAY_TRIM)
-    _run(_node.engine.zero(h.volume, offset, count, may_trim, bool(flags & nbdkit.FLAG_FUA)))
+    unmap, fua = bool(flags & nbdkit.FLAG_MAY_TRIM), bool(flags & nbdkit.FLAG_FUA)
+    _answer(clients.zero(_node.driver, h.volume, offset, count, trim=False, unmap=unmap, fua=fua))

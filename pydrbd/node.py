@@ -35,6 +35,7 @@ from pydrbd.runtime.addresses import LinkOptions
 from pydrbd.runtime.disks import Disks, DiskSpec
 from pydrbd.runtime.driver import Driver
 from pydrbd.runtime.handlers import Handlers
+from pydrbd.runtime.lane import NativeLane
 from pydrbd.runtime.launch import RunPaths, outlive_parent, paths, take_over
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.logs import LogWriter
@@ -151,6 +152,7 @@ class Node:
         self.disks = Disks(disk_specs(view))
         self.workers = Workers()
         self.driver = Driver(self.engine, self.disks, self.workers, self.log)
+        self.driver.lane = NativeLane.make(self.engine, self.driver.mutex, self.disks)
         commands = {spec.name: str(view.handlers.value(spec.name)) for spec in view.handlers.specs()}
         self.driver.handlers = Handlers(commands, partial(handler_environment, view), self.log)
         self.loop = LoopThread()
@@ -374,6 +376,10 @@ def _nbd_info(node: Node) -> dict[str, Any]:
     return {"socket": str(node.paths.nbd_socket), "exports": sizes, "tenure": node.tenure}
 
 
+def _latency(node: Node, reset: bool) -> dict[str, Any]:
+    return node.driver.latency.figures(node.driver.lane, reset)
+
+
 _REQUIRED = object()
 
 
@@ -422,4 +428,5 @@ VERBS: Mapping[str, Verb] = {
     "down": Verb(_down),
     "version": Verb(_version),
     "nbd-info": Verb(_nbd_info),
+    "latency": Verb(_latency, {"reset": (bool, False)}),
 }

@@ -50,7 +50,7 @@ FLOORS = {
     "format": Floor(("pydrbd.format",), ("words",), never=(*IMPURE, "lark")),
     "wire": Floor(("pydrbd.wire",), ("words", "format"), never=(*IMPURE, "lark")),
     "engine": Floor(("pydrbd.engine",), ("words", "format", "wire"), never=(*IMPURE, "lark")),
-    "runtime": Floor(("pydrbd.runtime",), ("words", "format", "wire", "engine")),
+    "runtime": Floor(("pydrbd.runtime", "pydrbd.hotpath"), ("words", "format", "wire", "engine")),
     "sim": Floor(
         ("pydrbd.sim",),
         ("words", "format", "wire", "engine"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pydrbd import hotpath
 from pydrbd.engine.orders import (
     CloseDisk,
     DiskInfo,
@@ -64,6 +65,7 @@ def raising(code: int) -> Any:
 def test_an_error_is_a_value(
     disks: Disks, monkeypatch: pytest.MonkeyPatch, call: str, order: Order, code: int
 ) -> None:
+    monkeypatch.setattr(blockfile, "write_all", hotpath.write_all_in_python)
     monkeypatch.setattr(os, call, raising(code))
     failed = disks.perform(order)
     assert isinstance(failed, IoFailed)
@@ -89,14 +91,27 @@ def test_short_writes_go_on_and_a_write_that_stands_still_ends(
     disks: Disks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pwrite = os.pwrite
+    monkeypatch.setattr(blockfile, "write_all", hotpath.write_all_in_python)
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, bytes(data[:512]), offset))
     assert disks.perform(WriteBlocks(0, 4096, b"s" * 2048)) is None
-    monkeypatch.undo()
+    monkeypatch.setattr(os, "pwrite", pwrite)
     assert disks.perform(ReadBlocks(0, 4096, 2048)) == b"s" * 2048
     for call in ("pwrite", "pwritev"):
         monkeypatch.setattr(os, call, lambda *_args: 0)
     for order in (WriteBlocks(0, 0, b"x" * 512), WriteMeta(0, ((0, b"x" * 512),))):
         assert isinstance(disks.perform(order), IoFailed)
+
+
+@pytest.mark.parametrize("write_all", [hotpath.write_all, hotpath.write_all_in_python])
+def test_all_of_a_write_is_written_or_its_error_told(tmp_path: Path, write_all: Any) -> None:
+    """The compiled one writes in parts of 32 KiB."""
+    data = os.urandom(100_000)
+    with (tmp_path / "file").open("w+b") as file:
+        write_all(file.fileno(), memoryview(data), 30_000)
+        assert file.read() == bytes(30_000) + data
+    with (tmp_path / "file").open("rb") as file, pytest.raises(OSError, match="Bad file") as caught:
+        write_all(file.fileno(), data, 0)
+    assert caught.value.errno == errno.EBADF
 
 
 def test_short_reads_go_on_and_the_end_of_the_disk_is_an_error(

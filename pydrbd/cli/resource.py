@@ -95,6 +95,16 @@ class LocalResource:
                 detail = f"{self.name} is not up on {self.app.node}; `pydrbd up {self.name}` starts it."
             raise NotUp(self.name, detail, crashed) from error
 
+    def call_peer_here(self, verb: str, **args: Any) -> Any:
+        """A command's result from the peer's process, if that runs on this machine too; else None."""
+        from pydrbd.runtime.launch import paths
+
+        socket = paths(self.run_dir.absolute(), self.view.peer_name, self.name).control_socket
+        try:
+            return Client(socket, name=self.name).call(verb, timeout=30.0, **args)
+        except NotUpError:
+            return None
+
     def call_unless_held(self, verb: str) -> None:
         """A command that is refused while a device is held open; the refusal names who holds it."""
         try:

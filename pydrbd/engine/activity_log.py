@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from pydrbd.engine.volume import Volume
 
 
+class LogTicket(Ticket):
+    """A transaction, or room for one; a type of its own for who measures what is waited for."""
+
+    __slots__ = ()
+
+
 class ActivityLog:
     """`capacity`: the most extents that are hot at once (al-extents)."""
 
@@ -37,7 +43,7 @@ class ActivityLog:
         self.wanted: dict[int, None] = {}
         self.running: Ticket | None = None
         #: Resolved when a reference is dropped while somebody (`starved`) waits for that.
-        self.released = Ticket()
+        self.released = LogTicket()
         self.starved = 0
         self.transactions = 0
 
@@ -53,7 +59,7 @@ class ActivityLog:
                     self._take(extent)
                 return None
             self.wanted.update(dict.fromkeys(cold))
-            if not self._room_for(needed):
+            if not self._room_for(volume, needed):
                 # Slots are held by writes the peer has not yet confirmed: make it confirm them.
                 volume.engine.transfer_log.close_epoch()
                 self.starved += 1
@@ -67,14 +73,19 @@ class ActivityLog:
             if isinstance(failed, IoFailed):
                 return failed
 
-    def _room_for(self, needed: list[int]) -> bool:
+    def _room_for(self, volume: Volume, needed: list[int]) -> bool:
         """Can all of them be hot at once? If not, a transaction would only turn the log over."""
-        others = len(self.references) - sum(extent in self.references for extent in needed)
-        return len(needed) <= self.capacity - others
+        held = {extent for extent in self.hot if extent in self.references or volume.lane_holds(extent)}
+        return len(needed) <= self.capacity - len(held.difference(needed))
 
     def _take(self, extent: int) -> None:
         self.references[extent] = self.references.get(extent, 0) + 1
         self.idle.pop(extent, None)
+
+    def hold(self, extents: Iterable[int]) -> None:
+        """Take a reference on extents that are hot because the lane holds them."""
+        for extent in extents:
+            self._take(extent)
 
     def end(self, extents: Iterable[int]) -> None:
         """Drop the references that `begin` took."""
@@ -85,8 +96,12 @@ class ActivityLog:
             else:
                 del self.references[extent]
                 self.idle[extent] = None
+        self.look_again()
+
+    def look_again(self) -> None:
+        """References may have been dropped, here or by the lane."""
         if self.starved and self.idle:
-            ticket, self.released = self.released, Ticket()
+            ticket, self.released = self.released, LogTicket()
             ticket.resolve()
 
     def _transaction(self, volume: Volume, needed: list[int]) -> Script[IoFailed | None]:
@@ -94,10 +109,12 @@ class ActivityLog:
 
         `needed`, of whoever runs it, is hot afterwards: so each transaction lets at least one go on.
         """
-        done = self.running = Ticket()
+        done = self.running = LogTicket()
         result: IoFailed | None = None
         try:
-            updates, evicted = self._choose(needed)
+            updates, evicted = self._choose(volume, needed)
+            for extent in evicted:
+                volume.heat(extent, False)
             result = (yield from volume.flush_data()) if evicted else None
             if result is None:
                 result = yield from volume.write_bitmap_of_extents(evicted)
@@ -109,12 +126,14 @@ class ActivityLog:
                 for slot, extent in updates:
                     self.hot[extent] = slot
                     self.idle[extent] = None
+                    if volume.activity_log is self:
+                        volume.heat(extent, True)
             return result
         finally:
             self.running = None
             done.resolve(result)
 
-    def _choose(self, needed: list[int]) -> tuple[list[tuple[int, int]], list[int]]:
+    def _choose(self, volume: Volume, needed: list[int]) -> tuple[list[tuple[int, int]], list[int]]:
         """The changes of the next transaction, as (slot, extent), and the extents they evict: those in
         `needed`, then what others want as far as it fits without evicting any of `needed`."""
         updates: list[tuple[int, int]] = []
@@ -130,7 +149,7 @@ class ActivityLog:
                 continue
             if self.free:
                 slot = self.free.pop()
-            elif self.idle and (old := next(iter(self.idle))) not in needed:
+            elif (old := self._oldest_idle(volume)) is not None and old not in needed:
                 del self.idle[old]
                 slot = self.hot.pop(old)
                 evicted.append(old)
@@ -139,3 +158,12 @@ class ActivityLog:
             del self.wanted[extent]
             updates.append((slot, extent))
         return updates, evicted
+
+    def _oldest_idle(self, volume: Volume) -> int | None:
+        """The extent to evict next; those that the lane holds are not idle."""
+        for _ in range(len(self.idle)):
+            extent = next(iter(self.idle))
+            if not volume.lane_holds(extent):
+                return extent
+            self.idle.move_to_end(extent)
+        return None

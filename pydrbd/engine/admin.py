@@ -27,6 +27,7 @@ from pydrbd.wire.stateword import CONN_MASK, DISK_MASK, ROLE_MASK
 
 if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
+    from pydrbd.engine.snapshot import ResourceSnapshot
     from pydrbd.engine.volume import Volume
 
 __all__ = [
@@ -42,12 +43,15 @@ __all__ = [
     "invalidate_remote",
     "new_current_uuid",
     "promote",
+    "wait_for",
 ]
 
 T = TypeVar("T")
 
 #: From a missed ping to the loss of the connection it takes a tick or two.
 PING_GRACE_SECONDS = 0.3
+#: How long a demotion waits for clients that are just leaving.
+CLOSE_GRACE_SECONDS = 0.5
 
 
 def exclusively(engine: Engine, script: Script[T]) -> Script[T]:
@@ -199,9 +203,17 @@ def _open_clients(engine: Engine) -> str:
     return "; ".join(f"volume {n}: {count} NBD client(s) connected" for n, count in opened.items())
 
 
+def _clients_leave(engine: Engine) -> Script[None]:
+    """A client that has gone is closed here a moment later, when all threads of its connection have ended."""
+    deadline = engine.now + CLOSE_GRACE_SECONDS
+    while _open_clients(engine) and engine.now < deadline:
+        yield Await(engine.timer(0.0))
+
+
 def _demote(engine: Engine) -> Script[None]:
     if engine.role != Role.PRIMARY:
         return
+    yield from _clients_leave(engine)
     _refuse(engine, Refusal.DEVICE_IN_USE if _open_clients(engine) else None, _open_clients(engine))
     # What the clients wrote is durable on both nodes before anybody else may become Primary.
     epoch = engine.transfer_log.close_epoch()
@@ -383,3 +395,18 @@ def _new_current_uuid(engine: Engine, volume: Volume, clear_bitmap: bool) -> Scr
         sync.remember_equal(volume)
         engine.set_state(volume, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
     yield from sync.persist_all(volume)
+
+
+def wait_for(
+    engine: Engine, condition: Callable[[ResourceSnapshot], bool], timeout: float | None
+) -> Script[bool]:
+    """Wait until the condition holds (checked at every state change). False: timed out."""
+    deadline = None if timeout is None else engine.now + timeout
+    while not condition(engine.snapshot()):
+        if deadline is not None and engine.now >= deadline:
+            return False
+        ticket = engine.timer(min(1.0, deadline - engine.now) if deadline is not None else 1.0)
+        engine.watch(ticket)
+        yield Await(ticket)
+        engine.unwatch(ticket)
+    return True

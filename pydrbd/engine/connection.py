@@ -77,6 +77,9 @@ class Session:
 
     def next_sequence(self, volume: int) -> int:
         """The next number of the volume's counter over DATA and block acks (from 1)."""
+        lane = self.engine.lane
+        if lane is not None:
+            return lane.table.next_sequence()
         number = self.sequences.get(volume, 0) + 1 & 0xFFFFFFFF
         self.sequences[volume] = number
         return number

@@ -20,6 +20,7 @@ from pydrbd.engine import admin, disk_faults, generations, handshake, observe, p
 from pydrbd.engine.aftermath import aftermath, write_refused
 from pydrbd.engine.connection import Session
 from pydrbd.engine.handshake import Phase
+from pydrbd.engine.lane import Lane
 from pydrbd.engine.options import EngineOptions
 from pydrbd.engine.orders import Await, DiskOrder, IoFailed, LinkAction, LogLine, Outputs, Script, Ticket
 from pydrbd.engine.pressure import Pressure
@@ -52,6 +53,7 @@ class Engine:
         self.session: Session | None = None
         self.transfer_log = TransferLog(self)
         self.pressure = Pressure(self)
+        self.lane: Lane | None = None  # made by who drives the engine; one volume only
         self.discard_my_data = False
         self.auto_promoted = False
         self.last_disconnect = ""
@@ -65,7 +67,6 @@ class Engine:
         self._watchers: dict[Ticket, None] = {}
 
     # --- small services ------------------------------------------------------------------------
-
     @property
     def role(self) -> Role:
         return next(iter(self.volumes.values())).state.role
@@ -107,6 +108,8 @@ class Engine:
         old = volume.state
         if new == old:
             return
+        if self.lane is not None:
+            self.lane.close()
         if self.session is not None:
             volume.resync_may_have_ended = volume.resync.target_may_have_ended()
         volume.state = new
@@ -162,6 +165,8 @@ class Engine:
         on the data socket, both ways, is CONNECTION_FEATURES.
         """
         self._sessions += 1
+        if self.lane is not None:
+            self.lane.table.set_sequence(0)
         self.session = Session(self, self._sessions, resolve_conflicts)
         self.connection = Conn.WF_REPORT_PARAMS
         handshake.start(self.session)
@@ -207,7 +212,7 @@ class Engine:
             self.stand_alone()
 
     def stand_alone(self) -> None:
-        """No connection, and none is looked for. Without a session the state is all there is to change."""
+        """No connection, and none is looked for."""
         self.out.link.append(LinkAction.STOP)
         if self.session is not None:
             self._lose_connection(Conn.DISCONNECTING, "disconnected by the administrator")
@@ -217,6 +222,8 @@ class Engine:
         self.changed()
 
     def _lose_connection(self, reason: Conn, text: str) -> None:
+        if self.lane is not None:
+            self.lane.close()
         session, self.session = self.session, None
         self.log(
             "warning" if reason != Conn.TEAR_DOWN else "info",
@@ -307,11 +314,12 @@ class Engine:
             heapq.heappop(self._timers)[2].resolve(False)
         if self.session is not None:
             self.session.tick()
-        current = self.transfer_log.current
-        if current.requests and now - current.opened > EPOCH_IDLE_SECONDS:
+        since = self.transfer_log.open_since()
+        if since is not None and now - since > EPOCH_IDLE_SECONDS:
             self.transfer_log.close_epoch()
         for volume in self.volumes.values():
             volume.resync.tick()
+            volume.activity_log.look_again()
 
     def timer(self, seconds: float) -> Ticket:
         """A ticket that resolves at the first tick after `seconds`."""
@@ -417,15 +425,7 @@ class Engine:
 
     def wait_for(self, condition: Callable[[ResourceSnapshot], bool], timeout: float | None) -> Script[bool]:
         """Wait until the condition holds (checked at every state change). False: timed out."""
-        deadline = None if timeout is None else self.now + timeout
-        while not condition(self.snapshot()):
-            if deadline is not None and self.now >= deadline:
-                return False
-            ticket = self.timer(min(1.0, deadline - self.now) if deadline is not None else 1.0)
-            self.watch(ticket)
-            yield Await(ticket)
-            self._watchers.pop(ticket, None)
-        return True
+        return admin.wait_for(self, condition, timeout)
 
     # --- observation -------------------------------------------------------------------------------
 
@@ -438,6 +438,9 @@ class Engine:
     def watch(self, ticket: Ticket) -> None:
         """Resolve the ticket at the next change of state."""
         self._watchers[ticket] = None
+
+    def unwatch(self, ticket: Ticket) -> None:
+        self._watchers.pop(ticket, None)
 
     def snapshot(self) -> ResourceSnapshot:
         return observe.snapshot(self)

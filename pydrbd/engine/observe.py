@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 def volume_snapshot(v: Volume) -> VolumeSnapshot:
     """One volume as it is now."""
     log, c = v.engine.transfer_log, v.counters
+    lane = v.engine.lane
+    if lane is not None:
+        lane.harvest()
+    in_lane = lane.table.in_flight if lane is not None else 0
     mine = [r for r in log.by_id.values() if r.volume is v]
     return VolumeSnapshot(
         number=v.number,
@@ -37,10 +41,10 @@ def volume_snapshot(v: Volume) -> VolumeSnapshot:
         sent=c.sent,
         al_writes=c.al_writes,
         bm_writes=c.bm_writes,
-        upper_pending=c.upper_pending,
+        upper_pending=c.upper_pending + in_lane,
         lower_pending=c.lower_pending,
         out_of_sync=min(v.bitmap.count * BIT_BYTES, v.size),
-        pending=sum(1 for r in mine if r.wants_ack and not r.acked),
+        pending=sum(1 for r in mine if r.wants_ack and not r.acked) + in_lane,
         unacked=c.unacked,
         open_count=v.open_count,
         resync=v.resync.snapshot(),

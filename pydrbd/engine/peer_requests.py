@@ -46,6 +46,7 @@ from pydrbd.wire.packets import (
 
 if TYPE_CHECKING:
     from pydrbd.engine.connection import Session
+    from pydrbd.engine.engine import Engine
     from pydrbd.engine.ranges import Range
     from pydrbd.engine.volume import Volume
 
@@ -81,6 +82,8 @@ class Receiver:
 
     def barrier(self, number: int) -> None:
         """BARRIER: close the open epoch."""
+        if self.session.engine.lane is not None:
+            self.session.engine.lane.harvest()
         self.epochs[-1].number = number
         self.epochs.append(PeerEpoch())
         self.settle()
@@ -136,8 +139,6 @@ def on_data(session: Session, packet: Change) -> None:
         raise ProtocolViolation(f"{type(packet).__name__} from the peer, but this node is the Primary")
     alone = volume.writes_here_only
     epoch = session.receiver.epochs[-1]
-    epoch.count += 1
-    epoch.active += 1
     earlier = session.receiver.epochs[-2] if len(session.receiver.epochs) > 1 else None
     if packet.flags & DpFlags.SEND_RECEIVE_ACK:
         sequence = session.next_sequence(volume.number)
@@ -146,13 +147,31 @@ def on_data(session: Session, packet: Change) -> None:
     name = f"peer write {volume.number}"
     # The order between overlapping ranges is that of arrival, not that in which scripts get to run.
     mine = volume.ranges.enter(packet.sector * SECTOR, length)
-    volume.peer_writes[mine] = None
+    begun(session, volume, mine, epoch, _weight(packet))
     if alone:
         # Now, not when it is written: a STATE behind it may start a resync from what the bitmap says, and
         # the bitmap may be sent to a disk that the peer attaches before that.
         volume.set_out_of_sync(mine.start, length)
-    session.engine.pressure.receiving += _weight(packet)
     session.engine.spawn(name, _write(session, volume, packet, mine, epoch, wait, alone))
+
+
+def begun(session: Session, volume: Volume, mine: Range, epoch: PeerEpoch, weight: int | None = None) -> None:
+    """A write of the peer counts from here on: in its epoch, and in what is in work."""
+    epoch.count += 1
+    epoch.active += 1
+    volume.peer_writes[mine] = None
+    volume.counters.unacked += 1
+    session.engine.pressure.receiving += max(mine.end - mine.start, BIT_BYTES) if weight is None else weight
+
+
+def _over(engine: Engine, volume: Volume, mine: Range, epoch: PeerEpoch, weight: int) -> None:
+    """It is carried out, or has failed."""
+    del volume.peer_writes[mine]
+    volume.ranges.leave(mine)
+    engine.pressure.receiving -= weight
+    volume.counters.unacked -= 1
+    volume.counters.received += mine.end - mine.start
+    epoch.active -= 1
 
 
 def _weight(packet: Change) -> int:
@@ -184,7 +203,6 @@ def _write(
 ) -> Script[None]:
     engine = session.engine
     offset, length = mine.start, mine.end - mine.start
-    volume.counters.unacked += 1
     if wait is not None and not wait.done:
         yield Await(wait)
     yield from mine.turn()
@@ -207,14 +225,29 @@ def _write(
             epoch.written.add((volume.number, incarnation))
     if extents:
         log.end(extents)
-    del volume.peer_writes[mine]
-    volume.ranges.leave(mine)
-    engine.pressure.receiving -= _weight(packet)
-    volume.counters.unacked -= 1
-    volume.counters.received += length
-    epoch.active -= 1
+    _over(engine, volume, mine, epoch, _weight(packet))
     if engine.session is session:
         _acknowledge(session, volume, packet, length, result)
+        session.receiver.settle()
+
+
+def lane_write_over(
+    engine: Engine,
+    session: Session | None,
+    volume: Volume,
+    mine: Range,
+    epoch: PeerEpoch,
+    ident: int,
+    failure: IoFailed | None,
+) -> None:
+    """The end of a write that the lane had begun; `session`: that in which it came, if it is not over."""
+    length = mine.end - mine.start
+    _over(engine, volume, mine, epoch, max(length, BIT_BYTES))
+    if session is not None:
+        packet = Trim(
+            mine.start // SECTOR, ident, 0, DpFlags.SYNC | DpFlags.SEND_WRITE_ACK, length, volume.number
+        )
+        _acknowledge(session, volume, packet, length, failure)
         session.receiver.settle()
 
 

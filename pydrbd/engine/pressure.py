@@ -61,7 +61,7 @@ class Pressure:
             log = self._engine.transfer_log
             if self.congested is not None:
                 yield Await(self.congested)
-            elif len(log.by_id) >= self._engine.options.max_logged:
+            elif log.size >= self._engine.options.max_logged:
                 # Only a BARRIER_ACK makes room, and it needs a BARRIER.
                 log.close_epoch()
                 yield Await(log.sent[0].done)

@@ -11,7 +11,12 @@ answer to a write could wait for ever: that answer may itself wait for the resyn
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydrbd.engine.orders import Await, Script, Ticket
+
+if TYPE_CHECKING:
+    from pydrbd.engine.lane import Lane
 
 
 class Range:
@@ -41,6 +46,8 @@ class Ranges:
 
     def __init__(self) -> None:
         self.active: list[Range] = []
+        #: Keeps off what is in work here, and has what it does itself taken over.
+        self.lane: Lane | None = None
 
     def enter(self, offset: int, length: int, *, reads: bool = False) -> Range:
         """Register a range; its `blockers` are the earlier ones that overlap it.
@@ -49,10 +56,23 @@ class Ranges:
         of times, and each would wait for all before it.
         """
         end = offset + length
+        if self.lane is not None:
+            self.lane.make_way(offset, end)
         blockers = [r for r in self.active if r.start < end and offset < r.end and not (reads and r.reads)]
         new = Range(offset, end, blockers, reads)
-        self.active.append(new)
+        self._add(new)
         return new
+
+    def adopt(self, offset: int, length: int) -> Range:
+        """Register work that is under way already and overlaps nothing here."""
+        new = Range(offset, offset + length, [], False)
+        self._add(new)
+        return new
+
+    def _add(self, new: Range) -> None:
+        self.active.append(new)
+        if self.lane is not None:
+            self.lane.table.block(new.start, new.end, True)
 
     def overlapping(self, offset: int, length: int) -> Range | None:
         """One range in work that overlaps, if any."""
@@ -62,6 +82,8 @@ class Ranges:
     def leave(self, finished: Range) -> None:
         """The range's work is over."""
         self.active.remove(finished)
+        if self.lane is not None:
+            self.lane.table.block(finished.start, finished.end, False)
         finished.blockers.clear()
         finished.local.resolve()
         finished.done.resolve()

@@ -192,6 +192,12 @@ def _submit(
         return IoFailed(errno.EIO, "no UpToDate data is reachable")
     _send(engine, request, change)
     yield from _write_local(engine, request, change, mine)
+    return (yield from answered(engine, request))
+
+
+def answered(engine: Engine, request: Request) -> Script[IoFailed | None]:
+    """A write whose local part is over: wait for the peer, and for what makes its answer safe."""
+    volume = request.volume
     if not request.net.done:
         yield Await(request.net)
     if request.in_log and not request.is_here and not request.written:
@@ -202,7 +208,7 @@ def _submit(
     yield from volume.settled()
     if not request.is_here and not request.is_there:
         return IoFailed(errno.EIO, "the write reached no good disk")
-    volume.counters.written += change.length
+    volume.counters.written += request.length
     return None
 
 
@@ -228,12 +234,21 @@ def _may_write(volume: Volume) -> bool:
 
 def _write_local(engine: Engine, request: Request, change: Change, mine: Range) -> Script[None]:
     volume = request.volume
+    written: bool | None = None
     if volume.has_disk:
         volume.counters.lower_pending += 1
         result = yield from volume.perform(change.order(volume.number, request.offset))
         volume.counters.lower_pending -= 1
-        request.local_ok = not isinstance(result, IoFailed)
-        if not request.local_ok:
+        written = not isinstance(result, IoFailed)
+    local_over(engine, request, mine, written)
+
+
+def local_over(engine: Engine, request: Request, mine: Range, written: bool | None) -> None:
+    """The local part of a write is over; None: there was no disk."""
+    volume = request.volume
+    if written is not None:
+        request.local_ok = written
+        if not written:
             volume.set_out_of_sync(request.offset, request.length)
     request.local_done = True
     if request.in_sync and request.local_ok:

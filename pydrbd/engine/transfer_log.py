@@ -23,7 +23,14 @@ from pydrbd.wire.packets import Barrier, BlockAck
 if TYPE_CHECKING:
     from pydrbd.engine.activity_log import ActivityLog
     from pydrbd.engine.engine import Engine
+    from pydrbd.engine.lane import Lane
     from pydrbd.engine.volume import Volume
+
+
+class Answer(Ticket):
+    """The peer's answer to a write; a type of its own for who measures what is waited for."""
+
+    __slots__ = ()
 
 
 class Request:
@@ -60,7 +67,7 @@ class Request:
         self.local_done = False
         self.local_ok = False
         #: Resolves when the peer's answer is there or not needed any more.
-        self.net = Ticket()
+        self.net = Answer()
         self.net_ok = False
         self.wants_ack = False
         #: The ack that is wanted says that the peer has written it, not only that it has received it.
@@ -107,6 +114,8 @@ class TransferLog:
         self.current = Epoch(1, 0.0)
         self.sent: deque[Epoch] = deque()
         self._next_id = 1
+        #: Has writes of the same epochs.
+        self.lane: Lane | None = None
 
     def add(self, request: Request) -> None:
         """Log a write that is about to be sent; gives it its block id."""
@@ -122,13 +131,17 @@ class TransferLog:
 
     def added(self) -> None:
         """The write's packet is queued; end the epoch if it is full."""
-        if len(self.current.requests) >= self.engine.options.max_epoch_size:
+        if len(self.current.requests) + self._in_lane() >= self.engine.options.max_epoch_size:
             self.close_epoch()
 
     def close_epoch(self) -> Epoch | None:
         """End the current epoch if it has writes; the youngest epoch not yet acknowledged, if any."""
-        if self.current.requests:
+        in_lane = self.lane.table.cut(self.current.number) if self.lane is not None else 0
+        if self.current.requests or in_lane:
             closed = self.current
+            if in_lane and self.lane is not None:
+                opened = self.lane.table.opened
+                closed.opened = min(closed.opened, opened) if closed.requests else opened
             self.sent.append(closed)
             self.current = Epoch(closed.number + 1 & 0xFFFFFFFF, self.engine.now)
             self.engine.out.data.append(Barrier(closed.number))
@@ -139,22 +152,34 @@ class TransferLog:
         if not self.sent:
             raise ProtocolViolation(f"BARRIER_ACK {number} although no epoch is open")
         epoch = self.sent[0]
-        if number != epoch.number or count != len(epoch.requests):
+        in_lane = unacked = 0
+        if self.lane is not None and (oldest := self.lane.table.oldest()) and oldest[0] == epoch.number:
+            _, in_lane, unacked = oldest
+        expected = len(epoch.requests) + in_lane
+        if number != epoch.number or count != expected:
             raise ProtocolViolation(
-                f"BARRIER_ACK {number} with {count} writes,"
-                f" expected {epoch.number} with {len(epoch.requests)}"
+                f"BARRIER_ACK {number} with {count} writes, expected {epoch.number} with {expected}"
             )
-        if any(r.wants_ack and not r.acked for r in epoch.requests):
+        if unacked or any(r.wants_ack and not r.acked for r in epoch.requests):
             raise ProtocolViolation(f"BARRIER_ACK {number} before all its writes were acknowledged")
         self.sent.popleft()
+        if in_lane and self.lane is not None:
+            self.lane.table.confirmed()
+            self.lane.volume.activity_log.look_again()
         for request in epoch.requests:
             request.net_ok = not request.lost
             self._leave(request)
         epoch.done.resolve(True)
 
+    def _find(self, ident: int) -> Request | None:
+        if ident not in self.by_id and self.lane is not None:
+            # An answer that the lane does not know what to do with.
+            self.lane.take_ident(ident)
+        return self.by_id.get(ident)
+
     def request_of(self, ack: BlockAck) -> Request:
         """The write that an ack answers; raises ProtocolViolation if there is none like it."""
-        request = self.by_id.get(ack.block_id)
+        request = self._find(ack.block_id)
         if (
             request is None
             or request.offset != ack.sector * SECTOR
@@ -169,7 +194,7 @@ class TransferLog:
     def refused(self, ack: BlockAck) -> Request:
         """The write that a NEG_ACK answers, also one that asked for no answer or for one at its receipt; it
         comes before the BARRIER_ACK of the epoch. Raises ProtocolViolation if there is none like it."""
-        request = self.by_id.get(ack.block_id)
+        request = self._find(ack.block_id)
         if request is None or self.engine.options.protocol is Protocol.C:
             return self.request_of(ack)
         if (request.offset, request.volume.number) != (ack.sector * SECTOR, ack.volume):
@@ -190,6 +215,8 @@ class TransferLog:
 
     def lose(self, volume: Volume | None = None) -> None:
         """The peer, or its disk of one volume, is gone: mark what it may not have, end the waits."""
+        if self.lane is not None:
+            self.lane.close()
         for request in [r for r in self.by_id.values() if volume is None or r.volume is volume]:
             request.volume.set_out_of_sync(request.offset, request.length)
             request.lost = True
@@ -214,10 +241,38 @@ class TransferLog:
         waiting = [r.sent_at for r in self.by_id.values() if r.wants_ack and not r.acked]
         if self.sent:
             waiting.append(self.sent[0].opened)
+        if self.lane is not None and (since := self.lane.table.oldest_sent()) is not None:
+            waiting.append(since)
         waiting += [v.takeover_since for v in self.engine.volumes.values() if v.takeover is not None]
         return min(waiting, default=None)
 
     @property
     def bytes_in_flight(self) -> int:
         """Bytes sent and not yet acknowledged as written."""
-        return sum(r.length for r in self.by_id.values() if not r.acked)
+        in_lane = self.lane.table.bytes_in_flight if self.lane is not None else 0
+        return in_lane + sum(r.length for r in self.by_id.values() if not r.acked)
+
+    @property
+    def size(self) -> int:
+        """Writes in the log, those of the lane included."""
+        return len(self.by_id) + (self.lane.table.logged if self.lane is not None else 0)
+
+    def open_since(self) -> float | None:
+        """Since when the current epoch has writes."""
+        times = [self.current.opened] if self.current.requests else []
+        if self.lane is not None and self.lane.table.current_count:
+            times.append(self.lane.table.opened)
+        return min(times, default=None)
+
+    def _in_lane(self) -> int:
+        return self.lane.table.current_count if self.lane is not None else 0
+
+    def enter(self, request: Request, epoch: int | None) -> None:
+        """A write of the lane goes on in this book; the number of its epoch, None for the current one."""
+        found = self.current if epoch is None else next(e for e in self.sent if e.number == epoch)
+        if found is self.current and not found.requests and self.lane is not None:
+            found.opened = self.lane.table.opened
+        request.in_log = True
+        request.sent_at = self.engine.now
+        self.by_id[request.ident] = request
+        found.requests.append(request)

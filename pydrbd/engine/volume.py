@@ -331,14 +331,22 @@ class Volume:
         A result of a disk that was let go of meanwhile says nothing about the present one.
         """
         incarnation = self.incarnation
-        self._orders += 1
+        self.order_begins()
         result = yield order
+        self.order_ends(incarnation, order, result)
+        return result
+
+    def order_begins(self) -> None:
+        """An order on the disk is under way."""
+        self._orders += 1
+
+    def order_ends(self, incarnation: int, order: DataOrder | WriteMeta, result: object) -> None:
+        """It is over; `incarnation` of the disk when it began."""
         self._orders -= 1
         if not self._orders:
             self._idle.resolve()
         if isinstance(result, IoFailed) and incarnation == self.incarnation:
             self.engine.disk_failed(self, order, result)
-        return result
 
     def orders_ended(self) -> Script[None]:
         """Wait until no order is under way: only then may another disk be opened."""
@@ -409,6 +417,15 @@ class Volume:
         UUID is on its way to the disk, and no disk that failed waits for the peer's."""
         while (wait := self.minting or self.takeover) is not None:
             yield Await(wait)
+
+    def lane_holds(self, extent: int) -> bool:
+        """Does a write of the lane hold this extent?"""
+        return self.engine.lane is not None and self.engine.lane.table.referenced(extent)
+
+    def heat(self, extent: int, hot: bool) -> None:
+        """The extent is in the log on disk, or will not be any more."""
+        if self.engine.lane is not None:
+            self.engine.lane.table.heat(extent, hot)
 
     # --- bits --------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pydrbd.hotpath import write_all
+
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
 #: fcntl command: lock owned by the open file, not by the process (F_OFD_SETLK of Linux).
 _OFD_SETLK = 37
@@ -107,11 +109,7 @@ class BlockFile:
         """Write all of `data` to the page cache; never beyond the size that the disk had when opened."""
         if offset + len(data) > self.size:
             raise OSError(errno.EIO, f"a write up to byte {offset + len(data)} leaves the disk", self.path)
-        done = os.pwrite(self.fd, data, offset)
-        if done != len(data):
-            view = memoryview(data)
-            while done < len(data):
-                done += self._progress(os.pwrite(self.fd, view[done:], offset + done))
+        write_all(self.fd, data, offset)
 
     def write_durable(self, offset: int, data: bytes) -> None:
         """Write `data` and wait until it (not the rest of the disk) is durable."""

@@ -114,6 +114,13 @@ class Disks:
                 if volume.closing and not volume.users:
                     _close(volume)
 
+    def descriptor(self, number: int) -> int:
+        """The descriptor of the volume's data, for buffered I/O; -1 if it has none."""
+        with self._lock:
+            volume = self._volumes.get(number)
+            buffered = volume is not None and type(volume.data) is BlockFile and not volume.closing
+            return volume.data.fd if volume is not None and buffered else -1
+
     def close(self) -> None:
         """Close all disks (at the end of the process)."""
         for number in list(self._volumes):

@@ -1,8 +1,8 @@
 """The driver of production: the mutex, and the threads' way into the engine.
 
 Floor: runtime. Neighbours: engine (what runs under the mutex), disks (performs disk orders),
-workers (background scripts), link (network side), logs. The simulator has its own driver over
-the same engine; neither knows the other.
+workers (background scripts), link (network side), logs, latency (told how long orders took). The
+simulator has its own driver over the same engine; neither knows the other.
 
 Invariants:
 - The engine and its scripts run only while the mutex is held.
@@ -21,14 +21,19 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.orders import Await, LinkAction, Order, Outputs, RunHandler, Script, Ticket
 from pydrbd.errors import PydrbdError
+from pydrbd.hotpath import Mutex
+from pydrbd.runtime.latency import Latency, Trace, clock
 from pydrbd.runtime.logs import LogWriter
 from pydrbd.runtime.workers import Workers
 from pydrbd.wire.packets import Packet
+
+if TYPE_CHECKING:
+    from pydrbd.runtime.lane import NativeLane
 
 if not __debug__:
     raise ImportError("pydrbd keeps its invariants with assert and does not run under -O or PYTHONOPTIMIZE")
@@ -84,10 +89,12 @@ class NoLink:
 class _Task:
     """A background script: advanced by any worker, parked without one."""
 
-    __slots__ = ("driver", "name", "script", "ticket", "value")
+    __slots__ = ("begun", "driver", "name", "script", "ticket", "trace", "value")
 
     def __init__(self, driver: Driver, name: str, script: Script[Any]) -> None:
         self.driver, self.name, self.script = driver, name, script
+        self.trace = driver.latency.trace(name)
+        self.begun = clock()
         #: What the parked script waits for.
         self.ticket: Ticket | None = None
         #: The result of a handler that ran without a worker.
@@ -121,14 +128,17 @@ class Driver:
         self.log = log
         self.link: LinkSide = NoLink()
         self.handlers: HandlerSide | None = None
+        #: The compiled lane of the engine, if it has one.
+        self.lane: NativeLane | None = None
         self._disks = disks
         self._fatal = fatal or self._end_process
-        self._mutex = threading.Lock()
+        self.mutex = self._mutex = Mutex()
         self._local = threading.local()
         self._holds = 0
         self._wake = False
         #: Background scripts that have not ended (running, waiting for a worker, or parked).
         self.active = 0
+        self.latency = Latency()
 
     # --- entry -------------------------------------------------------------------------------
     def call(self, fn: Callable[[], T]) -> T:
@@ -144,8 +154,11 @@ class Driver:
         finally:
             self._release()
 
-    def run(self, script: Script[T]) -> T:
-        """Run `script` to its end in the calling thread; its result, or the PydrbdError it raises."""
+    def run(self, script: Script[T], trace: Trace | None = None) -> T:
+        """Run `script` to its end in the calling thread; its result, or the PydrbdError it raises.
+
+        `trace` gets an entry for each of its orders.
+        """
         value: Any = None
         mutex, perform, send = self._mutex, self._disks.perform, script.send
         mutex.acquire()
@@ -165,11 +178,17 @@ class Driver:
                 self._fail(getattr(script, "__qualname__", "a script"))
                 self._release()
                 raise
+            left = clock()
             if isinstance(order, Await):
                 value = self._wait(order.ticket)
+                if trace is not None:
+                    trace.append((type(order.ticket), left, left, clock()))
             else:
                 self._release()
+                gone = clock()
                 value = self._perform(perform, order)
+                if trace is not None:
+                    trace.append((type(order), left, gone, clock()))
                 mutex.acquire()
 
     def spawn(self, name: str, script: Script[Any]) -> None:
@@ -196,7 +215,7 @@ class Driver:
         """Run a background script until it ends or waits for a ticket (worker thread)."""
         value = task.ticket.value if task.ticket is not None else task.value
         task.ticket = task.value = None
-        mutex, perform, send = self._mutex, self._disks.perform, task.script.send
+        mutex, perform, send, trace = self._mutex, self._disks.perform, task.script.send, task.trace
         while True:
             mutex.acquire()
             try:
@@ -206,6 +225,8 @@ class Driver:
             except StopIteration:
                 self.active -= 1
                 self._release()
+                if trace is not None:
+                    self.latency.add(task.name, task.begun, trace)
                 return
             except PydrbdError as error:
                 self.active -= 1
@@ -222,17 +243,23 @@ class Driver:
                 order.ticket.waiters.append(task.requeue)
                 self._release()
                 return
+            left = clock()
             self._release()
+            gone = clock()
             if isinstance(order, RunHandler) and self.handlers is not None:
                 self.handlers.start(order, task.go_on)
                 return
             value = self._perform(perform, order)
+            if trace is not None:
+                trace.append((type(order), left, gone, clock()))
 
     # --- leaving the mutex -----------------------------------------------------------------
     def _release(self) -> None:
         """Hand on the engine's outputs, release the mutex, and wake the loop if it has work."""
         out: Outputs = self.engine.out
         try:
+            if self.lane is not None:
+                self.lane.book.settle()
             if out.data or out.meta:
                 self.link.queue(list(out.data), list(out.meta))
                 out.data.clear()

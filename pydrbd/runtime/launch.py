@@ -27,14 +27,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from pydrbd import hotpath
 from pydrbd.config.view import ResourceView
 from pydrbd.errors import ControlError
 from pydrbd.runtime import memory
 
 #: Seconds until the control socket must answer; far more than it takes, also on a machine that is overloaded.
 START_TIMEOUT = 60.0
-#: nbdkit's threads per connection; more of them only hand the interpreter lock around.
-THREADS = 4
+#: nbdkit's threads per connection; without the compiled hot path, more of them only hand the interpreter
+#: lock around.
+THREADS = 16
+PURE_THREADS = 4
 #: What a Unix socket's address can hold, without the closing NUL.
 LONGEST_SOCKET_PATH = 107
 #: What the files of a process are called that waits for the end of the present one.
@@ -117,11 +120,14 @@ def nbdkit_command(
     config = [f"config={config_file.absolute()}"] if config_file else []
     suffix = "" if standby is None else _STANDBY
     wait = [] if standby is None else [f"standby={standby}"]
+    threads = THREADS if hotpath.filter_arguments() else PURE_THREADS
     return [
-        *("nbdkit", "--foreground", "--newstyle", f"--threads={THREADS}"),
+        *("nbdkit", "--foreground", "--newstyle", f"--threads={threads}"),
         *("--unix", f"{where.nbd_socket}{suffix}", "--pidfile", f"{where.pid_file}{suffix}"),
+        *hotpath.filter_arguments(),
         *("python", str(Path(folders[0]) / "pydrbd_plugin.py")),
         *(*config, f"node={view.node_name}", f"resource={view.name}", f"run_dir={run_dir.absolute()}"),
+        *hotpath.filter_parameters(),
         *wait,
     ]
 

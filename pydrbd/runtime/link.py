@@ -243,8 +243,10 @@ class Link:
             return
         self._loop.call_later(TICK_SECONDS, self._tick)
         if self._session is not None:
+            self._session.tell_traffic()
             self._session.check_progress()
         self._driver.call(lambda: self._driver.engine.tick(time.monotonic()))
+        self._driver.latency.fold()
 
     def _unexpected(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A bug or an unforeseen system error on the loop: log it, and connect anew."""

@@ -21,6 +21,8 @@ class LoopThread:
 
     def __init__(self, name: str = "loop") -> None:
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        #: Calls the thread back to the loop when it is busy elsewhere.
+        self.nudge: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -39,6 +41,7 @@ class LoopThread:
             return
         try:
             self.loop.call_soon_threadsafe(fn)
+            self.nudge()
         except RuntimeError:
             if not self.loop.is_closed():
                 raise

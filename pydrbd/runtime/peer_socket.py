@@ -10,16 +10,20 @@ Invariants:
 - Nobody waits for that lock while sending: who finds it taken leaves, and the holder looks at the
   queue once more after it has let go, so no packet is left behind.
 - Closing takes the lock, so no thread ever sends on a number that belongs to another file by now.
+- What the lane sends passes through `outlet` too: under its lock, only whole packets, and bytes that the
+  kernel did not take of them (its spill) before anything of the queue.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from pydrbd.hotpath import Outlet
 from pydrbd.runtime.loop import LoopThread
 from pydrbd.wire.packets import Buffer, Packet, encode
 
@@ -56,13 +60,22 @@ class PeerSocket:
         #: Bytes that the kernel has taken up to now.
         self.progress = 0
         self._buffer = bytearray(_BATCH_BYTES)
+        #: What reads the socket when there is something (the lane, once it is attached).
+        self.reader: Callable[[], None] = self.read
+        #: The place where packets leave, shared with the lane.
+        self.outlet = Outlet(sock.fileno())
+        #: Packets of the queue in the batch under way, and whether the lane's spill is.
+        self._batch = 0
 
     # --- sending (any thread) ----------------------------------------------------------------
     def add(self, packets: Iterable[Packet]) -> None:
         """Queue packets (under the mutex)."""
+        count = 0
         for packet in packets:
             self.queue.append(packet)
             self._added += len(packet.body()) + _HEADER_BYTES
+            count += 1
+        self.outlet.add(count)
 
     def watch(self, low: int, drained: Callable[[], None]) -> None:
         """Have `drained` called, once, when at most `low` bytes are unsent (under the mutex)."""
@@ -73,28 +86,33 @@ class PeerSocket:
     def push(self) -> None:
         """Send what is queued, as far as the kernel takes it; never waits."""
         rounds = _ROUNDS
-        while (self.queue or self._rest) and not self._blocked and not self.closed:
+        while (self.queue or self._rest or self.outlet.spilled) and not self._blocked and not self.closed:
             if not rounds:
                 self._thread.soon(self.push)
                 return
             rounds -= 1
             if not self._lock.acquire(blocking=False):
                 return
+            self.outlet.acquire()
             try:
                 self._send_batch()
             finally:
+                self.outlet.release()
                 self._lock.release()
 
     def _send_batch(self) -> None:
         """With the lock: encode and send one batch, or what is left of the last one."""
         if self.closed or self._blocked:
             return
+        if not self._rest and (spill := self.outlet.take_spill()) is not None:
+            self._rest, self._batch = [memoryview(spill)], 1
         buffers: list[Buffer] = [*self._rest]
         size = sum(map(len, buffers))
         if not buffers:
             queue = self.queue
             while queue and size < _BATCH_BYTES and len(buffers) < _BATCH_BUFFERS:
                 packet = queue.popleft()
+                self._batch += 1
                 self._taken += len(packet.body()) + _HEADER_BYTES
                 pieces = encode(packet)
                 buffers += pieces
@@ -107,12 +125,15 @@ class PeerSocket:
             sent = 0
         except OSError as error:
             self._blocked = True
-            self._thread.soon(lambda e=error: self._fail(e))  # type: ignore[misc]
+            self._thread.soon(lambda e=error: self.failed(e))  # type: ignore[misc]
             return
         self.progress += sent
         self._rest = _after(buffers, sent) if sent < size else []
+        self.outlet.half = bool(self._rest)
         if not self._rest:
             self._sent = self._taken
+            self.outlet.add(-self._batch)
+            self._batch = 0
             if self._drained is not None and self.unsent_bytes <= self._low:
                 drained, self._drained = self._drained, None
                 self._thread.soon(drained)
@@ -128,13 +149,13 @@ class PeerSocket:
     @property
     def idle(self) -> bool:
         """Has the kernel taken everything?"""
-        return not self.queue and not self._rest
+        return not self.queue and not self._rest and not self.outlet.spilled
 
     # --- the loop's thread -----------------------------------------------------------------------
     def resume(self) -> None:
         """Receive (again)."""
         if not self.closed:
-            self._loop.add_reader(self._sock.fileno(), self._readable)
+            self._loop.add_reader(self._sock.fileno(), self.reader)
 
     def pause(self) -> None:
         """Receive no more for now; TCP makes the peer wait."""
@@ -152,25 +173,35 @@ class PeerSocket:
             if self.closed:
                 return
             self.closed = True
+            self.outlet.acquire()
+            self.outlet.close()
+            self.outlet.release()
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         self.queue.clear()
         self._rest = []
 
-    def _readable(self) -> None:
+    def look_at_lane(self) -> None:
+        """On the loop: the lane could not send; go on for it, or end."""
+        if self.outlet.failed and not self.closed:
+            self.failed(OSError(self.outlet.failed, os.strerror(self.outlet.failed)))
+        else:
+            self.push()
+
+    def read(self) -> None:
+        """Read what has come, once."""
         try:
             count = self._sock.recv_into(self._buffer)
         except BlockingIOError:
             return
         except OSError as error:
-            self._fail(error)
+            self.failed(error)
             return
         if count:
             self._received(memoryview(self._buffer)[:count])
         else:
-            self.pause()
-            self._ended(None)
+            self.failed(None)
 
     def _wait_writable(self) -> None:
         if not self.closed:
@@ -181,7 +212,8 @@ class PeerSocket:
         self._blocked = False
         self.push()
 
-    def _fail(self, error: OSError) -> None:
+    def failed(self, error: OSError | None) -> None:
+        """The socket is of no use any more (None: the peer has closed it)."""
         if not self.closed:
             self.pause()
             self._ended(error)

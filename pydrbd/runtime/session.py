@@ -12,13 +12,18 @@ Invariants:
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from functools import partial
 from typing import Protocol
 
+from pydrbd.engine.orders import IoFailed
 from pydrbd.errors import ProtocolViolation
 from pydrbd.runtime.addresses import LinkOptions
 from pydrbd.runtime.driver import Driver
 from pydrbd.runtime.establish import Pair
+from pydrbd.runtime.lane import DATA_MS, DATA_SECONDS, META_MS, META_SECONDS, NativeLane
 from pydrbd.runtime.loop import LoopThread
 from pydrbd.runtime.peer_socket import PeerSocket
 from pydrbd.vocabulary import Conn
@@ -66,6 +71,9 @@ class Session:
         #: Of each socket: bytes it has taken, and when that number last changed or nothing was left to send.
         self._progress = {channel: (0, self._loop.time()) for channel in self._decoders}
         self._last_traffic = 0.0
+        self._thread = thread
+        #: Reads both sockets from the end of the handshake on, and hands on here what is not its own.
+        self._lane: NativeLane | None = None
         self._ended = self._throttled = False
 
     def begin(self) -> None:
@@ -75,7 +83,7 @@ class Session:
         self.push()
 
     # --- receiving -----------------------------------------------------------------------------
-    def _received(self, channel: Channel, data: memoryview) -> None:
+    def _received(self, channel: Channel, data: memoryview | bytes) -> None:
         if self._ended:
             return
         packets: list[Packet] = []
@@ -90,9 +98,13 @@ class Session:
         elif violation is None:
             self._traffic(channel)
         if violation is not None:
-            self.fail(Conn.PROTOCOL_ERROR, str(violation))
+            self._fail_soon(Conn.PROTOCOL_ERROR, str(violation))
+        elif self._lane is not None:
+            pass  # the data thread sees to it that no more comes than we want to hold
         elif channel is Channel.DATA and self._behind(1.0):
             self._throttle()
+        elif not self._ended:
+            self._enter_lane()
 
     def _behind(self, share: float) -> bool:
         """Is there more received work than we want to hold?"""
@@ -111,7 +123,7 @@ class Session:
         return None
 
     def _traffic(self, channel: Channel) -> None:
-        now = self._loop.time()
+        now = time.monotonic()
         if now - self._last_traffic >= _TRAFFIC_SECONDS:
             self._last_traffic = now
             self._driver.call(lambda: self._driver.engine.traffic(self.number, channel))
@@ -131,6 +143,89 @@ class Session:
             return
         self._throttled = False
         self.data.resume()
+
+    # --- the lane --------------------------------------------------------------------------------
+    def _enter_lane(self) -> None:
+        """On the loop: let the lane read, once both sockets stand between two packets after the handshake."""
+        lane = self._driver.lane
+        data, meta = self._decoders[Channel.DATA], self._decoders[Channel.META]
+        ready = data.phase is Phase.RUNNING and data.between_packets and meta.between_packets
+        if lane is None or not ready or self._throttled:
+            return
+        if not self._driver.call(lambda: lane.attach(self.data.outlet, self.meta.outlet, lane.wake_fd)):
+            return
+        self._lane, self._thread.nudge = lane, lane.nudge
+        self._loop.add_reader(lane.wake_fd, self._nudged)
+        self.data.pause()
+        self.meta.pause()
+        self.meta.reader = self._meta_work
+        self.meta.resume()
+        threading.Thread(target=self._data_work, args=(lane,), name="data", daemon=True).start()
+
+    def _leave_lane(self) -> None:
+        """On the loop: the sockets are read here again, or not at all."""
+        lane, self._lane = self._lane, None
+        if lane is None:
+            return
+        self._driver.call(lane.detach)
+        lane.call_data()
+        self._thread.nudge = lambda: None
+        self._loop.remove_reader(lane.wake_fd)
+        self.meta.pause()
+        self.meta.reader = self.meta.read
+
+    def _meta_work(self) -> None:
+        lane = self._lane
+        while lane is not None and (event := lane.receive(1, META_MS, META_SECONDS)) is not None:
+            self._from_lane(Channel.META, event)
+            lane = self._lane
+
+    def _data_work(self, lane: NativeLane) -> None:
+        """The data thread, from the end of the handshake to that of the session."""
+        while self._lane is lane:
+            event = lane.receive(0, DATA_MS, DATA_SECONDS)
+            if event is not None:
+                self._from_lane(Channel.DATA, event)
+            while self._behind(0.5 if self._throttled else 1.0) and self._lane is lane:
+                self._throttled = True
+                time.sleep(_BACKLOG_CHECK_SECONDS)
+            self._throttled = False
+
+    def _from_lane(self, channel: Channel, event: bytes | tuple[int | None, int]) -> None:
+        """Packets that are not the lane's, a write of the peer that the engine goes on with, or the end."""
+        if isinstance(event, bytes):
+            self._received(channel, event)
+        elif event[0] is None:
+            self._peer_ended(event[1])  # also after the end of the session
+        elif self._lane is not None:
+            error = OSError(event[1], os.strerror(event[1])) if event[1] else None
+            self._thread.soon(partial((self.data if channel is Channel.DATA else self.meta).failed, error))
+
+    def _fail_soon(self, reason: Conn, text: str) -> None:
+        if self._thread.inside:
+            self.fail(reason, text)
+        else:
+            self._thread.soon(partial(self.fail, reason, text))
+
+    def _peer_ended(self, code: int) -> None:
+        """A write of the peer that the engine goes on with."""
+        lane = self._driver.lane
+        failure = IoFailed(code, os.strerror(code)) if code else None
+        if lane is not None:
+            self._driver.call(lambda: lane.book.peer_ended(failure))
+
+    def _nudged(self) -> None:
+        if self._lane is not None:
+            self._lane.nudged()
+            self.data.look_at_lane()
+            self.meta.look_at_lane()
+
+    def tell_traffic(self) -> None:
+        """What the lane has heard of the peer is a sign of life."""
+        if self._lane is not None:
+            for number, channel in ((0, Channel.DATA), (1, Channel.META)):
+                if self._lane.heard(number):
+                    self._driver.call(lambda c=channel: self._driver.engine.traffic(self.number, c))  # type: ignore[misc]
 
     # --- sending (any thread) --------------------------------------------------------------------
     def queue(self, data: list[Packet], meta: list[Packet]) -> None:
@@ -193,14 +288,16 @@ class Session:
     def abort(self) -> None:
         """Close both sockets now."""
         self._ended = True
+        self._leave_lane()
         self.data.close()
         self.meta.close()
 
     def finish(self, seconds: float) -> None:
         """Send all that is queued, then close; what is not out after `seconds` is dropped."""
         self._ended = True
-        if self._throttled:
-            self.data.resume()
+        self._leave_lane()
+        self.data.resume()
+        self.meta.resume()
         self.push()
         self._loop.call_later(seconds, self.abort)
         self._finish()

@@ -234,6 +234,8 @@ class SimDriver:
     def _settle(self) -> None:
         if not self.alive:
             return
+        if self.engine.lane is not None:
+            self.engine.lane.settle()
         self.drain()
         try:
             self.engine.invariants()

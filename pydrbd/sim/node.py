@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.options import EngineOptions
 from pydrbd.errors import PydrbdError
-from pydrbd.sim import peek
+from pydrbd.sim import lane, peek
 from pydrbd.sim.disk import SimDisk
 from pydrbd.sim.driver import Done, SimDriver
+from pydrbd.sim.inbox import Inbox
 from pydrbd.sim.network import Host
 from pydrbd.sim.squeeze import Outbox
 from pydrbd.vocabulary import Conn
@@ -36,6 +37,7 @@ class Node(Host):
         self.disk = disk
         self.engine: Engine | None = None
         self.driver: SimDriver | None = None
+        self.inbox = Inbox(self)
         #: Crash after this many further metadata writes or flushes (0: no).
         self.crash_after = 0
         self.crash_power = False
@@ -74,6 +76,9 @@ class Node(Host):
             world.profile.disk,
             world.checker,
         )
+        self.inbox = Inbox(self)
+        if self.name in world.profile.lanes:
+            lane.give(self.engine)
         if world.profile.squeeze.chance:
             source = f"{world.clock.seed} {self.name} {self.crashes}"
             self.driver.outbox = Outbox(lambda: world.squeeze, self.driver, source)
@@ -128,6 +133,7 @@ class Node(Host):
         if driver.paused_until > now:
             self.world.clock.after(driver.paused_until - now, self._tick, driver)
             return
+        self.inbox.tell_traffic()
         driver.enter("tick", lambda: driver.engine.tick(now + self.clock_ahead))
         self.world.clock.after(TICK, self._tick, driver)
 
@@ -162,9 +168,8 @@ class Node(Host):
             driver.enter("link_down", lambda: driver.engine.link_down(session, reason, text))
 
     def packets(self, session: int, channel: Channel, packets: list[Packet]) -> None:
-        driver = self.driver
-        if driver is not None:
-            driver.enter("on_packets", lambda: driver.engine.on_packets(session, channel, packets))
+        if self.driver is not None:
+            self.inbox.take(session, channel, packets)
 
     def traffic(self, session: int, channel: Channel) -> None:
         driver = self.driver

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pydrbd.engine.engine import Engine
+from pydrbd.engine.lane import WRITTEN
 from pydrbd.engine.state import State
+from pydrbd.sim.lane import table_of
 from pydrbd.vocabulary import Conn, Disk, Role
 
 
@@ -60,16 +62,28 @@ def logged(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
     for request in engine.transfer_log.by_id.values():
         if request.volume.number == volume and request.extents:
             yield request.offset, request.offset + request.length
+    yield from _lane_members(engine)
+    table = table_of(engine)
+    for slot in table.slots.values() if table is not None else ():
+        if not slot.taken and slot.epoch is None:
+            yield slot.offset, slot.offset + slot.length
+
+
+def _lane_members(engine: Engine) -> Iterator[tuple[int, int]]:
+    """Byte ranges of the lane's writes whose epoch is not confirmed."""
+    table = table_of(engine)
+    for _, offset, length, _ in table.members() if table is not None else ():
+        yield offset, offset + length
 
 
 def in_log(engine: Engine) -> tuple[int, int]:
     """How many writes the transfer log holds, and the number of the epoch that is open."""
-    return len(engine.transfer_log.by_id), engine.transfer_log.current.number
+    return engine.transfer_log.size, engine.transfer_log.current.number
 
 
 def unconfirmed(engine: Engine) -> bool:
     """Is a write in the transfer log?"""
-    return bool(engine.transfer_log.by_id)
+    return bool(engine.transfer_log.size)
 
 
 def sent(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
@@ -78,6 +92,7 @@ def sent(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
     for request in engine.transfer_log.by_id.values():
         if request.volume.number == volume:
             yield request.offset, request.offset + request.length
+    yield from _lane_members(engine)
 
 
 def in_work(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
@@ -89,3 +104,7 @@ def in_work(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
     if is_primary(engine):
         for active in engine.volumes[volume].ranges.active:
             yield active.start, active.end
+    table = table_of(engine)
+    for slot in table.slots.values() if table is not None else ():
+        if not slot.taken and slot.local != WRITTEN:
+            yield slot.offset, slot.offset + slot.length

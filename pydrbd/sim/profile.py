@@ -63,6 +63,8 @@ class Profile:
     disk_faults: DiskFaults = field(default_factory=DiskFaults)
     net_faults: NetFaults = field(default_factory=NetFaults)
     squeeze: Squeeze = field(default_factory=Squeeze)
+    #: The nodes have lanes (engine/lane.py), as with the compiled hot path.
+    lanes: tuple[str, ...] = ()
 
 
 def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) -> Profile:
@@ -83,12 +85,18 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
         profile,
         actions=actions,
         swarm=True,
+        lanes=_draw_lanes(seed),
         disk_faults=disk_faults,
         net_faults=net_faults,
         squeeze=squeeze,
         options={name: broken.options(squeeze.options(options)) for name, options in drawn.items()},
         net=replace(profile.net, wire_bytes=True) if net_faults.torn else profile.net,
     )
+
+
+def _draw_lanes(seed: int) -> tuple[str, ...]:
+    """Which nodes run with the compiled hot path: in most seeds both."""
+    return random.Random(f"lanes {seed}").choice((NODES, NODES, NODES, NODES[:1], NODES[1:], ()))
 
 
 def _plain(seed: int, steps: int | None) -> Profile:

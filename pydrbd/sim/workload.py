@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine.orders import IoFailed, Script
 from pydrbd.errors import PydrbdError
-from pydrbd.sim import peek
+from pydrbd.sim import lane, peek
 from pydrbd.sim.clock import Process
 from pydrbd.sim.history import Read, Write, payload
 from pydrbd.units import MIB, SECTOR
@@ -134,7 +134,7 @@ class Workload:
         branch.invoke(write)
         fua = request.fua = self.rng.random() < 0.05
         if kind == "write":
-            script = engine.write(0, offset, payload(write.number, first, sectors), fua)
+            script = lane.write(engine, offset, payload(write.number, first, sectors), fua)
         else:
             self.zeros.append(write)
             if kind == "trim":

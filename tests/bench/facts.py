@@ -13,7 +13,7 @@ from pathlib import Path
 
 _PROJECT = Path(__file__).resolve().parents[2]
 #: The optional compiled part of pydrbd's data path.
-_COMPILED = "pydrbd._hotpath"
+_COMPILED = "pydrbd.hotpath._native"
 
 
 def facts(folder: Path) -> dict[str, str]:

@@ -64,7 +64,7 @@ WRITES = (
         "a write that failed on the own disk is acknowledged although no peer has it",
         (
             edit(
-                requests._submit,
+                requests.answered,
                 ("if not request.is_here and not request.is_there:", "if not request.local_done:"),
             ),
         ),

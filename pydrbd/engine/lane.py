@@ -1,0 +1,319 @@
+"""The lane: writes of a healthy pair that need none of the engine's care, and how the engine takes them over.
+
+Floor: engine. Neighbours: hotpath (the lane of production, compiled), sim/lane.py (the same steps in
+Python), requests and peer_requests (go on with a write that was taken over), transfer_log, ranges,
+activity_log (count the lane's writes with their own).
+
+A lane is *open* while every step of a write is known beforehand: one volume, connected, both disks
+UpToDate, no resync, no new UUID under way; on the Primary (`CLIENT`) with protocol C, on its peer (`PEER`)
+with the Primary's writes. A lane keeps its own book (slots, epochs, extents, ranges) under the same mutex as
+the engine, and does for a write exactly what the scripts would do. Invariants:
+
+- Every change of a volume's state closes the lane first, and closing takes all its writes over: from then on
+  they are Requests and Ranges like any others. So no rule of the engine needs to know of lanes.
+- `settle` opens it again at the end of a hold of the mutex, when it may be open.
+- A write of the lane begins only on hot extents, and where nothing of the engine's is in work; what the
+  engine begins over a write of the lane takes that one over first.
+- The epochs are common: BARRIER ends both books, BARRIER_ACK counts both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from pydrbd.engine import peer_requests, requests
+from pydrbd.engine.handshake import Phase
+from pydrbd.engine.orders import IoFailed, Script, WriteBlocks
+from pydrbd.engine.transfer_log import Request
+from pydrbd.format.bitmap_pages import extents_of
+from pydrbd.vocabulary import Conn, Disk, Role
+from pydrbd.vocabulary import Protocol as WireProtocol
+
+if TYPE_CHECKING:
+    from pydrbd.engine.engine import Engine
+    from pydrbd.engine.peer_requests import PeerEpoch
+    from pydrbd.engine.ranges import Range
+
+#: What a lane is open for.
+CLOSED, CLIENT, PEER = 0, 1, 2
+#: The local write of a write of the lane.
+RUNS, WRITTEN, FAILED = 0, 1, 2
+#: Instead of the number of an epoch.
+CONFIRMED, CURRENT = -1, -2
+
+
+class Table(Protocol):
+    """The book of a lane; all of it is used under the mutex. Offsets and lengths are in bytes."""
+
+    @property
+    def mode(self) -> int: ...
+    @property
+    def logged(self) -> int:
+        """Writes whose epoch is not confirmed."""
+
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes that are not acknowledged."""
+
+    @property
+    def current_count(self) -> int:
+        """Writes of the epoch that is open."""
+
+    @property
+    def opened(self) -> float:
+        """When the first of them began."""
+
+    def open_client(self, size: int, hot: list[int], max_epoch: int, max_logged: int, /) -> bool:
+        """False: not now."""
+
+    def open_peer(self, size: int, /) -> bool: ...
+    def close(self) -> None:
+        """Forget everything; the writes have been taken over."""
+
+    def serve_reads(self, on: bool, size: int, /) -> None: ...
+    def busy(self) -> list[int]:
+        """The slots of writes under way."""
+
+    def ident(self, slot: int, /) -> int: ...
+
+    def take(self, slot: int, /) -> tuple[int, int, int, int, float, bool, int]:
+        """Epoch, offset, length, block id, when sent, acknowledged?, local write. The slot stays in use."""
+
+    def release(self, slot: int, /) -> None: ...
+    def members(self) -> list[tuple[int, int, int, int]]:
+        """Epoch, offset, length, block id of all writes whose epoch is not confirmed, oldest epoch first."""
+
+    def cut(self, number: int, /) -> int:
+        """End the epoch; how many writes it has."""
+
+    def oldest(self) -> tuple[int, int, int] | None:
+        """Number, writes and those not acknowledged of the oldest epoch that was ended."""
+
+    def confirmed(self) -> None:
+        """That epoch is durable on the peer."""
+
+    def heat(self, extent: int, hot: bool, /) -> None: ...
+    def referenced(self, extent: int, /) -> bool: ...
+    def block(self, start: int, end: int, on: bool, /) -> None: ...
+    def overlapping(self, start: int, end: int, /) -> int:
+        """The slot of a write that overlaps, or -1."""
+
+    def next_sequence(self) -> int: ...
+    def set_sequence(self, sequence: int, /) -> None: ...
+    def oldest_sent(self) -> float | None: ...
+    def peer_take(self) -> tuple[int, int, int] | None:
+        """Offset, length and block id of the peer's write that is being carried out."""
+
+    def peer_over(self) -> None: ...
+    def peer_count(self) -> int:
+        """The peer's writes that were carried out since this was asked last."""
+
+    def sums(self) -> tuple[int, int, int, int]:
+        """Bytes written, sent, received and read since this was asked last."""
+
+
+class _Taken:
+    """A write of a client that was taken over, until its thread comes for it."""
+
+    __slots__ = ("incarnation", "local", "mine", "request")
+
+    def __init__(self, request: Request, mine: Range, incarnation: int, local: int) -> None:
+        self.request, self.mine, self.incarnation, self.local = request, mine, incarnation, local
+
+
+class _TakenPeer:
+    """A write of the peer that was taken over while it was carried out."""
+
+    __slots__ = ("epoch", "ident", "incarnation", "mine", "session")
+
+    def __init__(self, session: int, mine: Range, epoch: PeerEpoch, ident: int, incarnation: int) -> None:
+        self.session, self.mine, self.epoch = session, mine, epoch
+        self.ident, self.incarnation = ident, incarnation
+
+
+class Lane:
+    """The lane of a resource with one volume. See the module."""
+
+    def __init__(self, engine: Engine, table: Table) -> None:
+        self.engine, self.table = engine, table
+        (self.volume,) = engine.volumes.values()
+        self.taken: dict[int, _Taken] = {}
+        self.taken_peer: _TakenPeer | None = None
+        self._reads = False
+        self.volume.ranges.lane = self
+        engine.lane = engine.transfer_log.lane = self
+
+    # --- open and closed -----------------------------------------------------------------------
+    def settle(self) -> None:
+        """At the end of a hold of the mutex: be open for what is permitted now."""
+        volume, table = self.volume, self.table
+        mode = self._permitted()
+        reads = volume.state.role == Role.PRIMARY and volume.state.disk == Disk.UP_TO_DATE
+        if reads is not self._reads:
+            self._reads = reads
+            table.serve_reads(reads, volume.size)
+        if table.mode == mode:
+            return
+        self.close()
+        options = self.engine.options
+        if mode == CLIENT:
+            hot = list(volume.activity_log.hot)
+            open_now = table.open_client(volume.size, hot, options.max_epoch_size, options.max_logged // 2)
+        else:
+            open_now = mode == PEER and table.open_peer(volume.size)
+        if open_now:
+            for active in volume.ranges.active:
+                table.block(active.start, active.end, True)
+
+    def _permitted(self) -> int:
+        engine, volume = self.engine, self.volume
+        state, session = volume.state, engine.session
+        if session is None or session.phase is not Phase.RUNNING or session.held is not None:
+            return CLOSED
+        if state.conn != Conn.CONNECTED or not state.disk == state.pdsk == Disk.UP_TO_DATE:
+            return CLOSED
+        if volume.minting is not None or volume.takeover is not None or volume.layout is None:
+            return CLOSED
+        if state.role == Role.PRIMARY:
+            return CLIENT if engine.options.protocol is WireProtocol.C else CLOSED
+        if state.peer != Role.PRIMARY or volume.writes_here_only:
+            return CLOSED
+        # A kernel peer's writes behind a barrier wait for the flush.
+        return PEER if session.flush_waits or len(session.receiver.epochs) == 1 else CLOSED
+
+    def close(self) -> None:
+        """Take everything over. Called before any change of the volume's state or connection."""
+        table = self.table
+        if table.mode == CLOSED:
+            return
+        self.harvest()
+        if table.mode == PEER:
+            self._take_peer()
+        else:
+            for slot in table.busy():
+                self._take(slot)
+            for member in table.members():
+                self._take_written(*member)
+        table.close()
+
+    def harvest(self) -> None:
+        """Count what the lane has done."""
+        counters = self.volume.counters
+        written, sent, received, read = self.table.sums()
+        counters.written += written
+        counters.sent += sent
+        counters.received += received
+        counters.read += read
+        count = self.table.peer_count()
+        session = self.engine.session
+        if count and session is not None:
+            epoch = session.receiver.epochs[-1]
+            epoch.count += count
+            epoch.written.add((self.volume.number, self.volume.incarnation))
+
+    # --- a client's writes -----------------------------------------------------------------------
+    def make_way(self, start: int, end: int) -> None:
+        """The engine begins work on these bytes."""
+        if self.table.mode == CLOSED:
+            return
+        while (slot := self.table.overlapping(start, end)) >= 0:
+            self._take(slot)
+
+    def take_ident(self, ident: int) -> None:
+        """The engine goes on with the write that has this block id, if there is one."""
+        for slot in self.table.busy():
+            if self.table.ident(slot) == ident:
+                self._take(slot)
+
+    def _request(self, epoch: int, offset: int, length: int, ident: int) -> Request:
+        """A write of the lane as a Request; its extents are held by it from now on."""
+        volume, log = self.volume, self.volume.activity_log
+        request = Request(volume, offset, length, extents_of(offset, length), log)
+        log.hold(request.extents)
+        request.ident = ident
+        request.wants_ack = request.written = True
+        if epoch != CONFIRMED:
+            self.engine.transfer_log.enter(request, None if epoch == CURRENT else epoch)
+        else:
+            request.acked = request.net_ok = True
+            request.net.resolve()
+        return request
+
+    def _take(self, slot: int) -> None:
+        """The engine goes on with the write in this slot."""
+        volume = self.volume
+        epoch, offset, length, ident, sent_at, acked, local = self.table.take(slot)
+        request = self._request(epoch, offset, length, ident)
+        request.sent_at = sent_at
+        if acked:
+            request.acked = request.net_ok = True
+            request.net.resolve()
+        mine = volume.ranges.adopt(offset, length)
+        volume.counters.upper_pending += 1
+        if local == WRITTEN:
+            request.local_done = request.local_ok = True
+            mine.local.resolve()
+        else:
+            volume.counters.lower_pending += 1
+            volume.order_begins()
+        self.taken[slot] = _Taken(request, mine, volume.incarnation, local)
+
+    def _take_written(self, epoch: int, offset: int, length: int, ident: int) -> None:
+        """A write that is complete, of an epoch that is not."""
+        request = self._request(epoch, offset, length, ident)
+        request.acked = request.net_ok = request.local_done = request.local_ok = True
+        request.net.resolve()
+
+    def ended(self, slot: int, failure: IoFailed | None) -> Script[IoFailed | None]:
+        """The client's thread has done its local write, and the engine has taken the write over or must do so
+        now, because that failed: go on with it."""
+        volume = self.volume
+        if slot not in self.taken:
+            self._take(slot)
+        taken = self.taken.pop(slot)
+        self.table.release(slot)
+        request, mine = taken.request, taken.mine
+        try:
+            if taken.local != WRITTEN:
+                volume.counters.lower_pending -= 1
+                order = WriteBlocks(volume.number, request.offset, bytes(request.length if failure else 0))
+                volume.order_ends(taken.incarnation, order, failure)
+                requests.local_over(self.engine, request, mine, failure is None)
+            return (yield from requests.answered(self.engine, request))
+        finally:
+            volume.counters.upper_pending -= 1
+            volume.ranges.leave(mine)
+
+    # --- the peer's writes -----------------------------------------------------------------------
+    def _take_peer(self) -> None:
+        session, volume = self.engine.session, self.volume
+        if session is None or (found := self.table.peer_take()) is None:
+            return
+        offset, length, ident = found
+        epoch = session.receiver.epochs[-1]
+        mine = volume.ranges.adopt(offset, length)
+        peer_requests.begun(session, volume, mine, epoch)
+        volume.order_begins()
+        self.taken_peer = _TakenPeer(session.number, mine, epoch, ident, volume.incarnation)
+
+    def peer_ended(self, failure: IoFailed | None) -> None:
+        """The peer's write is carried out; the engine has taken it over, or must do so because it failed."""
+        volume = self.volume
+        if self.taken_peer is None:
+            self._take_peer()
+        taken, self.taken_peer = self.taken_peer, None
+        self.table.peer_over()
+        if taken is None:
+            return
+        length = taken.mine.end - taken.mine.start
+        order = WriteBlocks(volume.number, taken.mine.start, bytes(length if failure else 0))
+        volume.order_ends(taken.incarnation, order, failure)
+        if failure is None:
+            taken.epoch.written.add((volume.number, taken.incarnation))
+        session = self.engine.session
+        here = session if session is not None and session.number == taken.session else None
+        peer_requests.lane_write_over(
+            self.engine, here, volume, taken.mine, taken.epoch, taken.ident, failure
+        )

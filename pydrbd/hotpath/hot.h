@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The compiled hot path: what its parts share.
+ *
+ * Subject: the writes of a healthy pair (Primary, connected, both disks UpToDate, protocol C), done
+ * without the interpreter's lock. Everything else stays with the engine in Python, which may take a
+ * write over at any moment. pydrbd/engine/lane.py says when a lane is open and what it may do;
+ * pydrbd/sim/lane.py does the same steps in Python, for the simulator.
+ *
+ * Order of locks: an outlet's lock, then the mutex. The interpreter's lock is taken by a thread that holds
+ * neither, or by one that holds the mutex and came from Python (whose acquire lets go of it while it waits).
+ */
+#ifndef PYDRBD_HOT_H
+#define PYDRBD_HOT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <pthread.h>
+#include <stdint.h>
+
+#define SECTOR 512
+#define BLOCK 4096
+#define EXTENT_SHIFT 22
+#define MAX_DATA (1u << 20)
+#define HEADER 16
+#define DATA_HEAD 24
+#define H100_MAGIC 0x8620ec20u
+#define P_DATA 0x00
+#define P_WRITE_ACK 0x16
+#define DP_SYNC 2u
+#define DP_SEND_WRITE_ACK 256u
+/* Block ids of a lane: this bit, a counter, and the number of the slot. */
+#define IDENT_BIT (1ull << 62)
+
+/* --- the mutex of the driver ------------------------------------------------------------------ */
+typedef struct {
+    PyObject_HEAD
+    pthread_mutex_t lock;
+} Mutex;
+extern PyTypeObject MutexType;
+
+/* --- where packets leave: one socket ---------------------------------------------------------- */
+typedef struct {
+    _Atomic long users; /* freed with the last one */
+    int fd;
+    pthread_mutex_t lock;
+    /* Packets that Python has queued and not yet handed to the kernel; nothing may overtake them. Grows
+     * only under the driver's mutex, shrinks only under `lock`. */
+    _Atomic long backlog;
+    /* What the kernel did not take of a packet of ours; Python sends it first. Under `lock`. */
+    unsigned char *spill;
+    size_t spill_size;
+    int readers; /* threads that use it for reading right now; closed only without any. Under `lock` */
+    int half;    /* Python has sent a part of a packet. Under `lock` */
+    int failed; /* errno of a send, for Python to find */
+} Port;
+
+typedef struct {
+    PyObject_HEAD
+    Port *port;
+} Outlet;
+extern PyTypeObject OutletType;
+
+void port_leave(Port *port);
+/* Begin (1) or end (-1) to use the descriptor for reading. 0: it is closed. */
+int port_reader(Port *port, int by);
+
+/* Send all of two buffers, or keep the rest as spill. With `lock`. 0: all is with the kernel, 1: not all. */
+int port_send(Port *port, const void *head, size_t head_size, const void *body, size_t body_size);
+/* Have Python send these whole packets as soon as it can. With `lock`. */
+void port_append(Port *port, const void *bytes, size_t size);
+
+/* --- the table of writes ---------------------------------------------------------------------- */
+#define SLOTS 128
+#define BLOCKED 64
+enum { SLOT_FREE, SLOT_BUSY, SLOT_TAKEN };
+enum { LOCAL_RUNS, LOCAL_OK, LOCAL_FAILED };
+enum { MODE_CLOSED, MODE_CLIENT, MODE_PEER };
+enum { SLOW = -1 };
+enum { EPOCH_CONFIRMED = -1, EPOCH_CURRENT = -2 };
+
+typedef struct {
+    uint64_t offset, ident;
+    uint32_t length; /* 0: taken over by Python */
+} Member;
+
+typedef struct Epoch {
+    struct Epoch *next;
+    uint32_t number, count, unacked, used, room;
+    Member *members;
+} Epoch;
+
+/* A descriptor of the disk; closed by the last one that uses it. Under the mutex. */
+typedef struct {
+    int fd, users;
+} Backing;
+
+typedef struct {
+    uint32_t word; /* futex: 0 waiting, 1 over */
+    int taken;
+    double acked; /* when the peer's answer was read; 0: not yet. Under the mutex */
+} Waiter;
+
+typedef struct {
+    int state, local, acked;
+    Epoch *epoch; /* NULL: its epoch is confirmed already */
+    uint32_t index, length;
+    uint64_t offset, ident;
+    double sent_at;
+    Waiter *waiter;
+} Slot;
+
+enum { STAGE_QUEUE, STAGE_SEND, STAGE_DISK, STAGE_PEER, STAGE_TOTAL, STAGE_PEER_DISK, STAGE_ACK, STAGE_READ, STAGE_WAKE,
+       STAGES };
+#define BUCKETS 160
+
+typedef struct {
+    int mode;
+    unsigned volume;
+    uint64_t size;
+    Backing *backing;
+    int readable;
+    uint32_t max_epoch, max_logged;
+    uint32_t sequence;
+    uint64_t counter;
+    /* Extents of the activity log. */
+    uint64_t extents;
+    unsigned char *hot;
+    uint32_t *refs;
+    /* Client. */
+    Slot slots[SLOTS];
+    uint64_t used[SLOTS / 64];
+    uint32_t in_flight;
+    uint64_t bytes_in_flight;
+    Epoch *current, *sent, *last;
+    uint32_t logged;
+    double opened;
+    double ack_seconds; /* how long the peer's answers take, smoothed */
+    /* Ranges that Python works on. */
+    uint32_t blocked;
+    int too_many_blocked;
+    struct { uint64_t start, end; } ranges[BLOCKED];
+    /* Peer: one write at a time. */
+    int peer_busy, peer_taken;
+    uint64_t peer_offset, peer_ident;
+    uint32_t peer_length, peer_count;
+    /* Sums since they were last asked for. */
+    uint64_t written, sent_bytes, received, read;
+    /* Without the mutex, only ever counted up (runtime/latency.py subtracts what was there at a reset). */
+    _Atomic uint64_t histogram[STAGES][BUCKETS], nanoseconds[STAGES];
+} Table;
+
+double clock_seconds(void);
+int table_begin(Table *t, uint64_t offset, uint32_t length, double now);
+void table_acked(Table *t, int slot);
+int table_find(const Table *t, uint64_t ident, uint64_t offset, uint32_t length);
+/* 1: the write is complete, its slot is free again. */
+int table_complete(Table *t, int slot);
+int table_local_done(Table *t, int slot, int ok);
+int table_overlaps(const Table *t, uint64_t offset, uint64_t end);
+long table_take(Table *t, int slot);
+uint32_t table_cut(Table *t, uint32_t number);
+void table_confirmed(Table *t);
+void table_heat(Table *t, uint64_t extent, int hot);
+void table_block(Table *t, uint64_t start, uint64_t end);
+void table_unblock(Table *t, uint64_t start, uint64_t end);
+void table_reset(Table *t);
+int table_peer_begin(Table *t, uint64_t offset, uint32_t length, uint64_t ident);
+void table_record(Table *t, int stage, double seconds);
+
+/* --- the Python type -------------------------------------------------------------------------- */
+#define INBUF (MAX_DATA + (256 << 10))
+typedef struct {
+    unsigned char *bytes;
+    size_t start, end;
+    pthread_mutex_t lock; /* of who reads and takes frames */
+    int through; /* what comes makes no sense: all of it goes to Python */
+    int heard, over;
+} Inbox;
+
+typedef struct {
+    PyObject_HEAD
+    Mutex *mutex;
+    Port *ports[2]; /* data, meta */
+    Inbox inboxes[2];
+    _Atomic unsigned session; /* counts them */
+    int wake_fd, data_fd;     /* call the loop's thread, and the data thread */
+    Table table;
+} Lane;
+extern PyTypeObject LaneType;
+
+PyObject *lane_receive(Lane *self, PyObject *args);
+PyObject *lane_write(Lane *self, PyObject *args);
+PyObject *lane_read(Lane *self, PyObject *args);
+PyObject *native_write_all(PyObject *module, PyObject *args);
+PyObject *lane_serve(Lane *self, PyObject *args);
+void wake(Waiter *waiter);
+void backing_leave(Backing *backing);
+int write_all(int fd, const unsigned char *from, size_t size, uint64_t offset);
+
+static inline void put32(unsigned char *p, uint32_t v)
+{
+    v = __builtin_bswap32(v);
+    __builtin_memcpy(p, &v, 4);
+}
+static inline void put64(unsigned char *p, uint64_t v)
+{
+    v = __builtin_bswap64(v);
+    __builtin_memcpy(p, &v, 8);
+}
+static inline uint32_t get32(const unsigned char *p)
+{
+    uint32_t v;
+    __builtin_memcpy(&v, p, 4);
+    return __builtin_bswap32(v);
+}
+static inline uint64_t get64(const unsigned char *p)
+{
+    uint64_t v;
+    __builtin_memcpy(&v, p, 8);
+    return __builtin_bswap64(v);
+}
+
+#endif

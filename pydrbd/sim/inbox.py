@@ -1,0 +1,100 @@
+"""What the loop's thread of a node does with packets: those for the lane here, the others to the engine.
+
+Floor: sim. Neighbours: node (owner), lane (the lane's steps). As hotpath/receive.c does it: while the lane
+carries out a write of the peer, nothing behind that on its socket is looked at; and the engine hears
+of the traffic of the lane only at the next tick.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from pydrbd.sim import lane
+from pydrbd.units import SECTOR
+from pydrbd.wire.packets import Channel, Data, Packet, WriteAck
+
+if TYPE_CHECKING:
+    from pydrbd.errors import PydrbdError
+    from pydrbd.sim.node import Node
+
+
+class Inbox:
+    """The packets of a process that have come and wait for a write of the lane before them."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._waiting: deque[tuple[int, Packet]] = deque()
+        self._writing = False
+        self._heard: dict[Channel, int] = {}
+
+    def take(self, session: int, channel: Channel, packets: list[Packet]) -> None:
+        """Packets of one read."""
+        driver = self.node.driver
+        if driver is None:
+            return
+        table = lane.table_of(driver.engine)
+        if table is None:
+            driver.enter("on_packets", lambda: driver.engine.on_packets(session, channel, packets))
+        elif channel is Channel.DATA:
+            self._waiting.extend((session, packet) for packet in packets)
+            self._work()
+        else:
+            for packet in packets:
+                self._acked(session, packet)
+
+    def tell_traffic(self) -> None:
+        """What came for the lane counts as a sign of life."""
+        driver = self.node.driver
+        heard, self._heard = self._heard, {}
+        for channel, session in heard.items():
+            if driver is not None:
+                driver.enter("traffic", lambda c=channel, s=session: driver.engine.traffic(s, c))  # type: ignore[misc]
+
+    def _acked(self, session: int, packet: Packet) -> None:
+        driver = self.node.driver
+        if driver is None:
+            return
+        table = lane.table_of(driver.engine)
+        current = driver.engine.session
+        if table is not None and isinstance(packet, WriteAck) and current and current.number == session:
+            found = -1
+            if lane.may_take(table, packet):
+                ack = (packet.block_id, packet.sector * SECTOR, packet.size)
+                found = driver.enter("lane ack", lambda: table.acked(*ack))
+            if found >= 0:
+                self._heard[Channel.META] = session
+                return
+        driver.enter("on_packets", lambda: driver.engine.on_packets(session, Channel.META, [packet]))
+
+    def _work(self) -> None:
+        while self._waiting and not self._writing and self.node.driver is not None:
+            session, packet = self._waiting.popleft()
+            if not self._begun(session, packet):
+                driver = self.node.driver
+                driver.enter(
+                    "on_packets",
+                    lambda d=driver, s=session, p=packet: d.engine.on_packets(s, Channel.DATA, [p]),  # type: ignore[misc]
+                )
+
+    def _begun(self, session: int, packet: Packet) -> bool:
+        """Does the lane carry out this packet?"""
+        driver = self.node.driver
+        assert driver is not None
+        engine, table = driver.engine, lane.table_of(driver.engine)
+        current = engine.session is not None and engine.session.number == session
+        if table is None or not current or not isinstance(packet, Data) or not lane.may_take(table, packet):
+            return False
+        args = (packet.sector * SECTOR, len(packet.data), packet.block_id)
+        if not driver.enter("lane write", lambda: table.peer_begin(*args)):
+            return False
+        self._heard[Channel.DATA] = session
+        self._writing = True
+
+        def over(_result: object, _error: PydrbdError | None) -> None:
+            self._writing = False
+            if self.node.inbox is self:
+                self._work()
+
+        driver.start("lane peer write", lane.peer_write(engine, packet), kind="engine", done=over)
+        return True

@@ -1,0 +1,353 @@
+"""The lane in Python: the steps of the compiled one (hotpath/table.c), for the simulator and as its measure.
+
+Floor: sim. Neighbours: engine/lane.py (opens, closes and takes over), node (hands it what the peer sends),
+workload (its clients' writes). tests/test_lane_table.py holds the two tables against each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydrbd.engine import lane as lane_module
+from pydrbd.engine.engine import Engine
+from pydrbd.engine.lane import CLIENT, CLOSED, CONFIRMED, CURRENT, FAILED, PEER, RUNS, WRITTEN
+from pydrbd.engine.orders import Await, IoFailed, Script, Ticket, WriteBlocks
+from pydrbd.format.bitmap_pages import extents_of
+from pydrbd.units import BIT_BYTES, MAX_DATA_BYTES, SECTOR
+from pydrbd.wire.packets import Data, DpFlags, WriteAck
+
+SLOTS = 128
+IDENT_BIT = 1 << 62
+_FLAGS = DpFlags.SYNC | DpFlags.SEND_WRITE_ACK
+
+
+@dataclass
+class _Slot:
+    offset: int
+    length: int
+    ident: int
+    sent_at: float
+    epoch: _Epoch | None
+    local: int = RUNS
+    acked: bool = False
+    taken: bool = False
+    over: Ticket = field(default_factory=Ticket)
+
+
+@dataclass
+class _Epoch:
+    number: int = 0
+    unacked: int = 0
+    members: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+class Table:
+    """See engine.lane.Table, and hotpath/table.c for the rules."""
+
+    def __init__(self) -> None:
+        self.mode = CLOSED
+        self.size = 0
+        self.slots: dict[int, _Slot] = {}
+        self.sequence = self._counter = 0
+        self.received = self.sent = self.written = self._peer_count = 0
+        self.peer: tuple[int, int, int] | None = None
+        self.peer_taken = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self.hot: set[int] = set()
+        self.references: dict[int, int] = {}
+        self.current = _Epoch()
+        self.ended: list[_Epoch] = []
+        self.blocked: list[tuple[int, int]] = []
+        self.opened = 0.0
+
+    # --- open and close --------------------------------------------------------------------------
+    def open_client(self, size: int, hot: list[int], max_epoch: int, max_logged: int) -> bool:
+        self._forget()
+        self.size, self.hot, self.max_epoch, self.max_logged = size, set(hot), max_epoch, max_logged
+        self.mode = CLIENT
+        return True
+
+    def open_peer(self, size: int) -> bool:
+        self._forget()
+        self.size, self.mode = size, PEER
+        return True
+
+    def close(self) -> None:
+        assert not self.busy(), "a lane is closed over writes that nobody took over"
+        self._forget()
+        self.mode = CLOSED
+
+    def serve_reads(self, on: bool, size: int) -> None:
+        """Reads of the lane are those of the engine, without its mutex: nothing to simulate."""
+
+    # --- figures -----------------------------------------------------------------------------------
+    @property
+    def logged(self) -> int:
+        return sum(len(epoch.members) for epoch in (*self.ended, self.current))
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.busy())
+
+    @property
+    def bytes_in_flight(self) -> int:
+        return sum(slot.length for slot in self.slots.values() if not slot.taken and not slot.acked)
+
+    @property
+    def current_count(self) -> int:
+        return len(self.current.members)
+
+    def oldest_sent(self) -> float | None:
+        waiting = [slot.sent_at for slot in self.slots.values() if not slot.taken and not slot.acked]
+        return min(waiting, default=None)
+
+    def sums(self) -> tuple[int, int, int, int]:
+        sums = self.written, self.sent, self.received, 0
+        self.written = self.sent = self.received = 0
+        return sums
+
+    def next_sequence(self) -> int:
+        self.sequence = self.sequence + 1 & 0xFFFFFFFF
+        return self.sequence
+
+    def set_sequence(self, sequence: int) -> None:
+        self.sequence = sequence
+
+    # --- extents and ranges --------------------------------------------------------------------------
+    def heat(self, extent: int, hot: bool) -> None:
+        (self.hot.add if hot else self.hot.discard)(extent)
+
+    def referenced(self, extent: int) -> bool:
+        return self.references.get(extent, 0) > 0
+
+    def _hold(self, offset: int, length: int, by: int) -> None:
+        for extent in extents_of(offset, length):
+            self.references[extent] = self.references.get(extent, 0) + by
+
+    def block(self, start: int, end: int, on: bool) -> None:
+        if self.mode == CLOSED:
+            return
+        if on:
+            self.blocked.append((start, end))
+        else:
+            self.blocked.remove((start, end))
+
+    def _is_blocked(self, start: int, end: int) -> bool:
+        return any(first < end and start < last for first, last in self.blocked)
+
+    def overlapping(self, start: int, end: int) -> int:
+        for number, slot in sorted(self.slots.items()):
+            if not slot.taken and slot.offset < end and start < slot.offset + slot.length:
+                return number
+        return -1
+
+    # --- a client's write ------------------------------------------------------------------------
+    def begin(self, offset: int, length: int, now: float) -> int:
+        """The slot of the new write, or -1: it is none for the lane."""
+        end = offset + length
+        if self.mode != CLIENT or not 0 < length <= MAX_DATA_BYTES or offset % SECTOR or length % SECTOR:
+            return -1
+        if end > self.size or not self.hot.issuperset(extents_of(offset, length)):
+            return -1
+        if self.logged >= self.max_logged or self.current_count >= self.max_epoch:
+            return -1
+        number = next((n for n in range(SLOTS) if n not in self.slots), -1)
+        if number < 0 or self._is_blocked(offset, end) or self.overlapping(offset, end) >= 0:
+            return -1
+        if not self.current.members:
+            self.opened = now
+        self._counter += 1
+        ident = IDENT_BIT | (self._counter << 7) % IDENT_BIT | number
+        self.slots[number] = _Slot(offset, length, ident, now, self.current)
+        self.current.members[ident] = offset, length
+        self.current.unacked += 1
+        self._hold(offset, length, 1)
+        self.sent += length
+        return number
+
+    def ident(self, number: int) -> int:
+        return self.slots[number].ident
+
+    def is_taken(self, number: int) -> bool:
+        return self.slots[number].taken
+
+    def acked(self, ident: int, offset: int, length: int) -> int:
+        """WRITE_ACK: the slot, or -1: it is not for the lane."""
+        number = ident % SLOTS
+        slot = self.slots.get(number)
+        if (
+            slot is None
+            or slot.taken
+            or slot.acked
+            or (slot.ident, slot.offset, slot.length)
+            != (
+                ident,
+                offset,
+                length,
+            )
+        ):
+            return -1
+        slot.acked = True
+        if slot.epoch is not None:
+            slot.epoch.unacked -= 1
+        self._complete(number)
+        return number
+
+    def local_done(self, number: int, ok: bool) -> bool:
+        """True: the write is complete."""
+        self.slots[number].local = WRITTEN if ok else FAILED
+        return self._complete(number)
+
+    def _complete(self, number: int) -> bool:
+        slot = self.slots[number]
+        if not slot.acked or slot.local != WRITTEN:
+            return False
+        if slot.epoch is None:
+            self._hold(slot.offset, slot.length, -1)
+        self.written += slot.length
+        del self.slots[number]
+        slot.over.resolve()
+        return True
+
+    def take(self, number: int) -> tuple[int, int, int, int, float, bool, int]:
+        slot = self.slots[number]
+        assert not slot.taken
+        self._hold(slot.offset, slot.length, -1)
+        epoch = slot.epoch
+        if epoch is not None:
+            del epoch.members[slot.ident]
+            epoch.unacked -= not slot.acked
+        slot.taken = True
+        slot.over.resolve()
+        where = CONFIRMED if epoch is None else CURRENT if epoch is self.current else epoch.number
+        return where, slot.offset, slot.length, slot.ident, slot.sent_at, slot.acked, slot.local
+
+    def release(self, number: int) -> None:
+        del self.slots[number]
+
+    def busy(self) -> list[int]:
+        return sorted(number for number, slot in self.slots.items() if not slot.taken)
+
+    # --- epochs --------------------------------------------------------------------------------------
+    def members(self) -> list[tuple[int, int, int, int]]:
+        return [
+            (CURRENT if epoch is self.current else epoch.number, offset, length, ident)
+            for epoch in (*self.ended, self.current)
+            for ident, (offset, length) in epoch.members.items()
+        ]
+
+    def cut(self, number: int) -> int:
+        epoch = self.current
+        if not epoch.members:
+            return 0
+        epoch.number = number
+        self.ended.append(epoch)
+        self.current = _Epoch()
+        return len(epoch.members)
+
+    def oldest(self) -> tuple[int, int, int] | None:
+        if not self.ended:
+            return None
+        epoch = self.ended[0]
+        return epoch.number, len(epoch.members), epoch.unacked
+
+    def confirmed(self) -> None:
+        for ident, (offset, length) in self.ended.pop(0).members.items():
+            slot = self.slots.get(ident % SLOTS)
+            if slot is not None and not slot.taken and slot.ident == ident:
+                slot.epoch = None  # its local write still holds the extents
+            else:
+                self._hold(offset, length, -1)
+
+    # --- the peer's writes -----------------------------------------------------------------------
+    def peer_begin(self, offset: int, length: int, ident: int) -> bool:
+        aligned = 0 < length <= MAX_DATA_BYTES and not offset % BIT_BYTES and not length % BIT_BYTES
+        if self.mode != PEER or self.peer is not None or not aligned or offset + length > self.size:
+            return False
+        if self._is_blocked(offset, offset + length):
+            return False
+        self.peer, self.peer_taken = (offset, length, ident), False
+        return True
+
+    def peer_done(self, ok: bool) -> bool:
+        """False: the engine has taken it over, or has to."""
+        if not ok or self.peer_taken or self.peer is None:
+            return False
+        self.received += self.peer[1]
+        self.peer = None
+        self._peer_count += 1
+        return True
+
+    def peer_take(self) -> tuple[int, int, int] | None:
+        if self.peer is None or self.peer_taken:
+            return None
+        self.peer_taken = True
+        return self.peer
+
+    def peer_over(self) -> None:
+        self.peer, self.peer_taken = None, False
+
+    def peer_count(self) -> int:
+        count, self._peer_count = self._peer_count, 0
+        return count
+
+
+# --- what threads do in production ------------------------------------------------------------------
+def give(engine: Engine) -> Table:
+    """Give an engine its lane."""
+    table = Table()
+    lane_module.Lane(engine, table)
+    return table
+
+
+def table_of(engine: Engine) -> Table | None:
+    """The book of an engine's lane, if it has one."""
+    if engine.lane is None:
+        return None
+    assert isinstance(engine.lane.table, Table)
+    return engine.lane.table
+
+
+def write(engine: Engine, offset: int, data: bytes, fua: bool) -> Script[IoFailed | None]:
+    """A client's write as its thread does it (hotpath/transfer.c): by the lane, or else by the engine."""
+    table, number = table_of(engine), -1
+    if table is not None and engine.pressure.congested is None:
+        number = table.begin(offset, len(data), engine.now)
+    if table is None or engine.lane is None or number < 0:
+        return (yield from engine.write(0, offset, data, fua))
+    slot = table.slots[number]
+    sequence = table.next_sequence()
+    engine.out.data.append(Data(offset // SECTOR, slot.ident, sequence, _FLAGS, data, b"", 0))
+    failure: IoFailed | None = yield WriteBlocks(0, offset, data)
+    if not slot.taken and failure is None and not table.local_done(number, True):
+        yield Await(slot.over)
+    elif not slot.taken and failure is not None:
+        table.local_done(number, False)
+    if slot.taken or failure is not None:
+        failure = yield from engine.lane.ended(number, failure)
+    if failure is None and fua:
+        failure = yield from engine.flush(0)
+    return failure
+
+
+def may_take(table: Table, packet: Any) -> bool:
+    """Is this packet of a kind that the lane deals with at present?"""
+    if isinstance(packet, WriteAck):
+        return table.mode == CLIENT
+    return isinstance(packet, Data) and table.mode == PEER and packet.flags == _FLAGS
+
+
+def peer_write(engine: Engine, packet: Data) -> Script[None]:
+    """A write of the peer that the lane has begun, as the loop's thread does it (hotpath/receive.c)."""
+    table = table_of(engine)
+    assert table is not None
+    assert engine.lane is not None
+    failure = yield WriteBlocks(0, packet.sector * SECTOR, bytes(packet.data))
+    if not table.peer_done(failure is None):
+        engine.lane.peer_ended(failure)
+        return
+    ack = (packet.sector, packet.block_id, len(packet.data), table.next_sequence(), 0)
+    engine.out.meta.append(WriteAck(*ack))

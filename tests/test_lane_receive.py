@@ -1,0 +1,271 @@
+"""What the compiled lane does with bytes from its sockets: its own frames, everything else untouched."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pydrbd.hotpath._native import Lane, Mutex, Outlet
+from pydrbd.units import MAX_DATA_BYTES, SECTOR
+from pydrbd.wire import packets as p
+from pydrbd.wire.decoder import Decoder, Phase
+from pydrbd.wire.packets import Channel, DpFlags, Packet, encode
+
+SIZE = 8 << 20
+FLAGS = DpFlags.SYNC | DpFlags.SEND_WRITE_ACK
+BLOCK = bytes(range(256)) * 16
+
+
+def wire(*packets: Packet) -> bytes:
+    return b"".join(bytes(piece) for packet in packets for piece in encode(packet))
+
+
+class Bench:
+    """A lane between two socket pairs; `data` and `meta` are the peer's ends."""
+
+    def __init__(self, folder: Path) -> None:
+        mine = []
+        self.ends = []
+        for _ in range(2):
+            a, b = socket.socketpair()
+            a.setblocking(False)
+            mine.append(a)
+            self.ends.append(b)
+        self.mine = mine
+        self.data, self.meta = self.ends
+        self.meta.settimeout(5)
+        self.data.settimeout(5)
+        self.path = folder / "disk"
+        self.path.write_bytes(bytes(SIZE))
+        self.disk = os.open(self.path, os.O_RDWR)
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK)
+        self.outlets = [Outlet(sock.fileno()) for sock in mine]
+        self.lane = Lane(Mutex(), 0)
+        self.lane.attach(self.outlets[0], self.outlets[1], self.wake)
+        self.lane.set_disk(self.disk)
+
+    def close(self) -> None:
+        self.lane.detach()
+        for sock in (*self.mine, *self.ends):
+            sock.close()
+        os.close(self.disk)
+        os.close(self.wake)
+
+    def receive(self, channel: int = 0) -> Any:
+        return self.lane.receive(channel, 0, 1.0)
+
+    def through(self, channel: int = 0) -> bytes:
+        """What Python gets of what is there."""
+        got = b""
+        while (event := self.receive(channel)) is not None:
+            assert isinstance(event, bytes), event
+            got += event
+        return got
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+def data(sector: int = 0, ident: int = 7, payload: bytes = BLOCK, flags: DpFlags = FLAGS) -> p.Data:
+    return p.Data(sector, ident, 1, flags, payload, b"", 0)
+
+
+# --- the peer's writes -------------------------------------------------------------------------
+def test_a_write_is_carried_out_and_acknowledged(bench: Bench) -> None:
+    bench.lane.open_peer(SIZE)
+    bench.lane.set_sequence(41)
+    bench.data.sendall(wire(data(8), data(16, 8, BLOCK[::-1])))
+    assert bench.receive() is None
+    acks = list(Decoder(Channel.META, start=Phase.RUNNING).feed(bench.meta.recv(4096)))
+    assert acks == [p.WriteAck(8, 7, 4096, 42, 0), p.WriteAck(16, 8, 4096, 43, 0)]
+    assert bench.path.read_bytes()[4096:12288] == BLOCK + BLOCK[::-1]
+    assert bench.lane.peer_count() == 2
+    assert bench.lane.sums() == (0, 0, 8192, 0)
+    assert bench.lane.heard(0)
+    assert not bench.lane.heard(0)
+
+
+def test_one_that_comes_in_pieces(bench: Bench) -> None:
+    bench.lane.open_peer(SIZE)
+    stream, found = wire(data(8, payload=BLOCK * 256), p.UnplugRemote()), None
+    for at in range(0, len(stream), 100_000):
+        bench.data.sendall(stream[at : at + 100_000])
+        found = bench.receive()
+    assert found == wire(p.UnplugRemote())
+    assert bench.path.read_bytes()[4096 : 4096 + MAX_DATA_BYTES] == BLOCK * 256
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        data(flags=FLAGS | DpFlags.FUA),
+        data(flags=FLAGS | DpFlags.MAY_SET_IN_SYNC),
+        data(flags=DpFlags.SYNC),
+        data(1),
+        data(payload=BLOCK[:512]),
+        data(SIZE // SECTOR - 4),
+        data(SIZE // SECTOR),
+        p.Data(0, 7, 1, FLAGS, BLOCK, b"", 1),
+        p.Trim(0, 7, 1, FLAGS | DpFlags.DISCARD, 4096, 0),
+        p.Barrier(5),
+        p.State(1, 0),
+    ],
+    ids=lambda packet: type(packet).__name__,
+)
+def test_what_python_has_to_deal_with(bench: Bench, packet: Packet) -> None:
+    """And nothing behind it is touched before that."""
+    bench.lane.open_peer(SIZE)
+    bench.data.sendall(wire(packet, data(8)))
+    assert bench.receive() == wire(packet)
+    assert bench.path.read_bytes() == bytes(SIZE)
+    assert bench.receive() is None
+    assert bench.path.read_bytes()[4096:8192] == BLOCK
+
+
+def test_nothing_is_written_where_the_engine_works(bench: Bench) -> None:
+    bench.lane.open_peer(SIZE)
+    bench.lane.block(4096, 8192, True)
+    bench.data.sendall(wire(data(8)))
+    assert bench.receive() == wire(data(8))
+
+
+def test_a_disk_that_fails_is_for_the_engine(bench: Bench) -> None:
+    bench.lane.set_disk(os.open(bench.path, os.O_RDONLY))
+    bench.lane.open_peer(SIZE)
+    bench.data.sendall(wire(data(8)))
+    assert bench.receive() == (None, errno.EBADF)
+    assert bench.lane.peer_take() == (4096, 4096, 7)
+    bench.data.sendall(wire(data(16)))
+    assert bench.receive() == wire(data(16)), "until the engine is done with it"
+    bench.lane.peer_over()
+
+
+def test_acks_do_not_cut_into_a_packet_of_pythons(bench: Bench) -> None:
+    bench.lane.open_peer(SIZE)
+    meta = bench.outlets[1]
+    meta.half = True
+    bench.data.sendall(wire(data(8)))
+    assert bench.receive() is None
+    assert os.eventfd_read(bench.wake) == 1
+    assert meta.spilled
+    assert meta.take_spill() == wire(p.WriteAck(8, 7, 4096, 1, 0))
+    assert meta.backlog == 1
+
+
+def test_while_python_has_packets_to_send_it_does_everything(bench: Bench) -> None:
+    bench.lane.open_peer(SIZE)
+    bench.outlets[1].add(1)
+    bench.data.sendall(wire(data(8)))
+    assert bench.receive() == wire(data(8))
+
+
+# --- acks of our writes ------------------------------------------------------------------------
+def test_acks_complete_writes_and_others_pass(bench: Bench) -> None:
+    bench.lane.open_client(SIZE, [0, 1], 100, 100)
+    slot = bench.lane.begin(8192, 4096, 1.0)
+    ident = bench.lane.ident(slot)
+    assert not bench.lane.local_done(slot, True)
+    wrong = p.WriteAck(8, ident, 4096, 1, 0)
+    bench.meta.sendall(wire(wrong, p.PingAck(), p.WriteAck(16, ident, 4096, 2, 0), p.BarrierAck(1, 1)))
+    assert bench.receive(1) == wire(wrong, p.PingAck())
+    assert bench.lane.busy() == [slot]
+    assert bench.receive(1) == wire(p.BarrierAck(1, 1))
+    assert bench.lane.busy() == []
+
+
+# --- everything else ---------------------------------------------------------------------------
+def test_the_end_of_a_socket(bench: Bench) -> None:
+    bench.meta.sendall(wire(p.Ping()))
+    bench.meta.shutdown(socket.SHUT_WR)
+    assert bench.receive(1) == wire(p.Ping())
+    assert bench.receive(1) == (0, 0)
+    assert bench.receive(1) is None
+
+
+def test_nothing_of_a_session_comes_in_the_next(bench: Bench) -> None:
+    bench.data.sendall(wire(data(8))[:100])
+    assert bench.receive() is None
+    bench.lane.detach()
+    assert bench.receive() is None
+    assert bench.lane.attach(bench.outlets[0], bench.outlets[1], bench.wake)
+    bench.data.sendall(wire(p.UnplugRemote()))
+    assert bench.receive() == wire(p.UnplugRemote())
+
+
+@pytest.mark.parametrize("stream", [b"\0" * 64, wire(p.Ping())[:8] + b"\xff" * 32, os.urandom(4096)])
+def test_bytes_that_make_no_sense_are_for_the_decoder(bench: Bench, stream: bytes) -> None:
+    bench.lane.open_peer(SIZE)
+    bench.data.sendall(stream)
+    assert bench.receive() == stream
+    bench.data.sendall(wire(data(8)))
+    assert bench.receive() == wire(data(8)), "nothing behind them is the lane's"
+
+
+NOT_OURS = [p.Barrier(3), p.UnplugRemote(), p.State(7, 0), data(flags=FLAGS | DpFlags.FUA)]
+PIECES = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from([wire(packet) for packet in NOT_OURS]),
+    st.integers(0, 1 << 60).map(lambda sector: wire(data(sector, payload=BLOCK[:512]))),
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(PIECES, max_size=12), st.lists(st.integers(0, 5000), max_size=6), st.booleans())
+def test_whatever_is_not_the_lanes_arrives_whole(
+    tmp_path: Path, pieces: list[bytes], cuts: list[int], opened: bool
+) -> None:
+    made = Bench(tmp_path)
+    try:
+        if opened:
+            made.lane.open_peer(SIZE)
+        stream, got = b"".join(pieces), b""
+        borders = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
+        for start, end in pairwise(borders):
+            made.data.sendall(stream[start:end])
+            got += made.through()
+        assert stream.startswith(got)
+        rest = stream[len(got) :]
+        # What is kept is the beginning of a packet.
+        assert len(rest) < 16 or len(rest) < 16 + int.from_bytes(rest[8:12], "big")
+        assert made.path.read_bytes() == bytes(SIZE)
+    finally:
+        made.close()
+
+
+def test_a_write_that_python_took_over_stays_pythons_until_it_says_so(tmp_path: Path) -> None:
+    """Taken over while it is carried out: by another thread, as a change of state does it."""
+    made = Bench(tmp_path)
+    held, peer = os.pipe()
+    taken: list[object] = []
+    try:
+        made.lane.set_disk(peer)  # pwrite() on a pipe fails, so Python has to end the write
+        made.lane.open_peer(SIZE)
+        made.data.sendall(wire(data(8)))
+        assert made.receive() == (None, errno.ESPIPE)
+        taken.append(made.lane.peer_take())
+        made.lane.detach()
+        assert made.lane.attach(made.outlets[0], made.outlets[1], made.wake)
+        made.lane.set_disk(made.disk)
+        made.data.sendall(wire(data(16)))
+        assert made.receive() == wire(data(16)), "the one before is not over"
+        made.lane.peer_over()
+        made.data.sendall(wire(data(16)))
+        assert made.receive() is None
+        assert taken == [(4096, 4096, 7)]
+    finally:
+        made.close()
+        os.close(held)
+        os.close(peer)
