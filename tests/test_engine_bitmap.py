@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pydrbd.engine.bitmap import Bitmap
 from pydrbd.format.bitmap_pages import BITS_PER_PAGE, PAGE_BYTES
+from pydrbd.wire.rle import BitmapSender
 
 SIZES = st.one_of(
     st.integers(1, 300),
     st.sampled_from([BITS_PER_PAGE - 1, BITS_PER_PAGE, BITS_PER_PAGE + 1, 2 * BITS_PER_PAGE + 13]),
 )
+TIB_BITS = 1 << 28
 
 
 def content(bitmap: Bitmap) -> set[int]:
@@ -80,7 +86,7 @@ class BitmapMachine(RuleBasedStateMachine):
         tail = data.draw(st.binary(min_size=min(size, 8), max_size=min(size, 8)))
         whole = bytes(size - len(tail)) + tail
         self.bitmap.load(whole + b"\xff" * 8)
-        self.model = {bit for bit in range(self.bitmap.bits) if whole[bit >> 3] >> (bit & 7) & 1}
+        self.model |= {bit for bit in range(self.bitmap.bits) if whole[bit >> 3] >> (bit & 7) & 1}
         self.bitmap.dirty = set(range(self.bitmap.pages))
 
     @rule()
@@ -134,3 +140,57 @@ def test_runs_cover_exactly_the_set_bits(bits: int, data: st.DataObject) -> None
         at = bitmap.run_end(bit, bits)
         found.extend(range(bit, at))
     assert found == sorted(content(bitmap))
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        Bitmap.set_all,
+        Bitmap.clear_all,
+        lambda bitmap: bitmap.set(3, TIB_BITS),
+        lambda bitmap: bitmap.resize(TIB_BITS - 5),
+        lambda bitmap: bitmap.next_set(0),
+        lambda bitmap: [bitmap.load(bytes(1 << 20), at << 20) for at in range(32)],
+        lambda bitmap: list(BitmapSender(bitmap.data, TIB_BITS)),
+    ],
+)
+def test_no_operation_on_a_large_bitmap_needs_another_one(action: Callable[[Bitmap], object]) -> None:
+    """The bitmap of 1 TiB has 32 MiB; beside it, a few pieces of 1 MiB and the numbers of the pages."""
+    bitmap = Bitmap(TIB_BITS)
+    bitmap.set(TIB_BITS - 1, TIB_BITS)
+    tracemalloc.start()
+    try:
+        action(bitmap)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+def test_pieces_are_counted_as_one() -> None:
+    """Runs over many pieces of a large bitmap: whole ones, parts of them, and back."""
+    bitmap = Bitmap(TIB_BITS)
+    assert bitmap.set(5, TIB_BITS - 7) == TIB_BITS - 12
+    assert bitmap.set(0, TIB_BITS) == 12
+    assert bitmap.count == TIB_BITS
+    bitmap.dirty.clear()
+    assert bitmap.clear(1 << 23, TIB_BITS + 9) == TIB_BITS - (1 << 23)
+    assert bitmap.dirty == bitmap.cleared == set(range((1 << 23) // BITS_PER_PAGE, bitmap.pages))
+    assert bitmap.next_set(1 << 23) is None
+    bitmap.resize(1 << 22)
+    assert bitmap.count == 1 << 22
+    bitmap.resize(TIB_BITS)
+    assert bitmap.count == 1 << 22
+    assert bitmap.next_set(1 << 22) is None
+    bitmap.set(TIB_BITS - 9, TIB_BITS - 8)
+    assert bitmap.next_set(1 << 22) == TIB_BITS - 9
+
+
+def test_what_is_set_while_the_disk_is_read_stays() -> None:
+    bitmap = Bitmap(2 * BITS_PER_PAGE)
+    bitmap.set(7, 8)
+    bitmap.load(b"\x01" + bytes(PAGE_BYTES - 1), 0)
+    bitmap.load(b"\x02" + bytes(PAGE_BYTES - 1), PAGE_BYTES)
+    assert content(bitmap) == {0, 7, BITS_PER_PAGE + 1}
+    assert bitmap.count == 3
+    assert bitmap.dirty == {0}

@@ -53,3 +53,20 @@ def test_the_last_partial_block_counts_as_whole() -> None:
     assert pages.bits_covered(9 * BIT_BYTES, BIT_BYTES + 512, size) == range(9, 11)
     assert pages.bits_covered(9 * BIT_BYTES, BIT_BYTES, size) == range(9, 10)
     assert not pages.bits_covered(9 * BIT_BYTES + 512, BIT_BYTES - 512, size)
+
+
+@given(
+    data=st.lists(
+        st.tuples(st.sampled_from([b"\x00", b"\xff", b"\x07"]), st.integers(0, 200_000)), max_size=4
+    ),
+    start=st.integers(0, 200_000),
+    cut=st.integers(0, 70_000),
+    value=st.sampled_from([0x00, 0xFF]),
+)
+def test_the_first_other_byte(data: list[tuple[bytes, int]], start: int, cut: int, value: int) -> None:
+    whole = b"".join(byte * count for byte, count in data)
+    end = len(whole) - cut
+    rest = whole[start : max(0, end)]
+    skipped = len(rest) - len(rest.lstrip(bytes([value])))
+    wanted = start + skipped if skipped < len(rest) else None
+    assert pages.first_other(bytearray(whole), start, end, value) == wanted

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import re
 
-from pydrbd.format.bitmap_pages import BITS_PER_PAGE, PAGE_BYTES
+from pydrbd.format.bitmap_pages import BITS_PER_PAGE, PAGE_BYTES, first_other
 from pydrbd.units import align_up
 
-_NOT_ZERO = re.compile(rb"[^\x00]")
 _NOT_ONES = re.compile(rb"[^\xff]")
+#: Bytes that are worked on at once: a large device's whole bitmap is never copied, nor made a number.
+_PIECE = 1 << 20
+_CLEAR, _SET = bytes(_PIECE), b"\xff" * _PIECE
 
 
 class Bitmap:
@@ -29,29 +31,29 @@ class Bitmap:
         self.dirty: set[int] = set()
         self.cleared: set[int] = set()
 
-    def load(self, data: bytes) -> None:
-        """Take the content read from disk; bits beyond the end are dropped."""
-        size = (self.bits + 7) // 8
-        self.data[:size] = data[:size]
-        self._drop_tail()
-        self.count = int.from_bytes(self.data, "little").bit_count()
+    def load(self, data: bytes, at: int = 0) -> None:
+        """What the disk holds from byte `at` on; what has been set here meanwhile stays.
+
+        Bits beyond the end are dropped.
+        """
+        self._or(at, data)
 
     def resize(self, bits: int) -> None:
         """Change the number of bits; new ones are clear, dropped ones are forgotten."""
-        grown = bytearray(align_up((bits + 7) // 8, PAGE_BYTES))
-        keep = min(len(grown), len(self.data))
-        grown[:keep] = self.data[:keep]
-        self.bits, self.data = bits, grown
-        self._drop_tail()
-        self.count = int.from_bytes(self.data, "little").bit_count()
+        size = align_up((bits + 7) // 8, PAGE_BYTES)
+        self._forget_from(bits)
+        self.bits = bits
+        # In place: a copy would need the memory twice.
+        del self.data[size:]
+        while (missing := size - len(self.data)) > 0:
+            self.data += _CLEAR if missing >= _PIECE else bytes(missing)
         self.dirty = set(range(self.pages))
+        self.cleared = {page for page in self.cleared if page < self.pages}
 
-    def _drop_tail(self) -> None:
-        whole, rest = divmod(self.bits, 8)
-        if rest:
-            self.data[whole] &= (1 << rest) - 1
-            whole += 1
-        self.data[whole:] = bytes(len(self.data) - whole)
+    def _forget_from(self, bits: int) -> None:
+        """Clear what lies at or beyond `bits`."""
+        for first in range(bits, self.bits, _PIECE * 8):
+            self.count -= self._change(first, min(first + _PIECE * 8, self.bits), False)
 
     @property
     def pages(self) -> int:
@@ -76,43 +78,71 @@ class Bitmap:
 
     def _change(self, first: int, end: int, value: bool) -> int:
         end = min(end, self.bits)
-        if first >= end:
-            return 0
+        changed = 0
+        while first < end:
+            stop = min(end, (first // (_PIECE * 8) + 1) * _PIECE * 8)
+            changed += self._change_piece(first, stop, value)
+            first = stop
+        return changed
+
+    def _change_piece(self, first: int, end: int, value: bool) -> int:
+        """Change bits within one piece; how many that were."""
         low, high = first >> 3, (end + 7) >> 3
-        old = int.from_bytes(self.data[low:high], "little")
-        mask = ((1 << (end - first)) - 1) << (first & 7)
-        new = old | mask if value else old & ~mask
-        changed = (old ^ new).bit_count()
-        if changed:
+        before = self.data[low:high]
+        if end - first == _PIECE * 8 and before == (_CLEAR if value else _SET):
+            self.data[low:high] = _SET if value else _CLEAR
+            changed = end - first
+        else:
+            old = int.from_bytes(before, "little")
+            mask = ((1 << (end - first)) - 1) << (first & 7)
+            new = old | mask if value else old & ~mask
+            changed = (old ^ new).bit_count()
+            if not changed:
+                return 0
             self.data[low:high] = new.to_bytes(high - low, "little")
-            pages = range(first // BITS_PER_PAGE, (end - 1) // BITS_PER_PAGE + 1)
-            self.dirty.update(pages)
-            if not value:
-                self.cleared.update(pages)
+        pages = range(first // BITS_PER_PAGE, (end - 1) // BITS_PER_PAGE + 1)
+        self.dirty.update(pages)
+        if not value:
+            self.cleared.update(pages)
         return changed
 
     def set_all(self) -> None:
         """Everything is out of sync."""
-        self.data[:] = b"\xff" * len(self.data)
-        self._drop_tail()
+        self._fill(_SET)
+        end = (self.bits + 7) // 8
+        self.data[end:] = bytes(len(self.data) - end)
+        if self.bits & 7:
+            self.data[end - 1] = (1 << (self.bits & 7)) - 1
         self.count = self.bits
-        self.dirty = set(range(self.pages))
 
     def clear_all(self) -> None:
         """Everything is in sync."""
-        self.data[:] = bytes(len(self.data))
+        self._fill(_CLEAR)
         self.count = 0
-        self.dirty = set(range(self.pages))
         self.cleared = set(range(self.pages))
+
+    def _fill(self, piece: bytes) -> None:
+        for at in range(0, len(self.data), _PIECE):
+            end = min(at + _PIECE, len(self.data))
+            self.data[at:end] = piece[: end - at]
+        self.dirty = set(range(self.pages))
 
     def merge(self, byte_offset: int, data: bytes | memoryview) -> None:
         """OR `data` in at `byte_offset` (bits beyond the end are dropped)."""
+        if self._or(byte_offset, data):
+            last = min(byte_offset + len(data), len(self.data)) - 1
+            self.dirty.update(range(byte_offset // PAGE_BYTES, last // PAGE_BYTES + 1))
+
+    def _or(self, byte_offset: int, data: bytes | memoryview) -> int:
+        """OR `data` in; how many bits that set."""
         end = min(byte_offset + len(data), len(self.data))
         size = end - byte_offset
         if size <= 0:
-            return
+            return 0
+        if len(data) == _PIECE and data == _CLEAR:
+            return 0
         own = int.from_bytes(self.data[byte_offset:end], "little")
-        both = own | int.from_bytes(bytes(data[:size]), "little")
+        both = own | int.from_bytes(data[:size], "little")
         beyond = byte_offset * 8 + size * 8 - self.bits
         if beyond > 0:
             both &= (1 << max(0, size * 8 - beyond)) - 1
@@ -120,7 +150,7 @@ class Bitmap:
         if changed:
             self.data[byte_offset:end] = both.to_bytes(size, "little")
             self.count += changed
-            self.dirty.update(range(byte_offset // PAGE_BYTES, (end - 1) // PAGE_BYTES + 1))
+        return changed
 
     def any_set(self, first: int, end: int) -> bool:
         """Is any of bits first..end-1 set?"""
@@ -135,11 +165,11 @@ class Bitmap:
         head = self.data[byte] >> (start & 7)
         if head:
             return start + ((head & -head).bit_length() - 1)
-        match = _NOT_ZERO.search(self.data, byte + 1)
-        if match is None:
+        found = first_other(self.data, byte + 1, len(self.data), 0)
+        if found is None:
             return None
-        value = self.data[match.start()]
-        return match.start() * 8 + (value & -value).bit_length() - 1
+        value = self.data[found]
+        return found * 8 + (value & -value).bit_length() - 1
 
     def run_end(self, start: int, limit: int) -> int:
         """The end (exclusive) of the run of set bits that starts at `start`, at most `limit`."""

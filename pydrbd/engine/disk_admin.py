@@ -13,13 +13,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import exposure, generations, peer_state, takeover
+from pydrbd.engine import bitmap_disk, exposure, generations, peer_state, takeover
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
 from pydrbd.engine.orders import (
     Await,
     CloseDisk,
-    FlushDisk,
     IoFailed,
     OpenDisk,
     ReadMeta,
@@ -33,7 +32,7 @@ from pydrbd.format.bitmap_pages import bits_for, bits_of_extent
 from pydrbd.format.gi import MdFlag
 from pydrbd.format.layout import SUPERBLOCK_BYTES
 from pydrbd.format.superblock import Superblock, decode, validate
-from pydrbd.units import SECTOR, align_up
+from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Disk, Failure, Role
 
 if TYPE_CHECKING:
@@ -135,8 +134,7 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
     volume.size = volume.size or superblock.size_sectors * SECTOR or peer_state.agreed_size(volume)
     volume.size = min(volume.size, layout.data_bytes)
     volume.bitmap = Bitmap(bits_for(volume.size))
-    length = align_up((volume.bitmap.bits + 7) // 8, 4096)
-    volume.bitmap.load(_value(engine, (yield ReadMeta(number, layout.bitmap_offset, length))))
+    _value(engine, (yield from bitmap_disk.read(volume)) or b"")
     for request in engine.transfer_log.by_id.values():
         # Sent to the peer while there was no disk; its bits may not be in what the peer tells us.
         if request.volume is volume:
@@ -272,21 +270,15 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
         return
     boot = volume.superblock().boot if flags & MdFlag.CRASHED_PRIMARY else b""
     final = replace(volume.superblock(), flags=flags, clean=True, boot=boot)
-    pages = tuple(
-        (layout.bitmap_offset + n * 4096, volume.bitmap.page(n)) for n in sorted(volume.bitmap.dirty)
-    )
-    steps = (
-        FlushDisk(volume.number),
-        WriteMeta(volume.number, pages) if pages else FlushDisk(volume.number),
-        WriteMeta(volume.number, ((layout.superblock_offset, final.encode()),)),
-        WriteMeta(volume.number, ((layout.al_offset, EMPTY_RING),)),
-    )
-    for step in steps:
-        result = yield from volume.perform(step)
-        if isinstance(result, IoFailed):
-            engine.log("error", f"volume {volume.number}: {result.text}; the metadata stays unclean")
-            break
+    result = yield from volume.flush_data()
+    if result is None:
         volume.flushed_incarnation = volume.incarnation
+        result = yield from bitmap_disk.write(volume, closing=True)
+    for piece in ((layout.superblock_offset, final.encode()), (layout.al_offset, EMPTY_RING)):
+        if result is None:
+            result = yield from volume.perform(WriteMeta(volume.number, (piece,)))
+    if result is not None:
+        engine.log("error", f"volume {volume.number}: {result.text}; the metadata stays unclean")
     yield from let_go(volume)
 
 

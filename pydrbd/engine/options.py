@@ -44,6 +44,8 @@ class EngineOptions:
     max_buffers: int = 2048 * 4096
     #: Writes in the transfer log at the most (a client's next one waits).
     max_logged: int = 32768
+    #: Pages of the bitmap (4 KiB) that are read or written with one order.
+    bitmap_batch: int = 256
     use_rle: bool = True
     cram_hmac_alg: str = ""
     shared_secret: bytes = b""

@@ -169,10 +169,9 @@ def settle_full_sync(volume: Volume) -> Script[bool]:
 
 
 def send_bitmap(volume: Volume) -> None:
-    """Queue the whole bitmap, as it is at this moment."""
-    engine = volume.engine
-    bits = bytes(volume.bitmap.data)
-    engine.out.data.extend(BitmapSender(bits, volume.bitmap.bits, engine.options.use_rle, volume.number))
+    """Queue the whole bitmap, as it is at this moment: a kernel's peer takes nothing between its packets."""
+    engine, bitmap = volume.engine, volume.bitmap
+    engine.out.data.extend(BitmapSender(bitmap.data, bitmap.bits, engine.options.use_rle, volume.number))
 
 
 def answer_bitmap(session: Session, volume: Volume) -> Script[None]:

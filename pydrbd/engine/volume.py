@@ -1,13 +1,12 @@
 """One volume of a resource: its state, metadata in memory, and the scripts that persist it.
 
 Floor: engine. Neighbours: engine.py (owner; state changes go through it), activity_log, bitmap,
-ranges, resync, format/ (bytes of superblock, ring and bitmap).
+bitmap_disk, ranges, resync, format/ (bytes of superblock, ring and bitmap).
 
 Invariants:
 - The superblock on disk is `superblock()` as it was at `persisted`; `persist` returns only when
   everything changed before the call is durable. One superblock write at a time.
-- A bitmap page is written from a copy taken *before* the data flush that its cleared bits need; pages
-  are written one script at a time, so that an older copy can never overwrite a newer one.
+- The bitmap is read and written as bitmap_disk.py says.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pydrbd.engine import bitmap_disk
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
 from pydrbd.engine.generations import masked
@@ -167,7 +167,8 @@ class Volume:
         #: Orders under way, and who waits for their end.
         self._orders = 0
         self._idle = Ticket()
-        self._bitmap_busy: Ticket | None = None
+        #: The last one in the queue of those who read or write bitmap pages (see bitmap_disk).
+        self.bitmap_busy: Ticket | None = None
 
     # --- what the disk is ----------------------------------------------------------------------
 
@@ -322,7 +323,7 @@ class Volume:
 
     def metadata_at_rest(self) -> Script[None]:
         """Wait until no write of superblock or bitmap is under way (a Failed disk begins no new ones)."""
-        while (busy := self._writing or self._bitmap_busy) is not None:
+        while (busy := self._writing or self.bitmap_busy) is not None:
             yield Await(busy)
 
     def perform(self, order: DataOrder | WriteMeta) -> Script[Any]:
@@ -384,28 +385,7 @@ class Volume:
 
     def write_bitmap(self, pages: Iterable[int] | None = None) -> Script[IoFailed | None]:
         """Make the dirty ones of `pages` (default: of all) durable."""
-        wanted = None if pages is None else set(pages)
-        while self._bitmap_busy is not None:
-            yield Await(self._bitmap_busy)
-        bitmap = self.bitmap
-        dirty = sorted(bitmap.dirty if wanted is None else bitmap.dirty & wanted)
-        if not dirty or self.layout is None or self.state.disk == Disk.FAILED:
-            return None
-        busy = self._bitmap_busy = Ticket()
-        pieces = tuple((self.layout.bitmap_offset + n * PAGE_BYTES, bitmap.page(n)) for n in dirty)
-        needs_flush = bool(bitmap.cleared.intersection(dirty))
-        bitmap.dirty.difference_update(dirty)
-        bitmap.cleared.difference_update(dirty)
-        incarnation = self.incarnation
-        result: IoFailed | None = (yield from self.flush_data()) if needs_flush else None
-        if result is None and incarnation != self.incarnation:
-            result = IoFailed(errno.EIO, "the disk is gone")
-        if result is None:
-            result = yield from self.perform(WriteMeta(self.number, pieces))
-            self.counters.bm_writes += len(pieces)
-        self._bitmap_busy = None
-        busy.resolve()
-        return result
+        return (yield from bitmap_disk.write(self, pages))
 
     def peer_writes_end(self) -> Script[None]:
         """Wait until no write of the peer is under way."""

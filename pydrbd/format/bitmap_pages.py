@@ -8,6 +8,7 @@ of the data area unless a name says otherwise. The bitmap in memory belongs to t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from pydrbd.units import AL_EXTENT_BYTES, BIT_BYTES, SECTOR, align_up
@@ -91,3 +92,22 @@ def pages_of_extents(extents: Iterable[int]) -> list[int]:
 def extent_count(data_bytes: int) -> int:
     """Activity-log extents of a device; extent numbers are below this."""
     return -(-data_bytes // AL_EXTENT_BYTES)
+
+
+#: Runs of equal bytes are passed over in steps of this many: comparing is many times faster than a pattern.
+_STEP = 64 << 10
+_EQUAL = {0x00: bytes(_STEP), 0xFF: b"\xff" * _STEP}
+_OTHER = {0x00: re.compile(rb"[^\x00]"), 0xFF: re.compile(rb"[^\xff]")}
+
+
+def first_other(data: bytes | bytearray | memoryview, start: int, end: int, value: int) -> int | None:
+    """The first byte in start..end-1 that is not `value` (0x00 or 0xFF); None if there is none."""
+    near = min(end, start + _STEP)
+    while (found := _OTHER[value].search(data, start, near)) is None:
+        if near >= end:
+            return None
+        start, equal = near, _EQUAL[value]
+        while start + _STEP <= end and data[start : start + _STEP] == equal:
+            start += _STEP
+        near = min(end, start + _STEP)
+    return found.start()

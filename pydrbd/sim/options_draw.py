@@ -29,6 +29,7 @@ def draw_options(seed: int, plain: Mapping[str, EngineOptions], size: int) -> di
         "max_epoch_size": rng.choice((1, 3, 20, 2048)),
         "max_buffers": max(rng.choice((32, 128, 2048)) * 4 * KIB, size // 64),
         "auto_promote": rng.random() < 0.3,
+        "bitmap_batch": random.Random(f"bitmap batch {seed}").choice((1, 1, 2, 256)),
         "volumes": {0: volume},
     }
     return {name: replace(options, **common) for name, options in plain.items()}  # type: ignore[arg-type]

@@ -13,11 +13,11 @@ code of _LEVELS, lowest bit first.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from pydrbd.format.bitmap_pages import first_other
 from pydrbd.wire.framing import MAX_SMALL, Buffer
 from pydrbd.wire.packets import Bitmap, CompressedBitmap
 
@@ -65,8 +65,6 @@ _BASES = tuple(base for _, _, _, base in _LEVELS)
 #: (prefix, bits of prefix, shortest run, bits of the whole code), in the order of _BASES.
 _ENCODE = tuple((prefix, bits, base, bits + data) for prefix, bits, data, base in _LEVELS)
 
-_NOT_ALL_CLEAR = re.compile(rb"[^\x00]")
-_NOT_ALL_SET = re.compile(rb"[^\xff]")
 #: After this many bytes of code that say less than the plain bits would, a full packet will not do better.
 _GIVE_UP_BYTES = 256
 
@@ -76,10 +74,10 @@ def _run_end(bits: Buffer, start: int, end: int, value: int) -> int:
     index, shift = divmod(start, 8)
     rest = (bits[index] ^ (0xFF if value else 0)) >> shift
     if not rest:
-        found = (_NOT_ALL_SET if value else _NOT_ALL_CLEAR).search(bits, index + 1, (end + 7) // 8)
+        found = first_other(bits, index + 1, (end + 7) // 8, 0xFF if value else 0)
         if found is None:
             return end
-        index, shift = found.start(), 0
+        index, shift = found, 0
         rest = bits[index] ^ (0xFF if value else 0)
     # The lowest set bit of `rest` is where the run ends.
     return min(end, index * 8 + shift + (rest & -rest).bit_length() - 1)

@@ -175,7 +175,7 @@ def operate(reader: Reader) -> None:
         elif verb == 7:
             image = reader.take(length % 512)
             bitmap.load(image.ljust((bits + 7) // 8, b"\0"))
-            model = int.from_bytes(image, "little") & limit
+            model |= int.from_bytes(image, "little") & limit
         elif verb == 8:
             bitmap.set_all()
             model = limit

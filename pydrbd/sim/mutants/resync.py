@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydrbd.engine import connection, requests, sync
+from pydrbd.engine import bitmap_disk, connection, requests, sync
 from pydrbd.engine.connection import Session
 from pydrbd.engine.resync import Resync
 from pydrbd.engine.transfer_log import TransferLog
@@ -49,7 +49,7 @@ RESYNC = (
         "bits-cleared-before-flush",
         7,
         "cleared bits are written while the data is only in the disk's cache",
-        (edit(Volume.write_bitmap, ("bool(bitmap.cleared.intersection(dirty))", "False")),),
+        (edit(bitmap_disk._write_batch, ("bool(bitmap.cleared.intersection(pages))", "False")),),
         swarm=True,
         actions=("invalidate", "disconnect", "detach", "lose_power"),
         focus=True,
@@ -81,7 +81,7 @@ RESYNC = (
                 sync.finish_target,
                 ("(yield from volume.flush_data()) is not None", "False"),
             ),
-            edit(Volume.write_bitmap, ("bool(bitmap.cleared.intersection(dirty))", "False")),
+            edit(bitmap_disk._write_batch, ("bool(bitmap.cleared.intersection(pages))", "False")),
             edit(Volume._is_new, ("return self.has_disk and", "return False and")),
         ),
         swarm=True,
