@@ -297,3 +297,14 @@ def test_flushes_are_shared_and_a_failed_one_sticks(file_disk: Path, monkeypatch
     assert isinstance(disks.perform(FlushDisk(0)), IoFailed), "what was lost stays lost until the next open"
     disks.close()
     opened(file_disk).close()
+
+
+def test_blocks_that_are_to_be_written_back_soon_are_written_like_others(tmp_path: Path) -> None:
+    disks = Disks({0: DiskSpec(str(make(tmp_path / "disk")))})
+    assert isinstance(disks.perform(OpenDisk(0)), DiskInfo)
+    data = os.urandom(MIB)
+    assert disks.perform(WriteBlocks(0, MIB, memoryview(data), soon=True)) is None
+    assert disks.perform(FlushDisk(0)) is None
+    assert disks.perform(ReadBlocks(0, MIB, MIB)) == data
+    assert disks.perform(WriteBlocks(0, 4 * MIB, data, soon=True)).errno == errno.EIO
+    disks.close()

@@ -78,11 +78,15 @@ class ReadBlocks:
 
 @dataclass(frozen=True, slots=True)
 class WriteBlocks:
-    """Write `data` at byte `offset` (volatile until FlushDisk). Result: None | IoFailed."""
+    """Write `data` at byte `offset` (volatile until FlushDisk). Result: None | IoFailed.
+
+    `soon`: much of the kind follows, then a flush, which is the shorter the earlier the disk begins.
+    """
 
     volume: int
     offset: int
     data: bytes | memoryview
+    soon: bool = False
 
 
 @dataclass(frozen=True, slots=True)

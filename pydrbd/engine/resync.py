@@ -42,14 +42,24 @@ if TYPE_CHECKING:
     from pydrbd.engine.ranges import Range
     from pydrbd.engine.volume import Volume
 
-#: Most bytes of one request; the kernel takes up to 1 MiB.
-REQUEST_BYTES = 256 << 10
+#: Most bytes of one request: what the kernel takes.
+REQUEST_BYTES = 1 << 20
+#: Of blocks this large there are few enough to have each written back at once, before the final flush.
+_WRITE_BACK_FROM = 256 << 10
 #: A source whose target has ended waits so long for the last acks before it gives this resync up.
 END_GRACE_SECONDS = 2.0
 #: A request never crosses a multiple of this (the kernel's resync extents).
 _REGION = 16 << 20
 #: Source: the resync has not begun yet.
 _PREPARING = (Conn.STARTING_SYNC_S, Conn.WF_BITMAP_S)
+
+
+#: Most blocks with data show that at their beginning.
+_PROBE = bytes(64)
+
+
+def _is_zero(data: bytes) -> bool:
+    return data.startswith(_PROBE) and data == bytes(len(data))
 
 
 class Resync:
@@ -286,7 +296,8 @@ class Resync:
         if isinstance(packet, RsDeallocated):
             order = ZeroBlocks(volume.number, offset, length, True)
         else:
-            order = WriteBlocks(volume.number, offset, bytes(packet.data))
+            soon = length >= _WRITE_BACK_FROM
+            order = WriteBlocks(volume.number, offset, memoryview(packet.data), soon)
             volume.counters.received += length
         incarnation = volume.incarnation
         result = (yield from volume.perform(order)) if volume.has_disk else IoFailed(5, "the disk is gone")
@@ -383,7 +394,7 @@ class Resync:
                 engine.out.meta.append(NegRsDReply(packet.sector, packet.block_id, length, sequence, number))
                 self.answered_bytes -= length
                 self.failed_bits += -(-length // BIT_BYTES)
-            elif isinstance(packet, RsThinRequest) and data == bytes(length):
+            elif isinstance(packet, RsThinRequest) and _is_zero(data):
                 self.answers[offset, length] += 1
                 engine.out.data.append(RsDeallocated(packet.sector, length, number))
             else:

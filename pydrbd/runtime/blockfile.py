@@ -37,6 +37,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _fallocate.restype = ctypes.c_int
+_sync_file_range = _libc.sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+#: SYNC_FILE_RANGE_WRITE: begin, and wait for nothing. Without waiting no error is taken from a flush.
+_RANGE_WRITE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,10 @@ class BlockFile:
         if offset + len(data) > self.size:
             raise OSError(errno.EIO, f"a write up to byte {offset + len(data)} leaves the disk", self.path)
         write_all(self.fd, data, offset)
+
+    def write_back(self, offset: int, length: int) -> None:
+        """Let the disk begin with what was written there; a flush comes later and tells of errors."""
+        _sync_file_range(self.fd, offset, length, _RANGE_WRITE)
 
     def write_durable(self, offset: int, data: bytes) -> None:
         """Write `data` and wait until it (not the rest of the disk) is durable."""

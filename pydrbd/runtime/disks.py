@@ -86,7 +86,7 @@ class Disks:
         self._volumes: dict[int, _Volume] = {}
         self._perform: dict[type, Callable[[_Volume, Any], Any]] = {
             ReadBlocks: lambda volume, order: volume.data.read(order.offset, order.length),
-            WriteBlocks: lambda volume, order: volume.data.write(order.offset, order.data),
+            WriteBlocks: _write,
             ZeroBlocks: lambda volume, order: volume.data.zero(order.offset, order.length, order.unmap),
             FlushDisk: lambda volume, _order: volume.data.flush(),
             ReadMeta: lambda volume, order: volume.meta.read(order.offset, order.length),
@@ -200,6 +200,12 @@ def _open_meta(spec: DiskSpec) -> BlockFile:
             errno.ENOSPC, f"meta-disk {spec.meta_disk} is too small for index {spec.index}: {size} bytes"
         )
     return meta
+
+
+def _write(volume: _Volume, order: WriteBlocks) -> None:
+    volume.data.write(order.offset, order.data)
+    if order.soon:
+        volume.data.write_back(order.offset, len(order.data))
 
 
 def _write_meta(volume: _Volume, order: WriteMeta) -> None:
