@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import IoFailed, ReadBlocks, Script, Ticket, WriteBlocks, ZeroBlocks
+from pydrbd.engine.pacing import Pace
 from pydrbd.engine.pressure import MAX_RESYNC_REQUESTS
 from pydrbd.engine.snapshot import ResyncSnapshot
 from pydrbd.engine.sync import finish_target
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from pydrbd.engine.ranges import Range
     from pydrbd.engine.volume import Volume
 
-#: Most bytes of one request: what the kernel takes.
-REQUEST_BYTES = 1 << 20
 #: Of blocks this large there are few enough to have each written back at once, before the final flush.
 _WRITE_BACK_FROM = 256 << 10
 #: A source whose target has ended waits so long for the last acks before it gives this resync up.
@@ -67,6 +66,7 @@ class Resync:
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
+        self.pace = Pace(volume.options)
         #: Target: a resync left blocks behind, and what the peer wrote since is marked in its bitmap only.
         self.bits_elsewhere = False
         #: Target: start -> (end, ticket) of ranges that are asked for and not yet written.
@@ -89,8 +89,6 @@ class Resync:
         self.mark_time = 0.0
         self.mark_left = 0
         self.next_bit = 0
-        self.tokens = 0.0
-        self.tokens_at = 0.0
         self.requested = {}
         self.bytes_requested = 0
         #: Target: starts of ranges whose answer has not come, and when the peer last had to or did answer.
@@ -121,8 +119,9 @@ class Resync:
         self.active = True
         now = volume.engine.now
         self.total_bits = volume.bitmap.count
-        self.started = self.mark_time = self.tokens_at = now
+        self.started = self.mark_time = now
         self.mark_left = self.total_bits * BIT_BYTES
+        self.pace.begin(now)
 
     def snapshot(self) -> ResyncSnapshot | None:
         """Progress for status, None when none runs."""
@@ -205,7 +204,7 @@ class Resync:
             self.ending = True
             engine.spawn(f"resync end {volume.number}", finish_target(volume))
             return
-        self._refill()
+        self.pace.refill(engine.now)
         while self._may_ask():
             piece = self._next_piece()
             if piece is None:
@@ -214,29 +213,23 @@ class Resync:
 
     def _may_ask(self) -> bool:
         full = self.bytes_requested >= self.volume.engine.options.max_buffers
-        return not full and len(self.requested) < MAX_RESYNC_REQUESTS and self.tokens > 0
+        return not full and len(self.requested) < MAX_RESYNC_REQUESTS and self.pace.tokens > 0
 
-    def _refill(self) -> None:
-        options, now = self.volume.options, self.volume.engine.now
-        rate = options.c_max_rate if options.c_plan_ahead else options.resync_rate
-        if rate == 0:
-            self.tokens = float(1 << 62)
-            return
-        # At least 100 ms of rate and one request, so that a slow clock does not stop the resync.
-        burst = max(rate * 0.2, REQUEST_BYTES)
-        self.tokens = min(burst, self.tokens + (now - self.tokens_at) * rate)
-        self.tokens_at = now
-        if self.started == now and not self.transferred and not self.requested:
-            self.tokens = burst
+    @property
+    def keeps_rate(self) -> bool:
+        """Target: blocks are asked for at a limited rate."""
+        target = self.active and not self.ending and self.volume.state.conn == Conn.SYNC_TARGET
+        return target and bool(self.pace.rate)
 
     def _next_piece(self) -> tuple[int, int] | None:
         """(offset, length) of the next run of set bits that nobody works on, round and round."""
         volume = self.volume
         bitmap = volume.bitmap
+        most = min(self.pace.request_bytes, volume.engine.options.max_buffers)
         for _attempt in range(2):
             while (bit := bitmap.next_set(self.next_bit)) is not None:
                 offset = bit * BIT_BYTES
-                limit = min(offset + REQUEST_BYTES, (offset // _REGION + 1) * _REGION) // BIT_BYTES
+                limit = min(offset + most, (offset // _REGION + 1) * _REGION) // BIT_BYTES
                 end = min(bitmap.run_end(bit, limit) * BIT_BYTES, volume.size)
                 self.next_bit = -(-end // BIT_BYTES)
                 busy = volume.ranges.overlapping(offset, end - offset)
@@ -257,7 +250,7 @@ class Resync:
             self.heard_at = engine.now
         self.unanswered.add(offset)
         self.bytes_requested += length
-        self.tokens -= length
+        self.pace.tokens -= length
         thin = session.features & Features.THIN_RESYNC
         kind = RsThinRequest if thin else RsDataRequest
         engine.out.data.append(kind(offset // SECTOR, RESYNC_ID, length, volume.number))

@@ -23,11 +23,13 @@ import traceback
 from collections import deque
 from typing import Any
 
+from pydrbd.engine import pacing
 from pydrbd.engine.orders import LinkAction
 from pydrbd.runtime.addresses import LinkOptions, alive, listen_failure, listening_socket, show
 from pydrbd.runtime.driver import TRACEBACK, Driver
 from pydrbd.runtime.establish import Establisher, Pair
 from pydrbd.runtime.loop import LoopThread
+from pydrbd.runtime.pacer import Pacer
 from pydrbd.runtime.session import Session
 from pydrbd.vocabulary import Conn
 from pydrbd.wire.packets import Packet
@@ -59,6 +61,7 @@ class Link:
         self._failures = 0
         self._up_since = 0.0
         self._stopped = False
+        self._pacer = Pacer(driver)
         # A listening socket made by reserve() for the next START.
         self._reserve_lock = threading.Lock()
         self._reserved: socket.socket | None = None
@@ -66,6 +69,7 @@ class Link:
     def start(self) -> None:
         """Begin to tick and to serve actions; the driver's link is this from now on."""
         self._driver.link = self
+        self._pacer.start()
         self._thread.soon(self._begin)
 
     def _begin(self) -> None:
@@ -127,6 +131,7 @@ class Link:
     def stop(self, timeout: float = FINISH_SECONDS + 1.0) -> None:
         """Let running closes end, close everything. The loop goes on."""
         self._thread.wait(self._stop(), timeout + 1.0)
+        self._pacer.stop()
         self.unreserve()
 
     async def _stop(self) -> None:
@@ -247,6 +252,8 @@ class Link:
             self._session.check_progress()
         self._driver.call(lambda: self._driver.engine.tick(time.monotonic()))
         self._driver.latency.fold()
+        if pacing.is_wanted(self._driver.engine):
+            self._pacer.wake()
 
     def _unexpected(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A bug or an unforeseen system error on the loop: log it, and connect anew."""

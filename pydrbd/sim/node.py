@@ -6,9 +6,11 @@ on the disk stays (`power` loses the unflushed data too). A restart makes a new 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pydrbd.engine import pacing
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.options import EngineOptions
 from pydrbd.errors import PydrbdError
@@ -44,6 +46,8 @@ class Node(Host):
         self.crashes = 0
         #: The node's clock is ahead of true time by so much.
         self.clock_ahead = 0.0
+        #: In a half of the swarm it looks at the pace of a resync between the ticks.
+        self.looks = world.profile.swarm and random.Random(f"looks {world.clock.seed}").random() < 0.5
 
     @property
     def up(self) -> bool:
@@ -136,6 +140,16 @@ class Node(Host):
         self.inbox.tell_traffic()
         driver.enter("tick", lambda: driver.engine.tick(now + self.clock_ahead))
         self.world.clock.after(TICK, self._tick, driver)
+        if self.looks and pacing.is_wanted(driver.engine):
+            self.world.clock.after(TICK * 0.3, self._look, driver, now + TICK)
+
+    def _look(self, driver: SimDriver, until: float) -> None:
+        """As the pacer does, up to the next tick."""
+        now = self.world.clock.now
+        if driver.alive and driver.paused_until <= now < until:
+            pause = driver.enter("look", lambda: pacing.look(driver.engine, now + self.clock_ahead))
+            if pause:
+                self.world.clock.after(max(pause, TICK * 0.2), self._look, driver, until)
 
     # --- commands ------------------------------------------------------------------------------
     def command(self, name: str, make: Callable[[Engine], Any], done: Done | None = None) -> None:

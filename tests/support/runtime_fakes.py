@@ -43,6 +43,7 @@ class FakeEngine:
         self.out = Outputs()
         self.sessions = itertools.count(1)
         self.session = 0
+        self.volumes: dict[int, object] = {}
         self.resolve: list[bool] = []
         self.packets: list[tuple[Channel, Packet]] = []
         self.downs: list[tuple[int, Conn, str]] = []
