@@ -190,6 +190,9 @@ def test_a_source_that_lost_its_cache_after_the_target_saw_the_end_takes_the_dat
     assert _by_caches(Verdict.SOURCE_BITMAP, 34, source, both) is Verdict.SOURCE_BITMAP
     assert _by_caches(Verdict.SOURCE_BITMAP, 34, running, target) is Verdict.SOURCE_BITMAP
     assert _by_caches(Verdict.SOURCE_BITMAP, 70, source, target) is Verdict.SOURCE_BITMAP
+    # Rules 34 and 35 have looked at the caches themselves, and come to the same.
+    assert _by_caches(Verdict.TARGET_BITMAP, 34, source, target) is Verdict.TARGET_BITMAP
+    assert _by_caches(Verdict.SOURCE_BITMAP, 35, target, source) is Verdict.SOURCE_BITMAP
 
 
 @pytest.mark.parametrize("outdated", [False, True])

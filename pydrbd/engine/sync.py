@@ -113,8 +113,10 @@ def _by_caches(verdict: Verdict, rule: int, own: tuple[Side, Disk], peer: tuple[
     if rule not in _MISSED_AS_SOURCE | _MISSED_AS_TARGET:
         return verdict
     source, target = (own, peer) if rule in _MISSED_AS_SOURCE else (peer, own)
-    if source[0].cache_lost and not (source[0].primary or target[0].cache_lost):
-        return verdict.mirrored if target[1] == Disk.UP_TO_DATE else verdict
+    lost = source[0].cache_lost and not (source[0].primary or target[0].cache_lost)
+    if lost and target[1] == Disk.UP_TO_DATE:
+        # By name: two of these rules have looked at the caches themselves.
+        return Verdict.TARGET_BITMAP if source is own else Verdict.SOURCE_BITMAP
     return verdict
 
 
