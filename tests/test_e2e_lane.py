@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pydrbd import hotpath
+from pydrbd.runtime import launch
 from pydrbd.vocabulary import Conn
-from tests.support.pair import Pair, fio
+from tests.support.pair import Member, Pair, fio
 
 #: The environment of alpha's and beta's processes.
 KINDS = {
@@ -23,11 +24,17 @@ KINDS = {
 
 @contextmanager
 def running(
-    folder: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, kind: str, **options: object
+    folder: Path,
+    run_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    *,
+    size: int = 64 << 20,
+    sections: str = "",
 ) -> Iterator[Pair]:
     """A connected pair with alpha as Primary, both disks UpToDate."""
     assert hotpath.COMPILED, "make setup builds the compiled module"
-    pair = Pair(folder, run_dir, **options)  # type: ignore[arg-type]
+    pair = Pair(folder, run_dir, size=size, sections=sections)
     try:
         for member, pure in zip((pair.alpha, pair.beta), KINDS[kind], strict=True):
             monkeypatch.setenv("PYDRBD_PURE", pure)
@@ -42,19 +49,19 @@ def running(
         pair.close()
 
 
-def _command(member: object) -> str:
-    from pydrbd.runtime import launch
-
-    pid = launch.running(member.run_dir, member.name, member.resource)  # type: ignore[attr-defined]
+def _command(member: Member) -> str:
+    pid = launch.running(member.run_dir, member.name, member.resource)
     return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def _end(pair: Pair) -> None:
-    """Both down in order; their disks hold the same."""
+    """Both down in order, in sync; their disks hold the same."""
+    pair.wait_synced()
+    logs = pair.alpha.log() + pair.beta.log()
     pair.alpha.call("secondary")
     for member in (pair.alpha, pair.beta):
         member.down()
-    assert pair.data_differs() == 0
+    assert pair.data_differs() == 0, logs[-6000:]
 
 
 @pytest.mark.parametrize("kind", KINDS)

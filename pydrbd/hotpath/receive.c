@@ -268,7 +268,7 @@ static int take_some(const Receiver *r, int channel, Found *found, Acks *acks, s
 }
 
 typedef struct {
-    int over, error;
+    int error;
     size_t size;
     Found found;
 } Event;
@@ -303,7 +303,7 @@ static int receive(const Receiver *r, int channel, int linger_ms, double most, E
             return 1;
         if (came < 0) {
             send_acks(r, &acks);
-            self->inboxes[channel].over = event->over = 1;
+            self->inboxes[channel].over = 1;
             event->error = -1 - came;
             return 1;
         }

@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pydrbd.engine import lane as engine_lane
-from pydrbd.hotpath import COMPILED, Outlet
+from pydrbd.hotpath import COMPILED
 
 if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
@@ -96,6 +96,3 @@ class NativeLane(Native):
         """The call was heard."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.wake_fd)
-
-
-__all__ = ["NativeLane", "Outlet"]

@@ -22,6 +22,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from pydrbd.hotpath import Outlet
 from pydrbd.runtime.loop import LoopThread
@@ -125,7 +126,7 @@ class PeerSocket:
             sent = 0
         except OSError as error:
             self._blocked = True
-            self._thread.soon(lambda e=error: self.failed(e))  # type: ignore[misc]
+            self._thread.soon(partial(self.failed, error))
             return
         self.progress += sent
         self._rest = _after(buffers, sent) if sent < size else []

@@ -225,7 +225,7 @@ class Session:
         if self._lane is not None:
             for number, channel in ((0, Channel.DATA), (1, Channel.META)):
                 if self._lane.heard(number):
-                    self._driver.call(lambda c=channel: self._driver.engine.traffic(self.number, c))  # type: ignore[misc]
+                    self._driver.call(partial(self._driver.engine.traffic, self.number, channel))
 
     # --- sending (any thread) --------------------------------------------------------------------
     def queue(self, data: list[Packet], meta: list[Packet]) -> None:

@@ -8,6 +8,7 @@ of the traffic of the lane only at the next tick.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydrbd.sim import lane
@@ -49,7 +50,7 @@ class Inbox:
         heard, self._heard = self._heard, {}
         for channel, session in heard.items():
             if driver is not None:
-                driver.enter("traffic", lambda c=channel, s=session: driver.engine.traffic(s, c))  # type: ignore[misc]
+                driver.enter("traffic", partial(driver.engine.traffic, session, channel))
 
     def _acked(self, session: int, packet: Packet) -> None:
         driver = self.node.driver
@@ -74,7 +75,7 @@ class Inbox:
                 driver = self.node.driver
                 driver.enter(
                     "on_packets",
-                    lambda d=driver, s=session, p=packet: d.engine.on_packets(s, Channel.DATA, [p]),  # type: ignore[misc]
+                    partial(driver.engine.on_packets, session, Channel.DATA, [packet]),
                 )
 
     def _begun(self, session: int, packet: Packet) -> bool:
