@@ -153,8 +153,9 @@ class TransferLog:
             raise ProtocolViolation(f"BARRIER_ACK {number} although no epoch is open")
         epoch = self.sent[0]
         in_lane = unacked = 0
+        lane = None
         if self.lane is not None and (oldest := self.lane.table.oldest()) and oldest[0] == epoch.number:
-            _, in_lane, unacked = oldest
+            lane, (_, in_lane, unacked) = self.lane, oldest
         expected = len(epoch.requests) + in_lane
         if number != epoch.number or count != expected:
             raise ProtocolViolation(
@@ -163,9 +164,9 @@ class TransferLog:
         if unacked or any(r.wants_ack and not r.acked for r in epoch.requests):
             raise ProtocolViolation(f"BARRIER_ACK {number} before all its writes were acknowledged")
         self.sent.popleft()
-        if in_lane and self.lane is not None:
-            self.lane.table.confirmed()
-            self.lane.volume.activity_log.look_again()
+        if lane is not None:  # also when the engine has taken all its writes of this epoch over
+            lane.table.confirmed()
+            lane.volume.activity_log.look_again()
         for request in epoch.requests:
             request.net_ok = not request.lost
             self._leave(request)
