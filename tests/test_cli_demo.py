@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,19 @@ def nothing_left(folder: Path) -> bool:
     return True
 
 
+def loops_of_fuse() -> set[Path]:
+    """Loop devices on a file of a FUSE mount that is gone: the kernel shows the file as at its root."""
+    files = Path("/sys/block").glob("loop*/loop/backing_file")
+    return {file for file in files if file.exists() and file.read_text().strip() == "/disk"}
+
+
 @pytest.fixture
-def folder(run_dir: Path) -> Path:
+def folder(run_dir: Path) -> Iterator[Path]:
     path = run_dir / "d"
     path.mkdir()
-    return path
+    before = loops_of_fuse()
+    yield path
+    assert loops_of_fuse() <= before
 
 
 @pytest.mark.parametrize("mapping", ["auto", "socket"])
@@ -72,14 +81,16 @@ def test_an_interrupt_at_any_moment_leaves_nothing(folder: Path, mapping: str, s
     number = moment.choice([signal.SIGINT, signal.SIGTERM])
     with start(folder, "--mapping", mapping, "--size", "96") as demo:
         wait_until(lambda: os.listdir(folder), 30, "the demo to begin")
-        time.sleep(moment.uniform(0.0, 7.0))  # the moment is the subject of the test
+        time.sleep(moment.uniform(0.0, 4.0))  # the moment is the subject of the test
         demo.send_signal(number)
         time.sleep(moment.choice([0.0, 0.05, 0.5]))
         if moment.random() < 0.5:
             demo.send_signal(signal.SIGINT)
         out, _ = demo.communicate(timeout=LONGEST)
-    # It may have been over already; the second signal may come when only the interpreter is left to end.
-    assert demo.returncode in (0, 128 + number, -signal.SIGINT), out
+    # The second signal may come when only the interpreter is left to end; the first one, too, if it was over.
+    expected = {0, 128 + number, -signal.SIGINT}
+    expected |= {-number} if "everything it made is removed" in out else set()
+    assert demo.returncode in expected, out
     assert "Traceback" not in out
     assert nothing_left(folder)
 

@@ -84,14 +84,16 @@ def sweep(folder: Path, unmap: list[Callable[[], object]]) -> list[str]:
 
     `unmap` takes the block devices away in the regular way, and may fail.
     """
-    _unmount(folder)
+    # FUSE stays until its loop device is gone: without the mount, nothing tells whose file that has.
+    _unmount(_mounts(folder, fuse=False))
     for action in unmap:
         with contextlib.suppress(PydrbdError, OSError, subprocess.SubprocessError):
             action()
     _detach_loops(folder)
     _end_processes(folder)
-    _unmount(folder)
+    _unmount(_mounts(folder, fuse=False))
     _detach_loops(folder)
+    _unmount(_mounts(folder))
     shutil.rmtree(folder, ignore_errors=True)
     return leftovers(folder)
 
@@ -106,18 +108,21 @@ def leftovers(folder: Path) -> list[str]:
     return found
 
 
-def _mounts(folder: Path) -> list[str]:
-    """Mount points below the folder, the innermost first."""
+def _mounts(folder: Path, fuse: bool = True) -> list[str]:
+    """Mount points below the folder, the innermost first; with FUSE's or without."""
+    found = []
     with contextlib.suppress(OSError):
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
-        points = [line.split(" ")[4] for line in lines]
-        return sorted((p for p in points if p == str(folder) or p.startswith(f"{folder}/")), reverse=True)
-    return []
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            mount, _, kind = line.partition(" - ")
+            point = mount.split(" ")[4]
+            if point.startswith(f"{folder}/") and (fuse or not kind.startswith("fuse")):
+                found.append(point)
+    return sorted(found, reverse=True)
 
 
-def _unmount(folder: Path) -> None:
+def _unmount(points: list[str]) -> None:
     deadline = time.monotonic() + PATIENCE
-    for point in _mounts(folder):
+    for point in points:
         # A file system whose disk is gone may take a while, or be busy: then it is detached lazily.
         for command in (["umount", point], ["umount", "-l", point]):
             with contextlib.suppress(subprocess.SubprocessError, OSError):
