@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pydrbd.engine.generations import masked
-from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks
+from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks, WriteMeta
 from pydrbd.errors import CommandFailed
 from pydrbd.vocabulary import Conn, Disk, Failure, OnIoError, Role
 from pydrbd.wire.packets import (
@@ -190,3 +190,24 @@ def test_a_block_of_a_resync_does_not_clear_what_was_marked_while_it_was_on_its_
     pair.pass_time(10)
     assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
     assert one.disk.blocks.get(1) == two.disk.blocks.get(1)
+
+
+def test_an_exchange_of_bitmaps_that_was_cut_short_sends_nothing_into_the_next_one() -> None:
+    """The target detaches and attaches while the source's first script still waits for its disk."""
+    pair = pair_of(good_disk(), good_disk())
+    alpha, beta = pair.one, pair.two
+    assert pair.run(alpha, alpha.engine.promote(force=True)) is None
+    assert pair.run(alpha, alpha.engine.write(0, 0, b"a" * 4096, False)) is None
+    alpha.hold = lambda order: isinstance(order, WriteMeta)
+    connect(pair, 0.0)
+    assert alpha.volume.state.conn == Conn.WF_BITMAP_S
+    assert pair.run(beta, beta.engine.detach(0)) is None
+    beta.start("attach", beta.engine.attach(0))
+    pair.settle()
+    assert alpha.volume.state.conn == Conn.WF_BITMAP_S
+    for _ in range(20):
+        alpha.release()
+        pair.settle()
+    pair.pass_time(2.0)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE), alpha.log
+    assert not any("ProtocolError" in line for line in alpha.log + beta.log)

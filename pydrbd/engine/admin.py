@@ -346,25 +346,24 @@ def invalidate_remote(engine: Engine, volume: Volume) -> Script[None]:
     return exclusively(engine, _full_sync(engine, volume, Conn.STARTING_SYNC_S))
 
 
-def _full_sync(engine: Engine, volume: Volume, start: Conn) -> Script[None]:
-    if volume.state.conn < Conn.CONNECTED and start == Conn.STARTING_SYNC_T and volume.has_disk:
+def _full_sync(engine: Engine, volume: Volume, conn: Conn) -> Script[None]:
+    if volume.state.conn < Conn.CONNECTED and conn == Conn.STARTING_SYNC_T and volume.has_disk:
         _check(engine, volume, lambda s: replace(s, disk=Disk.INCONSISTENT))
         volume.bitmap.set_all()
         volume.full_sync = True
         engine.set_state(volume, disk=Disk.INCONSISTENT)
         yield from sync.settle_full_sync(volume)
         return
-    _refuse(engine, sync_start_refusal(volume.state, start))
-    if engine.session is not None:
-        # One that is here already is of a resync that ended before it began.
-        engine.session.sync_uuids.pop(volume.number, None)
-    yield from _ask_peer(engine, volume, CONN_MASK, start << 4)
+    _refuse(engine, sync_start_refusal(volume.state, conn))
     session = engine.session
-    if session is None or volume.state.conn != Conn.CONNECTED:
+    # Before the peer is asked: its SYNC_UUID may follow its answer at once.
+    start = session.begins_start(volume) if session is not None else 0
+    yield from _ask_peer(engine, volume, CONN_MASK, conn << 4)
+    if session is None or not session.is_start(volume, start) or volume.state.conn != Conn.CONNECTED:
         _refuse(engine, Refusal.INTERRUPTED)
         return
-    engine.set_state(volume, conn=start)
-    yield from peer_state.start_full_sync(session, volume)
+    engine.set_state(volume, conn=conn)
+    yield from peer_state.start_full_sync(session, volume, start)
 
 
 def new_current_uuid(engine: Engine, volume: Volume, clear_bitmap: bool) -> Script[None]:

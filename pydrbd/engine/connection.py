@@ -11,6 +11,7 @@ needs the disk becomes a script. Source of the order: section on the handshake o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,8 @@ class Session:
         self.peer_closing = False
         self.bitmaps: dict[int, BitmapReceiver] = {}
         self.prepared: set[int] = set()
+        #: Volume -> how many times the start of a resync has begun: a script of an earlier one gives up.
+        self.starts: Counter[int] = Counter()
         self.sync_uuids: dict[int, int] = {}
         self.receiver = peer_requests.Receiver(self)
         self.last_meta = engine.now
@@ -166,6 +169,19 @@ class Session:
 
     # --- bitmap exchange ---------------------------------------------------------------------------
 
+    def begins_start(self, volume: Volume) -> int:
+        """A resync is about to start, with an exchange of bitmaps or without: the number of this start."""
+        # What is here already is of a resync that ended before it began.
+        self.bitmaps.pop(volume.number, None)
+        self.prepared.discard(volume.number)
+        self.sync_uuids.pop(volume.number, None)
+        self.starts[volume.number] += 1
+        return self.starts[volume.number]
+
+    def is_start(self, volume: Volume, start: int) -> bool:
+        """Is this connection up, and no later start under way?"""
+        return self.engine.session is self and self.starts[volume.number] == start
+
     def on_bitmap(self, packet: packets.Bitmap | packets.CompressedBitmap) -> None:
         volume = self.volume(packet)
         if volume.state.conn not in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T):
@@ -191,10 +207,10 @@ class Session:
         spawn, number = self.engine.spawn, volume.number
         # The receiver stays until the next exchange begins: it refuses what comes behind the end.
         if volume.state.conn == Conn.WF_BITMAP_S:
-            spawn(f"resync start {number}", sync.start_source(self, volume))
+            spawn(f"resync start {number}", sync.start_source(self, volume, self.starts[number]))
         elif number in self.prepared:
             self.prepared.discard(number)
-            spawn(f"bitmap answer {number}", sync.answer_bitmap(self, volume))
+            spawn(f"bitmap answer {number}", sync.answer_bitmap(self, volume, self.starts[number]))
 
     def on_sync_uuid(self, packet: packets.SyncUuid) -> None:
         volume = self.volume(packet)

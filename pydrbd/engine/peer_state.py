@@ -273,10 +273,8 @@ def _follow_up(session: Session, volume: Volume, old: State, new: State, peer: S
     elif old.disk == Disk.NEGOTIATING and new.disk != Disk.NEGOTIATING:
         session.send(packets.State(new.word, volume.number))
     if changed and new.conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T):
-        session.bitmaps.pop(volume.number, None)
-        session.prepared.discard(volume.number)
-        session.sync_uuids.pop(volume.number, None)
-        engine.spawn(f"bitmap exchange {volume.number}", sync.exchange_begins(session, volume))
+        start = session.begins_start(volume)
+        engine.spawn(f"bitmap exchange {volume.number}", sync.exchange_begins(session, volume, start))
 
 
 def _real_peer_disk(volume: Volume, peer: StateFields) -> Disk:
@@ -383,23 +381,22 @@ def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest)
         return why.value
     engine.enter_state(volume, new)
     if new.conn != old.conn and new.conn in (Conn.STARTING_SYNC_S, Conn.STARTING_SYNC_T):
-        # One that is here already is of a resync that ended before it began.
-        session.sync_uuids.pop(volume.number, None)
-        engine.spawn(f"full sync {volume.number}", start_full_sync(session, volume))
+        start = session.begins_start(volume)
+        engine.spawn(f"full sync {volume.number}", start_full_sync(session, volume, start))
     return SUCCESS
 
 
-def start_full_sync(session: Session, volume: Volume) -> Script[None]:
+def start_full_sync(session: Session, volume: Volume, start: int) -> Script[None]:
     """StartingSyncS or StartingSyncT has been entered on both nodes: all bits, then go on without a
     bitmap exchange."""
     volume.bitmap.set_all()
     volume.full_sync = True
     if volume.state.conn == Conn.STARTING_SYNC_S:
-        yield from sync.start_source(session, volume)
+        yield from sync.start_source(session, volume, start)
         return
     if not (yield from sync.settle_full_sync(volume)):
         return
-    if volume.engine.session is session and volume.state.conn == Conn.STARTING_SYNC_T:
+    if session.is_start(volume, start) and volume.state.conn == Conn.STARTING_SYNC_T:
         volume.engine.set_state(volume, conn=Conn.WF_SYNC_UUID)
         session.sync_uuid_due(volume)
 

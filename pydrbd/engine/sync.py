@@ -144,16 +144,15 @@ def _discard(verdict: Verdict, mine: bool, theirs: bool) -> Verdict | None:
 # --- start -------------------------------------------------------------------------------------
 
 
-def exchange_begins(session: Session, volume: Volume) -> Script[None]:
+def exchange_begins(session: Session, volume: Volume, start: int) -> Script[None]:
     """WFBitMapS or WFBitMapT has been entered: make set bits durable; the source sends its bitmap."""
     if not (yield from settle_full_sync(volume)):
         return
-    state = volume.state
-    if volume.engine.session is not session:
+    if not session.is_start(volume, start):
         return
-    if state.conn == Conn.WF_BITMAP_S:
+    if volume.state.conn == Conn.WF_BITMAP_S:
         send_bitmap(volume)
-    elif state.conn == Conn.WF_BITMAP_T:
+    elif volume.state.conn == Conn.WF_BITMAP_T:
         session.bitmap_prepared(volume)
 
 
@@ -176,17 +175,17 @@ def send_bitmap(volume: Volume) -> None:
     engine.out.data.extend(BitmapSender(bitmap.data, bitmap.bits, engine.options.use_rle, volume.number))
 
 
-def answer_bitmap(session: Session, volume: Volume) -> Script[None]:
+def answer_bitmap(session: Session, volume: Volume, start: int) -> Script[None]:
     """Target: the source's bitmap is merged; keep it, send the union back, await SYNC_UUID."""
     if (yield from volume.write_bitmap()) is not None:
         return
-    if volume.engine.session is session and volume.state.conn == Conn.WF_BITMAP_T:
+    if session.is_start(volume, start) and volume.state.conn == Conn.WF_BITMAP_T:
         send_bitmap(volume)
         volume.engine.set_state(volume, conn=Conn.WF_SYNC_UUID)
         session.sync_uuid_due(volume)
 
 
-def start_source(session: Session, volume: Volume) -> Script[None]:
+def start_source(session: Session, volume: Volume, start: int) -> Script[None]:
     """Source: both bitmaps are the same now (or all bits are set): begin."""
     engine = volume.engine
     if not (yield from settle_full_sync(volume)):
@@ -196,13 +195,14 @@ def start_source(session: Session, volume: Volume) -> Script[None]:
         return
     if (yield from volume.write_bitmap()) is not None or volume.generation is None:
         return
-    if engine.session is not session or volume.state.conn not in (Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S):
+    begun = (Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S)
+    if not session.is_start(volume, start) or volume.state.conn not in begun:
         return
     volume.generation = generations.source_starts(volume.generation, engine.random_uuid())
     volume.touch()
     if (yield from volume.persist()) is not None:
         return
-    if engine.session is session and volume.state.conn in (Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S):
+    if session.is_start(volume, start) and volume.state.conn in begun:
         # State and packet in one step: the next write goes out as data, behind SYNC_UUID.
         engine.set_state(volume, conn=Conn.SYNC_SOURCE)
         engine.out.data.append(SyncUuid(volume.generation.bitmap, volume.number))

@@ -99,6 +99,7 @@ class CarelessActions(Steps):
         if session is not None and not node.paused:
             channel, packet = self.rng.choice(_strays(self.world.profile.size // SECTOR))
             self.clock.note(node.name, "stray packet", packet)
+            self.world.network.stray()
             node.packets(session, channel, [packet])
         yield 0.0
 

@@ -33,11 +33,14 @@ from pydrbd.sim.disk import SimDisk
 from pydrbd.sim.net_faults import MOST_DELAY
 from pydrbd.sim.network import Network
 from pydrbd.sim.squeeze import Outbox
+from pydrbd.vocabulary import Conn
 from pydrbd.wire.packets import Channel
 
 T = TypeVar("T")
 #: What a script ended with: its value, or the error it raised.
 Done = Callable[[Any, PydrbdError | None], None]
+#: Both nodes are honest: neither may find fault with what the other sends, stray packets apart.
+_PROTOCOL_ERROR = f"connection lost ({Conn.PROTOCOL_ERROR.connection_word})"
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,8 @@ class SimDriver:
         while out.log:
             entry = out.log.popleft()
             self.clock.note(self.name, f"log {entry.level}", entry.text)
+            if _PROTOCOL_ERROR in entry.text and self.network.honest:
+                raise Violation("protocol", f"{self.name}: {entry.text}")
         while out.scripts:
             name, script = out.scripts.popleft()
             self.start(name, script, kind="engine")

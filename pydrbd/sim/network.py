@@ -102,6 +102,8 @@ class _Link:
         }
         #: Nothing new gets through any more.
         self.cut = False
+        #: A node was handed a packet that the other one never sent.
+        self.strayed = False
         #: Through these nothing passes for the time being.
         self.stalled: set[Way] = set()
 
@@ -187,6 +189,16 @@ class Network:
     def disturbed(self) -> bool:
         """Something does not get through at present."""
         return self.partitioned or bool(self.mute) or bool(self.link and self.link.stalled)
+
+    @property
+    def honest(self) -> bool:
+        """Neither node may find fault with what comes over the present link."""
+        return self.link is None or not self.link.strayed
+
+    def stray(self) -> None:
+        """A node was handed a packet that nobody sent."""
+        if self.link is not None:
+            self.link.strayed = True
 
     def stall(self, ways: Iterable[Way]) -> None:
         """Nothing passes through these sockets of the present link until `heal`."""

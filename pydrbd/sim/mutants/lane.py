@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.lane import Lane
+from pydrbd.engine.transfer_log import TransferLog
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.lane import Table
 from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
@@ -116,6 +117,13 @@ LANE = (
         actions=("crash_primary", "promote", "swap", "cut_after_demotion"),
         focus=True,
         setting=_slow_disks,
+    ),
+    Mutant(
+        "lane-epoch-without-members-kept",
+        4,
+        "an epoch whose writes the engine has all taken over stays in the lane when it is confirmed",
+        (edit(TransferLog.barrier_acked, ("if lane is not None:", "if lane is not None and in_lane:")),),
+        setting=_few_places,
     ),
     Mutant(
         "lane-barrier-without-its-writes",
