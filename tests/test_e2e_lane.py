@@ -99,6 +99,25 @@ def test_writes_that_overlap_come_in_one_order_on_both(
         _end(pair)
 
 
+@pytest.mark.parametrize("kind", list(KINDS)[:3])
+def test_flushes_of_many_clients(
+    tmp_path: Path, session_folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Of four clients, beside writes that the lane does not take (parts of blocks, trims)."""
+    with running(tmp_path, session_folder, monkeypatch, kind) as pair:
+        job = ("--rw=randwrite", "--bssplit=512/5:4k/85:64k/10", "--blockalign=512", "--size=32m")
+        timed = ("--time_based", "--runtime=4", "--numjobs=4", "--iodepth=4", "--group_reporting")
+        done = fio(pair.alpha.uri, *job, *timed, "--fsync=2", "--norandommap", "--refill_buffers")
+        assert done["jobs"][0]["sync"]["total_ios"] > 200
+        trims = ("--rw=randtrimwrite", "--bs=64k", "--size=32m", "--fsync=4", "--number_ios=400")
+        fio(pair.alpha.uri, *trims)
+        flushes = pair.alpha.call("latency")["stages"]["flush"]["count"]
+        assert flushes >= done["jobs"][0]["sync"]["total_ios"]
+        logs = pair.alpha.log() + pair.beta.log()
+        assert "ProtocolError" not in logs
+        _end(pair)
+
+
 def test_extents_that_come_and_go(
     tmp_path: Path, session_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +134,7 @@ def test_extents_that_come_and_go(
             "--verify_fatal=1",
             "--do_verify=1",
             "--random_distribution=zipf:0.9",
+            "--serialize_overlap=1",  # two writes of one block at a time have no order
         )
         assert pair.alpha.call("status")["volumes"][0]["al_writes"] > 50
         _end(pair)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pydrbd.engine.generations import masked
-from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks, WriteMeta
+from pydrbd.engine.orders import FlushDisk, IoFailed, Order, ReadBlocks, WriteBlocks, WriteMeta
 from pydrbd.errors import CommandFailed
 from pydrbd.vocabulary import Conn, Disk, Failure, OnIoError, Role
 from pydrbd.wire.packets import (
+    Bitmap,
     Channel,
+    CompressedBitmap,
     Data,
     Packet,
     RsDataReply,
@@ -20,7 +22,7 @@ from pydrbd.wire.packets import (
     StateChangeRequest,
 )
 from pydrbd.wire.stateword import DISK_MASK
-from tests.support.engine_bench import Bench, connect, good_disk, pair_of
+from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
 
 BLOCK = b"\x5a" * 4096
 
@@ -211,3 +213,88 @@ def test_an_exchange_of_bitmaps_that_was_cut_short_sends_nothing_into_the_next_o
     pair.pass_time(2.0)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE), alpha.log
     assert not any("ProtocolError" in line for line in alpha.log + beta.log)
+
+
+def test_a_bitmap_for_a_disk_that_has_just_failed_is_not_held_against_the_peer() -> None:
+    """The target's disk fails while the source's bitmap is on its way."""
+    pair = pair_of(good_disk(), good_disk())
+    alpha, beta = pair.one, pair.two
+    assert pair.run(alpha, alpha.engine.promote(force=True)) is None
+    assert pair.run(alpha, alpha.engine.write(0, 0, b"a" * 4096, False)) is None
+    held: list[Packet] = []
+    pair.filter = lambda _bench, packet: _hold(held, packet, Bitmap, CompressedBitmap)
+    connect(pair, 0.0)
+    assert pair.conns() == (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T)
+    beta.hook = lambda order: IoFailed(5, "broken") if isinstance(order, FlushDisk) else NotImplemented
+    beta.start("detach", beta.engine.detach(0, force=True))
+    pair.settle()
+    assert pair.disks()[1] == Disk.DISKLESS
+    assert held
+    beta.engine.on_packets(beta.session, Channel.DATA, held)
+    pair.settle()
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED), beta.log
+
+
+def _answered_late(pair: Pair, held: Bench) -> None:
+    """A write of alpha's client is answered only when the metadata of `held` go on."""
+    alpha = pair.one
+    alpha.start("write", alpha.engine.write(0, 8192, BLOCK, False))
+    pair.settle()
+    assert "write" not in alpha.results, "the peer's disk still passes for one that has it"
+    held.hold = lambda _order: False
+    held.release()
+    pair.settle()
+    assert alpha.results["write"] is None
+    pair.pass_time(3.0)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE), alpha.log
+    assert pair.two.disk.read(8192, 4096) == BLOCK
+
+
+def test_a_primary_that_crashed_answers_nothing_before_its_peer_is_durably_outdated() -> None:
+    """Both disks are of one generation: the peer could lose its power, and start with its data as good."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    assert pair.run(pair.one, pair.one.engine.promote()) is None
+    assert pair.run(pair.one, pair.one.engine.write(0, 0, BLOCK)) is None
+    pair.cut()
+    again = Pair(Bench("alpha", 77, pair.one.disk), pair.two)
+    assert again.run(again.one, again.one.engine.attach(0)) is None
+    beta = again.two
+    beta.hold = lambda order: isinstance(order, WriteMeta)
+    connect(again, 0.0)
+    assert again.conns() == (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T)
+    assert again.run(again.one, again.one.engine.promote()) is None
+    _answered_late(again, beta)
+
+
+def test_a_full_resync_of_a_good_peer_holds_answers_back_until_it_has_begun() -> None:
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    alpha = pair.one
+    assert pair.run(alpha, alpha.engine.promote()) is None
+    assert pair.run(alpha, alpha.engine.write(0, 0, BLOCK)) is None  # the extent is hot
+    alpha.hold = lambda order: isinstance(order, WriteMeta)
+    alpha.start("invalidate-remote", alpha.engine.invalidate_remote(0))
+    pair.settle()
+    assert alpha.volume.state.conn == Conn.STARTING_SYNC_S
+    _answered_late(pair, alpha)
+
+
+def test_a_peer_that_never_becomes_a_target_is_given_up_when_a_client_waits() -> None:
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    assert pair.run(pair.one, pair.one.engine.promote()) is None
+    assert pair.run(pair.one, pair.one.engine.write(0, 0, BLOCK)) is None
+    pair.cut()
+    again = Pair(Bench("alpha", 77, pair.one.disk), pair.two)
+    assert again.run(again.one, again.one.engine.attach(0)) is None
+    again.two.hold = lambda order: isinstance(order, WriteMeta)
+    connect(again, 0.0)
+    assert again.run(again.one, again.one.engine.promote()) is None
+    again.one.start("write", again.one.engine.write(0, 8192, BLOCK, False))
+    again.pass_time(60.0)
+    assert again.one.results["write"] is None
+    assert any("the peer answered nothing to a write" in line for line in again.one.log)
+    generation = again.one.volume.generation
+    assert generation is not None
+    assert masked(generation.current) != masked(again.two.volume.current_on_disk)

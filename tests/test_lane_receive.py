@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -14,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pydrbd.hotpath._native import Lane, Mutex, Outlet
+from pydrbd.hotpath._native import Flusher, Lane, Mutex, Outlet
 from pydrbd.units import MAX_DATA_BYTES, SECTOR
 from pydrbd.wire import packets as p
 from pydrbd.wire.decoder import Decoder, Phase
 from pydrbd.wire.packets import Channel, DpFlags, Packet, encode
+from tests.support.waiting import wait_until
 
 SIZE = 8 << 20
 FLAGS = DpFlags.SYNC | DpFlags.SEND_WRITE_ACK
@@ -51,7 +53,7 @@ class Bench:
         self.outlets = [Outlet(sock.fileno()) for sock in mine]
         self.lane = Lane(Mutex(), 0)
         self.lane.attach(self.outlets[0], self.outlets[1], self.wake)
-        self.lane.set_disk(self.disk)
+        self.lane.set_disk(self.disk, Flusher())
 
     def close(self) -> None:
         self.lane.detach()
@@ -77,6 +79,11 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made
     made.close()
+
+
+def waiting(thread: threading.Thread) -> bool:
+    """Does the thread sleep in the kernel?"""
+    return Path(f"/proc/self/task/{thread.native_id}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 def data(sector: int = 0, ident: int = 7, payload: bytes = BLOCK, flags: DpFlags = FLAGS) -> p.Data:
@@ -143,7 +150,7 @@ def test_nothing_is_written_where_the_engine_works(bench: Bench) -> None:
 
 
 def test_a_disk_that_fails_is_for_the_engine(bench: Bench) -> None:
-    bench.lane.set_disk(os.open(bench.path, os.O_RDONLY))
+    bench.lane.set_disk(os.open(bench.path, os.O_RDONLY), Flusher())
     bench.lane.open_peer(SIZE)
     bench.data.sendall(wire(data(8)))
     assert bench.receive() == (None, errno.EBADF)
@@ -174,7 +181,7 @@ def test_while_python_has_packets_to_send_it_does_everything(bench: Bench) -> No
 
 # --- acks of our writes ------------------------------------------------------------------------
 def test_acks_complete_writes_and_others_pass(bench: Bench) -> None:
-    bench.lane.open_client(SIZE, [0, 1], 100, 100)
+    bench.lane.open_client(SIZE, [0, 1], 100, 100, 1)
     slot = bench.lane.begin(8192, 4096, 1.0)
     ident = bench.lane.ident(slot)
     assert not bench.lane.local_done(slot, True)
@@ -184,6 +191,142 @@ def test_acks_complete_writes_and_others_pass(bench: Bench) -> None:
     assert bench.lane.busy() == [slot]
     assert bench.receive(1) == wire(p.BarrierAck(1, 1))
     assert bench.lane.busy() == []
+
+
+# --- flushes -----------------------------------------------------------------------------------
+def test_a_barrier_is_answered_behind_the_acks_of_its_writes(bench: Bench) -> None:
+    bench.lane.open_peer(SIZE)
+    bench.lane.let_flush(True)
+    bench.data.sendall(wire(data(8), data(16, 8), p.Barrier(77)))
+    assert bench.receive() is None
+    found = list(Decoder(Channel.META, start=Phase.RUNNING).feed(bench.meta.recv(4096)))
+    assert [type(packet) for packet in found] == [p.WriteAck, p.WriteAck, p.BarrierAck]
+    assert found[2] == p.BarrierAck(77, 2)
+    assert bench.lane.peer_count() == 0
+
+
+@pytest.mark.parametrize("case", ["not permitted", "no writes", "counted by Python", "backlog", "disk fails"])
+def test_a_barrier_that_is_not_the_lanes_goes_to_python(bench: Bench, case: str) -> None:
+    bench.lane.open_peer(SIZE)
+    bench.lane.let_flush(case != "not permitted")
+    if case == "disk fails":
+        flusher, (end, _other) = Flusher(), os.pipe()
+        with pytest.raises(OSError, match="Invalid argument"):
+            flusher.flush(end)
+        bench.lane.set_disk(bench.disk, flusher)
+    if case != "no writes":
+        bench.data.sendall(wire(data(8)))
+        assert bench.receive() is None
+    if case == "counted by Python":
+        assert bench.lane.peer_count() == 1
+    if case == "backlog":
+        bench.outlets[1].add(1)
+    bench.data.sendall(wire(p.Barrier(5)))
+    assert bench.receive() == wire(p.Barrier(5))
+    bench.meta.setblocking(False)
+    left = b"" if case == "no writes" else wire(p.WriteAck(8, 7, 4096, 1, 0))
+    assert bench.meta.recv(4096) == left if left else True
+    with pytest.raises(BlockingIOError):
+        bench.meta.recv(1)
+
+
+class Flush:
+    """A flush on a thread of its own, as a client's."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.result: bool | None = None
+        self.thread = threading.Thread(target=self._run, args=(bench,))
+        self.thread.start()
+
+    def _run(self, bench: Bench) -> None:
+        self.result = bench.lane.flush()
+
+    def end(self) -> bool | None:
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+        return self.result
+
+
+def written(bench: Bench, offset: int = 8192) -> None:
+    """A write of the lane that is complete."""
+    slot = bench.lane.begin(offset, 4096, 1.0)
+    assert bench.lane.acked(bench.lane.ident(slot), offset, 4096) == slot
+    assert bench.lane.local_done(slot, True)
+
+
+@pytest.fixture
+def client(bench: Bench) -> Bench:
+    bench.lane.open_client(SIZE, [0, 1], 100, 100, 40)
+    bench.lane.let_flush(True)
+    return bench
+
+
+def test_a_flush_waits_for_the_peer(client: Bench) -> None:
+    written(client)
+    flush = Flush(client)
+    assert client.data.recv(4096) == wire(p.Barrier(40))
+    client.meta.sendall(wire(p.BarrierAck(40, 2)))
+    assert client.receive(1) == wire(p.BarrierAck(40, 2)), "a wrong count is Python's"
+    assert flush.thread.is_alive()
+    client.meta.sendall(wire(p.BarrierAck(40, 1)))
+    assert client.receive(1) is None
+    assert flush.end() is True
+    assert (client.lane.epoch, client.lane.logged, client.lane.adopt()) == (41, 0, [])
+    assert Flush(client).end() is True, "nothing was written since"
+
+
+def test_flushes_at_the_same_time_share_a_round(client: Bench) -> None:
+    written(client)
+    first = Flush(client)
+    assert client.data.recv(4096) == wire(p.Barrier(40))
+    written(client, 16384)
+    others = [Flush(client) for _ in range(5)]
+    wait_until(lambda: sum(waiting(o.thread) for o in others) == 5, 10, "all to wait")
+    client.meta.sendall(wire(p.BarrierAck(40, 1)))
+    client.receive(1)
+    assert first.end() is True
+    assert client.data.recv(4096) == wire(p.Barrier(41))
+    assert all(other.thread.is_alive() for other in others)
+    client.meta.sendall(wire(p.BarrierAck(41, 1)))
+    client.receive(1)
+    assert [other.end() for other in others] == [True] * 5
+    client.data.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        client.data.recv(1)
+
+
+@pytest.mark.parametrize("how", ["closed", "opened again"])
+def test_a_flush_that_outlives_the_lane_is_the_engines(client: Bench, how: str) -> None:
+    written(client)
+    flush = Flush(client)
+    assert client.data.recv(4096) == wire(p.Barrier(40))
+    joined = Flush(client)
+    assert client.lane.adopt() == [(40, 1.0)]
+    client.lane.close()
+    if how == "opened again":
+        client.lane.open_client(SIZE, [0, 1], 100, 100, 41)
+    assert (flush.end(), joined.end()) == (False, False)
+
+
+def test_an_adopted_epoch_that_python_confirms_ends_the_flush(client: Bench) -> None:
+    written(client)
+    flush = Flush(client)
+    assert client.data.recv(4096) == wire(p.Barrier(40))
+    assert client.lane.adopt() == [(40, 1.0)]
+    client.meta.sendall(wire(p.BarrierAck(40, 1)))
+    assert client.receive(1) == wire(p.BarrierAck(40, 1))
+    client.lane.confirmed()
+    assert flush.end() is True
+
+
+def test_a_disk_that_failed_once_is_never_flushed_again(client: Bench) -> None:
+    flusher, (end, _other) = Flusher(), os.pipe()
+    with pytest.raises(OSError, match="Invalid argument"):
+        flusher.flush(end)
+    with pytest.raises(OSError, match="Invalid argument"):
+        flusher.flush(client.disk)
+    client.lane.set_disk(client.disk, flusher)
+    assert not client.lane.flush()
 
 
 # --- everything else ---------------------------------------------------------------------------
@@ -251,14 +394,14 @@ def test_a_write_that_python_took_over_stays_pythons_until_it_says_so(tmp_path: 
     held, peer = os.pipe()
     taken: list[object] = []
     try:
-        made.lane.set_disk(peer)  # pwrite() on a pipe fails, so Python has to end the write
+        made.lane.set_disk(peer, Flusher())  # pwrite() on a pipe fails, so Python has to end the write
         made.lane.open_peer(SIZE)
         made.data.sendall(wire(data(8)))
         assert made.receive() == (None, errno.ESPIPE)
         taken.append(made.lane.peer_take())
         made.lane.detach()
         assert made.lane.attach(made.outlets[0], made.outlets[1], made.wake)
-        made.lane.set_disk(made.disk)
+        made.lane.set_disk(made.disk, Flusher())
         made.data.sendall(wire(data(16)))
         assert made.receive() == wire(data(16)), "the one before is not over"
         made.lane.peer_over()

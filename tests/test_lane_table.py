@@ -40,7 +40,7 @@ def compiled() -> Any:
 @pytest.fixture(params=[compiled, Table], ids=["compiled", "simulated"])
 def table(request: pytest.FixtureRequest) -> Any:
     made = request.param()
-    assert made.open_client(SIZE, [0, 1, 4], 5, 9)
+    assert made.open_client(SIZE, [0, 1, 4], 5, 9, 1)
     return made
 
 
@@ -72,6 +72,36 @@ def test_a_write_from_begin_to_confirmation(table: Any) -> None:
     assert not table.referenced(0)
     assert (table.logged, table.oldest()) == (0, None)
     assert table.sums() == (BLOCK, BLOCK, 0, 0)
+
+
+def test_an_epoch_that_a_flush_has_ended(table: Any) -> None:
+    assert table.cut_own() is None, "it has no writes"
+    slot = table.begin(0, BLOCK, 7.5)
+    ident = table.ident(slot)
+    assert (table.cut_own(), table.epoch) == (1, 2)
+    assert not table.barrier_acked(1, 1), "before the ack of its write"
+    assert table.acked(ident, 0, BLOCK) == slot
+    assert table.local_done(slot, True)
+    assert table.oldest_sent() == 7.5, "the barrier is waited for"
+    assert not table.barrier_acked(2, 1)
+    assert not table.barrier_acked(1, 2)
+    assert table.barrier_acked(1, 1)
+    assert not table.barrier_acked(1, 1), "twice"
+    assert (table.oldest(), table.oldest_sent(), table.logged) == (None, None, 0)
+    assert not table.referenced(0)
+
+
+def test_an_epoch_that_was_adopted_is_the_engines(table: Any) -> None:
+    slot = table.begin(0, BLOCK, 7.5)
+    table.acked(table.ident(slot), 0, BLOCK)
+    table.local_done(slot, True)
+    table.cut_own()
+    assert table.adopt() == [(1, 7.5)]
+    assert table.adopt() == []
+    assert not table.barrier_acked(1, 1)
+    assert table.oldest() == (1, 1, 0)
+    table.set_epoch(5)
+    assert table.epoch == 5
 
 
 def test_a_local_write_that_outlives_its_epoch_holds_the_extent(table: Any) -> None:
@@ -179,7 +209,7 @@ def test_a_write_of_the_peer(table: Any) -> None:
 
 #: A step of a random sequence: the name and small numbers that its arguments are chosen with.
 NAMES = ["begin"] * 6 + ["acked", "local"] * 2 + ["take", "release", "cut", "confirm"]
-NAMES += ["block", "unblock", "heat", "cool", "reopen"]
+NAMES += ["block", "unblock", "heat", "cool", "reopen", "flush", "flush", "adopt", "barrier_ack"]
 STEPS = st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 7), st.integers(0, 6)), max_size=60)
 
 
@@ -194,7 +224,6 @@ class Steps:
 
     def __init__(self, table: Any) -> None:
         self.table = table
-        self.epoch = 0
         self.blocked: list[tuple[int, int]] = []
         self.taken: list[int] = []
 
@@ -205,13 +234,20 @@ class Steps:
             "begin": lambda: table.begin(OFFSETS[a], LENGTHS[b], float(a)),
             "confirm": lambda: _confirm(table),
             "heat": lambda: table.heat(a % 5, True),
+            "adopt": table.adopt,
+            "flush": table.cut_own,
+            "barrier_ack": self._barrier_ack,
             "cool": lambda: None if table.referenced(a % 5) else table.heat(a % 5, False),
         }
         if name in simple:
             return simple[name]()
         if name == "cut":
-            self.epoch += 1
-            return table.cut(self.epoch)
+            table.adopt()  # as the engine does it first
+            number = table.epoch
+            count = table.cut(number)
+            if count:
+                table.set_epoch(number + 1)
+            return count
         if name == "block":
             self.blocked.append((OFFSETS[a], OFFSETS[a] + 512 * (b + 1)))
             return table.block(*self.blocked[-1], True)
@@ -240,14 +276,23 @@ class Steps:
         for slot in self.table.busy():
             self.taken.append(slot)
             self.table.take(slot)
+        self.table.adopt()
         self.table.close()
-        self.table.open_client(SIZE, [0, 1, 4], 5, 9)
+        self.table.open_client(SIZE, [0, 1, 4], 5, 9, 1)
         self.blocked.clear()
+
+    def _barrier_ack(self) -> object:
+        oldest = self.table.oldest()
+        number, count = oldest[:2] if oldest else (1, 1)
+        wrong = self.table.barrier_acked(number + 1, count), self.table.barrier_acked(number, count + 1)
+        assert wrong == (False, False)
+        return self.table.barrier_acked(number, count)
 
     def seen(self) -> object:
         t = self.table
         return (
             (t.mode, t.logged, t.in_flight, t.bytes_in_flight, t.current_count, t.oldest(), t.oldest_sent()),
+            t.epoch,
             (t.busy(), t.members(), [t.referenced(extent) for extent in range(6)]),
             [t.overlapping(offset, offset + 512) for offset in OFFSETS],
         )
@@ -258,7 +303,7 @@ class Steps:
 def test_both_tables_answer_alike(steps: list[tuple[str, int, int]]) -> None:
     one, two = Steps(compiled()), Steps(Table())
     for each in (one, two):
-        assert each.table.open_client(SIZE, [0, 1, 4], 5, 9)
+        assert each.table.open_client(SIZE, [0, 1, 4], 5, 9, 1)
         assert each.table.mode == CLIENT
     for step in steps:
         assert one.step(*step) == two.step(*step), step

@@ -66,6 +66,7 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
     # UUIDS come with the handshake and with an attach, but not at the end of a resync.
     told = old.conn < Conn.CONNECTED or old.pdsk < Disk.INCONSISTENT
     takeover.look(engine, volume, told=told)
+    volume.parting.look()
 
 
 def _overtaken(new: State) -> bool:

@@ -184,6 +184,9 @@ class Session:
 
     def on_bitmap(self, packet: packets.Bitmap | packets.CompressedBitmap) -> None:
         volume = self.volume(packet)
+        state = volume.state
+        if state.conn == Conn.CONNECTED and (self.starts[volume.number] or state.disk < Disk.INCONSISTENT):
+            return  # a disk of ours has gone since, and the peer did not know it yet
         if volume.state.conn not in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T):
             raise ProtocolViolation(f"bitmap in state {volume.state.conn.name}")
         receiver = self.bitmaps.setdefault(volume.number, BitmapReceiver(volume.bitmap.bits))

@@ -15,6 +15,10 @@ the engine, and does for a write exactly what the scripts would do. Invariants:
 - A write of the lane begins only on hot extents, and where nothing of the engine's is in work; what the
   engine begins over a write of the lane takes that one over first.
 - The epochs are common: BARRIER ends both books, BARRIER_ACK counts both.
+- A client's flush is the lane's while the engine has no epoch of its own, open or unconfirmed; the lane then
+  ends epochs by itself, and the transfer log takes those over (`adopt`) before it does anything. A flush of
+  the lane counts only if the lane was open from its beginning to its end; if not, the engine does it again.
+- A BARRIER of the peer is the lane's while the open epoch is the only one and has writes of the lane only.
 """
 
 from __future__ import annotations
@@ -65,8 +69,8 @@ class Table(Protocol):
     def opened(self) -> float:
         """When the first of them began."""
 
-    def open_client(self, size: int, hot: list[int], max_epoch: int, max_logged: int, /) -> bool:
-        """False: not now."""
+    def open_client(self, size: int, hot: list[int], max_epoch: int, max_logged: int, epoch: int, /) -> bool:
+        """`epoch`: the number of the open one. False: not now."""
 
     def open_peer(self, size: int, /) -> bool: ...
     def close(self) -> None:
@@ -88,6 +92,20 @@ class Table(Protocol):
     def cut(self, number: int, /) -> int:
         """End the epoch; how many writes it has."""
 
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch that is open now; a flush of the lane counts it up."""
+
+    def adopt(self) -> list[tuple[int, float]]:
+        """Number, and when its first write began, of the epochs that flushes of the lane have ended, oldest
+        first; each is told once."""
+
+    def set_epoch(self, number: int, /) -> None:
+        """The engine has ended an epoch."""
+
+    def let_flush(self, on: bool, /) -> None:
+        """May the lane flush, and answer the peer's BARRIER?"""
+
     def oldest(self) -> tuple[int, int, int] | None:
         """Number, writes and those not acknowledged of the oldest epoch that was ended."""
 
@@ -102,7 +120,9 @@ class Table(Protocol):
 
     def next_sequence(self) -> int: ...
     def set_sequence(self, sequence: int, /) -> None: ...
-    def oldest_sent(self) -> float | None: ...
+    def oldest_sent(self) -> float | None:
+        """Since when a write is not acknowledged, or an epoch that was not adopted is not confirmed."""
+
     def peer_take(self) -> tuple[int, int, int] | None:
         """Offset, length and block id of the peer's write that is being carried out."""
 
@@ -155,17 +175,31 @@ class Lane:
             self._reads = reads
             table.serve_reads(reads, volume.size)
         if table.mode == mode:
+            table.let_flush(self._may_flush(mode))
             return
         self.close()
         options = self.engine.options
         if mode == CLIENT:
             hot = list(volume.activity_log.hot)
-            open_now = table.open_client(volume.size, hot, options.max_epoch_size, options.max_logged // 2)
+            limits = options.max_epoch_size, options.max_logged // 2
+            open_now = table.open_client(volume.size, hot, *limits, self.engine.transfer_log.current.number)
         else:
             open_now = mode == PEER and table.open_peer(volume.size)
         if open_now:
             for active in volume.ranges.active:
                 table.block(active.start, active.end, True)
+            table.let_flush(self._may_flush(mode))
+
+    def _may_flush(self, mode: int) -> bool:
+        engine, volume = self.engine, self.volume
+        if mode == CLIENT:
+            log = engine.transfer_log
+            starved = volume.activity_log.starved  # a confirmed epoch is news for who waits there
+            return not (log.sent or log.current.requests or volume.writes_lost or starved)
+        if engine.session is None:
+            return False
+        epochs = engine.session.receiver.epochs
+        return len(epochs) == 1 and not (epochs[0].count or epochs[0].active)
 
     def _permitted(self) -> int:
         engine, volume = self.engine, self.volume
@@ -189,6 +223,7 @@ class Lane:
         if table.mode == CLOSED:
             return
         self.harvest()
+        self.engine.transfer_log.adopt()
         if table.mode == PEER:
             self._take_peer()
         else:
@@ -220,6 +255,12 @@ class Lane:
             return
         while (slot := self.table.overlapping(start, end)) >= 0:
             self._take(slot)
+
+    def ended_epochs(self) -> tuple[list[tuple[int, float]], int] | None:
+        """Number and opening time of epochs that flushes have ended, and the number of the one that is open;
+        None while there are none because the lane is not open for clients."""
+        table = self.table
+        return (table.adopt(), table.epoch) if table.mode == CLIENT else None
 
     def take_ident(self, ident: int) -> None:
         """The engine goes on with the write that has this block id, if there is one."""

@@ -117,8 +117,18 @@ class TransferLog:
         #: Has writes of the same epochs.
         self.lane: Lane | None = None
 
+    def adopt(self) -> None:
+        """Flushes of the lane may have ended epochs, in which there was no write of this book; some of them
+        may be confirmed already."""
+        if self.lane is not None and (found := self.lane.ended_epochs()) is not None:
+            ended, number = found
+            self.sent.extend(Epoch(*epoch) for epoch in ended)
+            if self.current.number != number:
+                self.current = Epoch(number, self.engine.now)
+
     def add(self, request: Request) -> None:
         """Log a write that is about to be sent; gives it its block id."""
+        self.adopt()
         now = self.engine.now
         if not self.current.requests:
             self.current.opened = now
@@ -136,6 +146,7 @@ class TransferLog:
 
     def close_epoch(self) -> Epoch | None:
         """End the current epoch if it has writes; the youngest epoch not yet acknowledged, if any."""
+        self.adopt()
         in_lane = self.lane.table.cut(self.current.number) if self.lane is not None else 0
         if self.current.requests or in_lane:
             closed = self.current
@@ -144,11 +155,14 @@ class TransferLog:
                 closed.opened = min(closed.opened, opened) if closed.requests else opened
             self.sent.append(closed)
             self.current = Epoch(closed.number + 1 & 0xFFFFFFFF, self.engine.now)
+            if self.lane is not None:
+                self.lane.table.set_epoch(self.current.number)
             self.engine.out.data.append(Barrier(closed.number))
         return self.sent[-1] if self.sent else None
 
     def barrier_acked(self, number: int, count: int) -> None:
         """BARRIER_ACK; raises ProtocolViolation unless it fits the oldest epoch exactly."""
+        self.adopt()
         if not self.sent:
             raise ProtocolViolation(f"BARRIER_ACK {number} although no epoch is open")
         epoch = self.sent[0]
@@ -245,6 +259,7 @@ class TransferLog:
         if self.lane is not None and (since := self.lane.table.oldest_sent()) is not None:
             waiting.append(since)
         waiting += [v.takeover_since for v in self.engine.volumes.values() if v.takeover is not None]
+        waiting += [v.parting.since for v in self.engine.volumes.values() if v.parting.since is not None]
         return min(waiting, default=None)
 
     @property
@@ -270,6 +285,7 @@ class TransferLog:
 
     def enter(self, request: Request, epoch: int | None) -> None:
         """A write of the lane goes on in this book; the number of its epoch, None for the current one."""
+        self.adopt()
         found = self.current if epoch is None else next(e for e in self.sent if e.number == epoch)
         if found is self.current and not found.requests and self.lane is not None:
             found.opened = self.lane.table.opened

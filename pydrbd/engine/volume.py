@@ -33,6 +33,7 @@ from pydrbd.engine.orders import (
     Ticket,
     WriteMeta,
 )
+from pydrbd.engine.parting import Parting
 from pydrbd.engine.ranges import Range, Ranges
 from pydrbd.engine.resync import Resync
 from pydrbd.engine.state import State
@@ -108,13 +109,12 @@ class Volume:
         #: The machine lost power since the peer was last in step: what was not flushed may be gone.
         self.cache_lost = False
         self.boot = b""
-        #: The disk is that of a Primary which ended without a demotion, and as far as this process has
-        #: seen, nobody else has been Primary since: what its clients still wait for may be carried out.
+        #: The disk is that of a Primary which ended without a demotion, and nobody else was seen as Primary
+        #: since: what its clients still wait for may be carried out.
         self.resumable = False
         #: When the peer was lost last, it may have been at the end of a resync from us.
         self.resync_may_have_ended = False
-        #: The peer was connected since our current UUID was made, and may have it. With a resync left
-        #: over it is kept on disk too, as the flag that says so.
+        #: The peer may have our current UUID. With a resync left over it is kept on disk too, as a flag.
         self.shared = False
         self.full_sync = False
         #: True between attach and a clean detach: the disk carries the unclean magic.
@@ -144,6 +144,7 @@ class Volume:
         #: that has changed (see takeover).
         self.takeover: Ticket | None = None
         self.takeover_since = 0.0
+        self.parting = Parting(self)
         #: Current UUID that such a disk was left with (0: none).
         self.parted_from = 0
         #: Completed writes may have been lost with the only disk that had them: flushes fail until the
@@ -394,8 +395,9 @@ class Volume:
 
     def settled(self) -> Script[None]:
         """Wait until neither disk can be taken for one that has the writes that it lacks: no new current
-        UUID is on its way to the disk, and no disk that failed waits for the peer's."""
-        while (wait := self.minting or self.takeover) is not None:
+        UUID is on its way to the disk, no disk that failed waits for the peer's, no peer of the same
+        generation is about to become a target."""
+        while (wait := self.minting or self.takeover or self.parting.ticket) is not None:
             yield Await(wait)
 
     def lane_holds(self, extent: int) -> bool:

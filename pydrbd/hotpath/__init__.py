@@ -14,7 +14,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-__all__ = ["COMPILED", "Mutex", "Outlet", "write_all"]
+__all__ = ["COMPILED", "Flusher", "Mutex", "Outlet", "write_all"]
 
 
 def _wanted() -> bool:
@@ -46,6 +46,39 @@ class _PlainOutlet:
         pass
 
 
+class _PlainFlusher:
+    """See _native.pyi."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._started = self._finished = 0
+        self._error = 0
+
+    def flush(self, fd: int) -> None:
+        with self._changed:
+            mine = self._started + 1
+            while self._finished < mine and self._started > self._finished:
+                self._changed.wait()
+            if self._finished >= mine:
+                self._raise()
+                return
+            self._started = mine
+        error = 0
+        try:
+            os.fdatasync(fd)
+        except OSError as caught:
+            error = caught.errno or errno.EIO
+        with self._changed:
+            self._finished = mine
+            self._error = self._error or error
+            self._changed.notify_all()
+            self._raise()
+
+    def _raise(self) -> None:
+        if self._error:
+            raise OSError(self._error, os.strerror(self._error))
+
+
 def write_all_in_python(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of `data`. OSError."""
     done = os.pwrite(fd, data, offset)
@@ -61,12 +94,12 @@ def write_all_in_python(fd: int, data: bytes | memoryview, offset: int) -> None:
 #: Is the compiled module there, and wanted?
 COMPILED = False
 if TYPE_CHECKING:
-    from pydrbd.hotpath._native import Mutex, Outlet, write_all
+    from pydrbd.hotpath._native import Flusher, Mutex, Outlet, write_all
 else:
-    Mutex, Outlet, write_all = threading.Lock, _PlainOutlet, write_all_in_python
+    Flusher, Mutex, Outlet, write_all = _PlainFlusher, threading.Lock, _PlainOutlet, write_all_in_python
     if _wanted():
         try:
-            from pydrbd.hotpath._native import Mutex, Outlet, write_all
+            from pydrbd.hotpath._native import Flusher, Mutex, Outlet, write_all
 
             COMPILED = True
         except ImportError:

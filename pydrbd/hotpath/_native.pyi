@@ -15,6 +15,12 @@ class Mutex:
     def __enter__(self) -> Mutex: ...
     def __exit__(self, *args: object) -> None: ...
 
+class Flusher:
+    """Makes a disk durable, for all who ask at the same time at once. After a failure it only fails."""
+
+    def flush(self, fd: int, /) -> None:
+        """Every write that was completed before is durable. `fd`: of the disk's one open file. OSError."""
+
 class Outlet:
     """Where the packets of one socket leave.
 
@@ -50,7 +56,7 @@ class Outlet:
 class Lane:
     """The lane's book (engine.lane.Table says what those methods do), with what its threads do.
 
-    Everything is called under the mutex, except write, read, receive, histogram and nanoseconds.
+    Everything is called under the mutex, except write, read, flush, receive, histogram and nanoseconds.
     """
 
     def __init__(self, mutex: Mutex, volume: int, /) -> None: ...
@@ -66,7 +72,9 @@ class Lane:
     def current_count(self) -> int: ...
     @property
     def opened(self) -> float: ...
-    def open_client(self, size: int, hot: list[int], max_epoch: int, max_logged: int, /) -> bool: ...
+    def open_client(
+        self, size: int, hot: list[int], max_epoch: int, max_logged: int, epoch: int, /
+    ) -> bool: ...
     def open_peer(self, size: int, /) -> bool: ...
     def close(self) -> None: ...
     def serve_reads(self, on: bool, size: int, /) -> None: ...
@@ -76,6 +84,11 @@ class Lane:
     def release(self, slot: int, /) -> None: ...
     def members(self) -> list[tuple[int, int, int, int]]: ...
     def cut(self, number: int, /) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    def adopt(self) -> list[tuple[int, float]]: ...
+    def set_epoch(self, number: int, /) -> None: ...
+    def let_flush(self, on: bool, /) -> None: ...
     def oldest(self) -> tuple[int, int, int] | None: ...
     def confirmed(self) -> None: ...
     def heat(self, extent: int, hot: bool, /) -> None: ...
@@ -106,8 +119,8 @@ class Lane:
     def detach(self) -> None:
         """Forget the sockets, and what was read from them and not handed on."""
 
-    def set_disk(self, fd: int, /) -> None:
-        """Use (a duplicate of) this descriptor; -1: none. OSError."""
+    def set_disk(self, fd: int, flusher: Flusher | None = None, /) -> None:
+        """Use (a duplicate of) this descriptor, which `flusher` makes durable; -1: none. OSError."""
 
     def call_data(self) -> None:
         """Call the data thread out of `receive`."""
@@ -124,6 +137,12 @@ class Lane:
 
     def local_done(self, slot: int, ok: bool, /) -> bool:
         """True: the write is complete and its slot is free."""
+
+    def cut_own(self) -> int | None:
+        """End the epoch because of a flush of the lane; its number if it has writes."""
+
+    def barrier_acked(self, number: int, count: int, /) -> bool:
+        """BARRIER_ACK: is it of an epoch that a flush of the lane has ended? Then that is confirmed now."""
 
     def peer_begin(self, offset: int, length: int, ident: int, /) -> bool: ...
     def peer_done(self, ok: bool, /) -> bool:
@@ -143,6 +162,9 @@ class Lane:
 
     def read(self, into: bytearray | memoryview, offset: int, /) -> bool:
         """A client's whole read. False: not for the lane."""
+
+    def flush(self) -> bool:
+        """A client's whole flush. False: the engine has to do it."""
 
     def serve(self) -> None:
         """Serve the requests that come by way of nbdkit's filter, until the process ends."""

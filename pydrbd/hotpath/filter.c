@@ -16,6 +16,7 @@
 static char *library;
 static int (*hot_write)(const void *, uint32_t, uint64_t);
 static int (*hot_read)(void *, uint32_t, uint64_t);
+static int (*hot_flush)(void);
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static int config(nbdkit_next_config *next, nbdkit_backend *data, const char *key, const char *value)
@@ -34,6 +35,7 @@ static void look_up(void)
     if (handle) {
         hot_write = (int (*)(const void *, uint32_t, uint64_t))dlsym(handle, "pydrbd_hot_write");
         hot_read = (int (*)(void *, uint32_t, uint64_t))dlsym(handle, "pydrbd_hot_read");
+        hot_flush = (int (*)(void))dlsym(handle, "pydrbd_hot_flush");
     }
 }
 
@@ -59,9 +61,20 @@ static int hot_pwrite(nbdkit_next *next, void *handle, const void *from, uint32_
                       uint32_t flags, int *error)
 {
     (void)handle;
-    if (hot_write && !flags && hot_write(from, count, offset))
-        return 0;
+    if (hot_write && !(flags & ~NBDKIT_FLAG_FUA) && hot_write(from, count, offset)) {
+        if (!(flags & NBDKIT_FLAG_FUA) || hot_flush())
+            return 0;
+        return next->flush(next, 0, error);
+    }
     return next->pwrite(next, from, count, offset, flags, error);
+}
+
+static int hot_sync(nbdkit_next *next, void *handle, uint32_t flags, int *error)
+{
+    (void)handle;
+    if (hot_flush && !flags && hot_flush())
+        return 0;
+    return next->flush(next, flags, error);
 }
 
 static void unload(void) { free(library); }
@@ -75,6 +88,7 @@ static struct nbdkit_filter filter = {
     .prepare = prepare,
     .pread = hot_pread,
     .pwrite = hot_pwrite,
+    .flush = hot_sync,
 };
 
 NBDKIT_REGISTER_FILTER(filter)

@@ -23,9 +23,12 @@
 #define MAX_DATA (1u << 20)
 #define HEADER 16
 #define DATA_HEAD 24
+#define BARRIER_BYTES (HEADER + 8)
 #define H100_MAGIC 0x8620ec20u
 #define P_DATA 0x00
+#define P_BARRIER 0x03
 #define P_WRITE_ACK 0x16
+#define P_BARRIER_ACK 0x1c
 #define DP_SYNC 2u
 #define DP_SEND_WRITE_ACK 256u
 /* Block ids of a lane: this bit, a counter, and the number of the slot. */
@@ -69,6 +72,28 @@ int port_send(Port *port, const void *head, size_t head_size, const void *body, 
 /* Have Python send these whole packets as soon as it can. With `lock`. */
 void port_append(Port *port, const void *bytes, size_t size);
 
+/* --- making a disk durable ---------------------------------------------------------------------- */
+/* fdatasync() shared by all who wait: one that starts after my call covers me too. A failure is sticky: the
+ * kernel reports a lost write once and then forgets it, so nothing after it may be called durable until the
+ * disk is opened anew. */
+typedef struct {
+    _Atomic long users; /* freed with the last one */
+    pthread_mutex_t lock;
+    pthread_cond_t over;
+    unsigned long started, finished;
+    int error;
+} Flusher;
+
+typedef struct {
+    PyObject_HEAD
+    Flusher *flusher;
+} FlusherObject;
+extern PyTypeObject FlusherType;
+
+/* 0 or an errno. `fd`: any descriptor of the disk's one open file. */
+int flusher_flush(Flusher *flusher, int fd);
+void flusher_leave(Flusher *flusher);
+
 /* --- the table of writes ---------------------------------------------------------------------- */
 #define SLOTS 128
 #define BLOCKED 64
@@ -86,12 +111,16 @@ typedef struct {
 typedef struct Epoch {
     struct Epoch *next;
     uint32_t number, count, unacked, used, room;
+    int own; /* a flush of the lane has ended it, and the engine does not know it yet */
+    uint64_t serial;
+    double opened;
     Member *members;
 } Epoch;
 
 /* A descriptor of the disk; closed by the last one that uses it. Under the mutex. */
 typedef struct {
     int fd, users;
+    Flusher *flusher;
 } Backing;
 
 typedef struct {
@@ -110,7 +139,7 @@ typedef struct {
 } Slot;
 
 enum { STAGE_QUEUE, STAGE_SEND, STAGE_DISK, STAGE_PEER, STAGE_TOTAL, STAGE_PEER_DISK, STAGE_ACK, STAGE_READ, STAGE_WAKE,
-       STAGES };
+       STAGE_FLUSH, STAGE_FLUSH_DISK, STAGE_FLUSH_PEER, STAGE_PEER_FLUSH, STAGES };
 #define BUCKETS 160
 
 typedef struct {
@@ -135,6 +164,16 @@ typedef struct {
     uint32_t logged;
     double opened;
     double ack_seconds; /* how long the peer's answers take, smoothed */
+    /* Flushes. `may_flush`: the engine has no epochs of its own open or unconfirmed. */
+    int may_flush;
+    uint64_t opening;            /* counts how often the lane was opened or closed */
+    uint32_t number;             /* of the current epoch */
+    uint64_t serial, confirmed;  /* of the youngest epoch that was ended, and of the youngest confirmed */
+    unsigned long rounds, rounds_over, rounds_good; /* the last one begun, ended, ended well */
+    pthread_cond_t round_over;
+    Waiter *flush_waiter; /* of the round that waits for `flush_serial` */
+    uint64_t flush_serial;
+    double flush_wait; /* how much longer than this disk the peer takes, smoothed; only a round changes it */
     /* Ranges that Python works on. */
     uint32_t blocked;
     int too_many_blocked;
@@ -143,6 +182,8 @@ typedef struct {
     int peer_busy, peer_taken;
     uint64_t peer_offset, peer_ident;
     uint32_t peer_length, peer_count;
+    int peer_may_flush;    /* the open epoch has writes of the lane only, and is the only one */
+    double flush_seconds;  /* how long a flush for the peer takes, smoothed */
     /* Sums since they were last asked for. */
     uint64_t written, sent_bytes, received, read;
     /* Without the mutex, only ever counted up (runtime/latency.py subtracts what was there at a reset). */
@@ -159,6 +200,10 @@ int table_local_done(Table *t, int slot, int ok);
 int table_overlaps(const Table *t, uint64_t offset, uint64_t end);
 long table_take(Table *t, int slot);
 uint32_t table_cut(Table *t, uint32_t number);
+/* The current epoch ends because of a flush of the lane. 1: it had writes, `number` is its BARRIER's. */
+int table_cut_own(Table *t, uint32_t *number);
+/* BARRIER_ACK: 1: it is of an epoch that the engine does not know, which is confirmed now; 0: it is not. */
+int table_barrier_acked(Table *t, uint32_t number, uint32_t count);
 void table_confirmed(Table *t);
 void table_heat(Table *t, uint64_t extent, int hot);
 void table_block(Table *t, uint64_t start, uint64_t end);
@@ -194,6 +239,17 @@ PyObject *lane_read(Lane *self, PyObject *args);
 PyObject *native_write_all(PyObject *module, PyObject *args);
 PyObject *lane_serve(Lane *self, PyObject *args);
 void wake(Waiter *waiter);
+/* Wait for `wake`; the first one looks for it without a system call, and may come back before. */
+#define SPIN_SECONDS 60e-6
+void spin(const Waiter *waiter);
+void wait_for(Waiter *waiter);
+/* The socket that a client's packets leave by (to be left with port_leave), or NULL. */
+Port *data_port(Lane *self);
+/* A client's flush. 1: done; 0: it is the engine's. */
+int flush_through(Lane *self);
+/* A BARRIER of the peer: 1: acknowledged, 0: it is the engine's. The acks of its writes have been sent. */
+int flush_for_peer(Lane *self, Port *meta, const unsigned char *barrier);
+PyObject *lane_flush(Lane *self, PyObject *args);
 void backing_leave(Backing *backing);
 int write_all(int fd, const unsigned char *from, size_t size, uint64_t offset);
 

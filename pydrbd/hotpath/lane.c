@@ -26,6 +26,7 @@ static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         self->data_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
         for (int i = 0; i < 2; i++)
             pthread_mutex_init(&self->inboxes[i].lock, NULL);
+        pthread_cond_init(&self->table.round_over, NULL);
         self->table.volume = volume;
     }
     return (PyObject *)self;
@@ -105,10 +106,11 @@ METHOD(lane_detach)
 METHOD(lane_set_disk)
 {
     int fd;
+    PyObject *flusher = NULL;
     Backing *backing = NULL;
-    if (!PyArg_ParseTuple(args, "i", &fd))
+    if (!PyArg_ParseTuple(args, "i|O!", &fd, &FlusherType, &flusher))
         return NULL;
-    if (fd >= 0) {
+    if (fd >= 0 && flusher) {
         int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
         if (own < 0)
             return PyErr_SetFromErrno(PyExc_OSError);
@@ -116,7 +118,8 @@ METHOD(lane_set_disk)
             close(own);
             return PyErr_NoMemory();
         }
-        *backing = (Backing){own, 1};
+        *backing = (Backing){own, 1, ((FlusherObject *)flusher)->flusher};
+        backing->flusher->users++;
     }
     backing_leave(self->table.backing);
     self->table.backing = backing;
@@ -145,9 +148,9 @@ METHOD(lane_open_client)
 {
     unsigned long long size;
     PyObject *hot;
-    unsigned max_epoch, max_logged;
+    unsigned max_epoch, max_logged, number;
     Table *t = &self->table;
-    if (!PyArg_ParseTuple(args, "KOII", &size, &hot, &max_epoch, &max_logged))
+    if (!PyArg_ParseTuple(args, "KOIII", &size, &hot, &max_epoch, &max_logged, &number))
         return NULL;
     table_reset(t);
     t->extents = (size >> EXTENT_SHIFT) + 1;
@@ -171,6 +174,7 @@ METHOD(lane_open_client)
     t->size = size;
     t->max_epoch = max_epoch;
     t->max_logged = max_logged;
+    t->number = number;
     t->mode = MODE_CLIENT;
     Py_RETURN_TRUE;
 }
@@ -348,6 +352,58 @@ METHOD(lane_cut)
     return PyLong_FromUnsignedLong(table_cut(&self->table, number));
 }
 
+METHOD(lane_cut_own)
+{
+    uint32_t number;
+    (void)args;
+    if (!table_cut_own(&self->table, &number))
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLong(number);
+}
+
+METHOD(lane_barrier_acked)
+{
+    unsigned number, count;
+    if (!PyArg_ParseTuple(args, "II", &number, &count))
+        return NULL;
+    return PyBool_FromLong(table_barrier_acked(&self->table, number, count));
+}
+
+METHOD(lane_adopt)
+{
+    (void)args;
+    PyObject *list = PyList_New(0);
+    for (Epoch *e = self->table.sent; list && e; e = e->next) {
+        if (!e->own)
+            continue;
+        PyObject *item = Py_BuildValue("Id", e->number, e->opened);
+        if (!item || PyList_Append(list, item))
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+        e->own = 0;
+    }
+    return list;
+}
+
+METHOD(lane_set_epoch)
+{
+    unsigned number;
+    if (!PyArg_ParseTuple(args, "I", &number))
+        return NULL;
+    self->table.number = number;
+    Py_RETURN_NONE;
+}
+
+METHOD(lane_let_flush)
+{
+    int on;
+    if (!PyArg_ParseTuple(args, "p", &on))
+        return NULL;
+    self->table.may_flush = on && self->table.mode == MODE_CLIENT;
+    self->table.peer_may_flush = on && self->table.mode == MODE_PEER;
+    Py_RETURN_NONE;
+}
+
 METHOD(lane_oldest)
 {
     (void)args;
@@ -514,6 +570,11 @@ METHOD(lane_oldest_sent)
             found = 1;
         }
     }
+    for (const Epoch *e = t->sent; e; e = e->next)
+        if (e->own && (!found || e->opened < oldest)) {
+            oldest = e->opened;
+            found = 1;
+        }
     if (!found)
         Py_RETURN_NONE;
     return PyFloat_FromDouble(oldest);
@@ -523,6 +584,7 @@ NUMBER(get_mode) { (void)unused; return PyLong_FromLong(self->table.mode); }
 NUMBER(get_logged) { (void)unused; return PyLong_FromUnsignedLong(self->table.logged); }
 NUMBER(get_in_flight) { (void)unused; return PyLong_FromUnsignedLong(self->table.in_flight); }
 NUMBER(get_bytes) { (void)unused; return PyLong_FromUnsignedLongLong(self->table.bytes_in_flight); }
+NUMBER(get_epoch) { (void)unused; return PyLong_FromUnsignedLong(self->table.number); }
 NUMBER(get_opened) { (void)unused; return PyFloat_FromDouble(self->table.opened); }
 NUMBER(get_disk) { (void)unused; return PyBool_FromLong(self->table.backing != NULL); }
 NUMBER(get_reads) { (void)unused; return PyBool_FromLong(self->table.readable); }
@@ -538,6 +600,7 @@ static PyGetSetDef lane_fields[] = {
     {"logged", (getter)get_logged, NULL, NULL, NULL},
     {"in_flight", (getter)get_in_flight, NULL, NULL, NULL},
     {"bytes_in_flight", (getter)get_bytes, NULL, NULL, NULL},
+    {"epoch", (getter)get_epoch, NULL, NULL, NULL},
     {"opened", (getter)get_opened, NULL, NULL, NULL},
     {"current_count", (getter)get_current, NULL, NULL, NULL},
     {"has_disk", (getter)get_disk, NULL, NULL, NULL},
@@ -554,6 +617,7 @@ static PyMethodDef lane_methods[] = {
     ENTRY(oldest), ENTRY(confirmed), ENTRY(heat), ENTRY(referenced), ENTRY(block), ENTRY(overlapping),
     ENTRY(next_sequence), ENTRY(set_sequence), ENTRY(peer_begin), ENTRY(peer_done), ENTRY(peer_take),
     ENTRY(peer_over), ENTRY(peer_count), ENTRY(sums), ENTRY(histogram), ENTRY(nanoseconds), ENTRY(oldest_sent),
+    ENTRY(cut_own), ENTRY(barrier_acked), ENTRY(adopt), ENTRY(set_epoch), ENTRY(let_flush), ENTRY(flush),
     ENTRY(write), ENTRY(read), ENTRY(receive), ENTRY(serve),
     {NULL, NULL, 0, NULL},
 };
@@ -578,10 +642,10 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "_native", 
 
 PyMODINIT_FUNC PyInit__native(void)
 {
-    PyTypeObject *types[] = {&MutexType, &OutletType, &LaneType};
-    const char *names[] = {"Mutex", "Outlet", "Lane"};
+    PyTypeObject *types[] = {&MutexType, &OutletType, &FlusherType, &LaneType};
+    const char *names[] = {"Mutex", "Outlet", "Flusher", "Lane"};
     PyObject *made = PyModule_Create(&module);
-    for (int i = 0; made && i < 3; i++)
+    for (int i = 0; made && i < 4; i++)
         if (PyType_Ready(types[i]) < 0 || PyModule_AddObjectRef(made, names[i], (PyObject *)types[i]) < 0)
             Py_CLEAR(made);
     return made;

@@ -52,6 +52,15 @@ static unsigned command(const unsigned char *p) { return (unsigned)p[6] << 8 | p
 static unsigned volume(const unsigned char *p) { return (unsigned)p[4] << 8 | p[5]; }
 
 /* --- acks of our writes (client) --------------------------------------------------------------- */
+/* Is this a frame that the lane, open as it is, deals with? */
+static int is_lanes(const Table *t, int channel, const unsigned char *p)
+{
+    unsigned kind = command(p);
+    if (channel == META)
+        return t->mode == MODE_CLIENT && (kind == P_WRITE_ACK || kind == P_BARRIER_ACK);
+    return t->mode == MODE_PEER && (kind == P_DATA || kind == P_BARRIER);
+}
+
 /* Deal with all acks at the front; the bytes they took. */
 static size_t take_acks(Lane *self, const unsigned char *p, size_t have)
 {
@@ -61,9 +70,15 @@ static size_t take_acks(Lane *self, const unsigned char *p, size_t have)
     size_t taken = 0;
     double now = clock_seconds();
     pthread_mutex_lock(&self->mutex->lock);
-    while (t->mode == MODE_CLIENT && have - taken >= ACK_BYTES && count < SLOTS) {
+    while (t->mode == MODE_CLIENT && have - taken >= BARRIER_BYTES && count < SLOTS) {
         const unsigned char *f = p + taken;
-        if (frame_length(f, have - taken) != ACK_BYTES || command(f) != P_WRITE_ACK || volume(f) != t->volume)
+        long length = frame_length(f, have - taken);
+        if (length == BARRIER_BYTES && command(f) == P_BARRIER_ACK && !volume(f) &&
+            table_barrier_acked(t, get32(f + HEADER), get32(f + HEADER + 4))) {
+            taken += BARRIER_BYTES;
+            continue;
+        }
+        if (length != ACK_BYTES || command(f) != P_WRITE_ACK || volume(f) != t->volume)
             break;
         uint64_t sector = get64(f + 16);
         int slot = sector >> 54 ? SLOW : table_find(t, get64(f + 24), sector * SECTOR, get32(f + 32));
@@ -197,12 +212,11 @@ static size_t for_python(Lane *self, const Inbox *in, int channel)
 {
     const unsigned char *p = in->bytes + in->start;
     size_t have = in->end - in->start, taken = 0;
-    unsigned mine = channel == DATA ? P_DATA : P_WRITE_ACK;
     if (in->through)
         return have;
     for (;;) {
         long length = frame_length(p + taken, have - taken);
-        if (length <= 0 || (taken && self->table.mode != MODE_CLOSED && command(p + taken) == mine))
+        if (length <= 0 || (taken && is_lanes(&self->table, channel, p + taken)))
             return taken;
         taken += (size_t)length;
     }
@@ -225,13 +239,19 @@ static size_t take_frames(const Receiver *r, int channel, Found *found, Acks *ac
             in->through = 1;
         if (length <= 0)
             break;
-        if (channel == META && command(p) == P_WRITE_ACK && self->table.mode == MODE_CLIENT) {
+        if (!is_lanes(&self->table, channel, p))
+            break;
+        if (channel == META) {
             size_t taken = take_acks(self, p, have);
             if (!taken)
                 break;
             in->start += taken;
-        } else if (channel == DATA && command(p) == P_DATA && length > HEADER + DATA_HEAD &&
-                   self->table.mode == MODE_PEER) {
+        } else if (command(p) == P_BARRIER && length == BARRIER_BYTES && !volume(p)) {
+            send_acks(r, acks); /* they are waited for, and go before its own */
+            if (!flush_for_peer(self, r->ports[META], p))
+                break;
+            in->start += (size_t)length;
+        } else if (command(p) == P_DATA && length > HEADER + DATA_HEAD) {
             int result = take_data(r, p, (uint32_t)length, acks, &found->disk_error);
             if (!result)
                 break;

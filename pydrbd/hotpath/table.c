@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The table of a lane: which writes are under way, in which epoch, on which extents and bytes.
  *
- * Pure bookkeeping, all of it under the driver's mutex; no system call, no Python. Invariants:
+ * Pure bookkeeping, all of it under the driver's mutex; no Python, and no system call but to wake a flush.
+ * Invariants:
  * - A write is in exactly one slot until it is complete, and in exactly one epoch until that is confirmed.
  * - An extent's count is the number of writes on it whose epoch is not confirmed or whose local write is
  *   not over; writes begin on hot extents only.
@@ -212,19 +213,57 @@ long table_take(Table *t, int slot)
 }
 
 /* --- epochs ------------------------------------------------------------------------------------ */
-uint32_t table_cut(Table *t, uint32_t number)
+static void end_current(Table *t)
 {
     Epoch *e = t->current;
-    if (!e || !e->count) /* all of it was taken over, or there is nothing */
-        return 0;
-    e->number = number;
+    e->serial = ++t->serial;
+    e->opened = t->opened;
     t->current = NULL;
     if (t->last)
         t->last->next = e;
     else
         t->sent = e;
     t->last = e;
+}
+
+/* The round of flushes that waits for the peer goes on. */
+static void flush_goes_on(Table *t, int taken)
+{
+    Waiter *waiter = t->flush_waiter;
+    t->flush_waiter = NULL;
+    waiter->taken = taken;
+    if (!taken)
+        waiter->acked = clock_seconds();
+    wake(waiter);
+}
+
+uint32_t table_cut(Table *t, uint32_t number)
+{
+    Epoch *e = t->current;
+    if (!e || !e->count) /* all of it was taken over, or there is nothing */
+        return 0;
+    e->number = number;
+    end_current(t);
     return e->count;
+}
+
+int table_cut_own(Table *t, uint32_t *number)
+{
+    if (!t->current || !t->current->count)
+        return 0;
+    *number = t->current->number = t->number++;
+    t->current->own = 1;
+    end_current(t);
+    return 1;
+}
+
+int table_barrier_acked(Table *t, uint32_t number, uint32_t count)
+{
+    const Epoch *e = t->sent;
+    if (t->mode != MODE_CLIENT || !e || !e->own || e->unacked || e->number != number || e->count != count)
+        return 0;
+    table_confirmed(t);
+    return 1;
 }
 
 static void free_epoch(Epoch *e)
@@ -251,6 +290,9 @@ void table_confirmed(Table *t)
         else
             hold_extents(t, m->offset, m->length, -1);
     }
+    t->confirmed = e->serial;
+    if (t->flush_waiter && t->flush_serial <= e->serial)
+        flush_goes_on(t, 0);
     free_epoch(e);
 }
 
@@ -272,7 +314,12 @@ void table_reset(Table *t)
     t->logged = 0;
     t->blocked = 0;
     t->too_many_blocked = 0;
+    t->may_flush = t->peer_may_flush = 0;
+    t->confirmed = t->serial; /* nothing that was ended before is waited for */
+    t->opening++;
     t->mode = MODE_CLOSED;
+    if (t->flush_waiter)
+        flush_goes_on(t, 1);
 }
 
 /* --- the peer's write -------------------------------------------------------------------------- */

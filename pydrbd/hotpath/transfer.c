@@ -29,9 +29,7 @@ void wake(Waiter *waiter)
 
 /* The only write under way looks for its end itself for so long, if the peer's answers come that soon: its
  * thread need not be woken, which at one request at a time is a tenth of its latency. */
-#define SPIN_SECONDS 60e-6
-
-static void spin(const Waiter *waiter)
+void spin(const Waiter *waiter)
 {
     double until = clock_seconds() + SPIN_SECONDS;
     while (!__atomic_load_n(&waiter->word, __ATOMIC_ACQUIRE) && clock_seconds() < until)
@@ -39,7 +37,7 @@ static void spin(const Waiter *waiter)
             RELAX();
 }
 
-static void wait_for(Waiter *waiter)
+void wait_for(Waiter *waiter)
 {
     while (!__atomic_load_n(&waiter->word, __ATOMIC_ACQUIRE))
         syscall(SYS_futex, &waiter->word, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
@@ -49,6 +47,7 @@ void backing_leave(Backing *backing)
 {
     if (backing && !--backing->users) {
         close(backing->fd);
+        flusher_leave(backing->flusher);
         free(backing);
     }
 }
@@ -114,7 +113,7 @@ static void record_end(Table *t, const Times *times, double acked)
 /* Results of a whole write, besides the number of a slot. */
 enum { NOT_MINE = -1, DONE = -2 };
 
-static Port *data_port(Lane *self)
+Port *data_port(Lane *self)
 {
     pthread_mutex_lock(&self->mutex->lock);
     Port *port = self->table.mode == MODE_CLIENT ? self->ports[0] : NULL;
@@ -318,6 +317,13 @@ int pydrbd_hot_write(const void *data, uint32_t length, uint64_t offset)
         pending.disk_error = disk_error;
     }
     return result == DONE;
+}
+
+/* 1: all that was written is durable; 0: hand the flush to Python. */
+int pydrbd_hot_flush(void)
+{
+    Lane *self = serving;
+    return self && self->table.may_flush && flush_through(self);
 }
 
 /* 1: it is read; 0: hand it to Python. */

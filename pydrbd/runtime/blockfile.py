@@ -16,12 +16,11 @@ import fcntl
 import os
 import stat
 import struct
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pydrbd.hotpath import write_all
+from pydrbd.hotpath import Flusher, write_all
 
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
 #: fcntl command: lock owned by the open file, not by the process (F_OFD_SETLK of Linux).
@@ -74,7 +73,7 @@ class BlockFile:
             os.close(self.fd)
             raise
         self._can_punch = self._can_zero = True
-        self._flush = _GroupedFlush(self.fd)
+        self.flusher = Flusher()
 
     def _lock(self, slot: Slot | None) -> None:
         block_device = stat.S_ISBLK(os.fstat(self.fd).st_mode)
@@ -164,46 +163,12 @@ class BlockFile:
         return True
 
     def flush(self) -> None:
-        """Make every write durable that was completed before this call."""
-        self._flush.flush()
-
-
-class _GroupedFlush:
-    """fdatasync() shared by all who wait: one that starts after my call covers me too.
-
-    A failure is sticky: the kernel reports a lost write once and then forgets it, so nothing
-    after it may be called durable until the disk is opened anew.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._changed = threading.Condition()
-        self._started = self._finished = 0
-        self._error: OSError | None = None
-
-    def flush(self) -> None:
-        with self._changed:
-            mine = self._started + 1
-            while self._finished < mine and self._started > self._finished:
-                self._changed.wait()
-            if self._finished >= mine:
-                self._raise()
-                return
-            self._started = mine
-        error: OSError | None = None
+        """Make every write durable that was completed before this call. OSError; after the first, always: the
+        kernel reports a lost write once, so nothing may be called durable until the disk is opened anew."""
         try:
-            os.fdatasync(self._fd)
-        except OSError as caught:
-            error = caught
-        with self._changed:
-            self._finished = mine
-            self._error = self._error or error
-            self._changed.notify_all()
-            self._raise()
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise OSError(self._error.errno or errno.EIO, f"flushing the disk failed: {self._error.strerror}")
+            self.flusher.flush(self.fd)
+        except OSError as error:
+            raise OSError(error.errno, f"flushing the disk failed: {error.strerror}") from error
 
 
 def _open(path: str, extra_flags: int, *, exclusive: bool) -> int:

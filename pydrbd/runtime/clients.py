@@ -53,6 +53,8 @@ def zero(
 
 def flush(driver: Driver, volume: int) -> IoFailed | None:
     """Make every completed write durable, here and on the connected peer."""
+    if driver.lane is not None and driver.lane.flush():
+        return None
     return _traced(driver, FLUSH, driver.engine.flush(volume))
 
 

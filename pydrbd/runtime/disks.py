@@ -114,12 +114,13 @@ class Disks:
                 if volume.closing and not volume.users:
                     _close(volume)
 
-    def descriptor(self, number: int) -> int:
-        """The descriptor of the volume's data, for buffered I/O; -1 if it has none."""
+    def buffered(self, number: int) -> BlockFile | None:
+        """The volume's data, if it is open and its I/O is buffered."""
         with self._lock:
             volume = self._volumes.get(number)
-            buffered = volume is not None and type(volume.data) is BlockFile and not volume.closing
-            return volume.data.fd if volume is not None and buffered else -1
+            if volume is None or volume.closing or type(volume.data) is not BlockFile:
+                return None
+            return volume.data
 
     def close(self) -> None:
         """Close all disks (at the end of the process)."""

@@ -57,8 +57,8 @@ class NativeLane(Native):
         return lane
 
     # --- under the mutex -----------------------------------------------------------------------
-    def open_client(self, size: int, hot: list[int], max_epoch: int, max_logged: int) -> bool:
-        return self._ready() and super().open_client(size, hot, max_epoch, max_logged)
+    def open_client(self, size: int, hot: list[int], max_epoch: int, max_logged: int, epoch: int) -> bool:
+        return self._ready() and super().open_client(size, hot, max_epoch, max_logged, epoch)
 
     def open_peer(self, size: int) -> bool:
         return self._ready() and super().open_peer(size)
@@ -75,10 +75,10 @@ class NativeLane(Native):
         return self.attached and self._take_disk()
 
     def _take_disk(self) -> bool:
-        fd = -1 if self.has_disk else self.disks.descriptor(self.number)
-        if fd >= 0:
+        disk = None if self.has_disk else self.disks.buffered(self.number)
+        if disk is not None:
             try:
-                self.set_disk(fd)
+                self.set_disk(disk.fd, disk.flusher)
             except OSError:
                 return False  # no descriptors left: the engine does without
         return self.has_disk

@@ -36,14 +36,14 @@ STAGES: dict[str, int | None] = {
     "peer": 3,
     "wake": 8,
     "total": 4,
-    "flush": None,
-    "flush-disk": None,
-    "flush-peer": None,
+    "flush": 9,
+    "flush-disk": 10,
+    "flush-peer": 11,
     "read": 7,
     "peer-queue": None,
     "peer-disk": 5,
     "ack": 6,
-    "peer-flush": None,
+    "peer-flush": 12,
 }
 
 #: An order of a script: its type, or that of the ticket it waited for; when the script yielded it, when the

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from pydrbd.sim import lane
 from pydrbd.units import SECTOR
-from pydrbd.wire.packets import Channel, Data, Packet, WriteAck
+from pydrbd.wire.packets import Barrier, BarrierAck, Channel, Data, Packet, WriteAck
 
 if TYPE_CHECKING:
+    from pydrbd.engine.orders import Script
     from pydrbd.errors import PydrbdError
     from pydrbd.sim.node import Node
 
@@ -58,25 +59,24 @@ class Inbox:
             return
         table = lane.table_of(driver.engine)
         current = driver.engine.session
-        if table is not None and isinstance(packet, WriteAck) and current and current.number == session:
-            found = -1
-            if lane.may_take(table, packet):
-                ack = (packet.block_id, packet.sector * SECTOR, packet.size)
-                found = driver.enter("lane ack", lambda: table.acked(*ack))
-            if found >= 0:
-                self._heard[Channel.META] = session
-                return
+        ours = table is not None and current is not None and current.number == session
+        mine = table is not None and ours and lane.may_take(table, packet)
+        if table is not None and mine and driver.enter("lane ack", partial(_ack, table, packet)):
+            self._heard[Channel.META] = session
+            return
         driver.enter("on_packets", lambda: driver.engine.on_packets(session, Channel.META, [packet]))
 
     def _work(self) -> None:
         while self._waiting and not self._writing and self.node.driver is not None:
             session, packet = self._waiting.popleft()
             if not self._begun(session, packet):
-                driver = self.node.driver
-                driver.enter(
-                    "on_packets",
-                    partial(driver.engine.on_packets, session, Channel.DATA, [packet]),
-                )
+                self._to_engine(session, packet)
+
+    def _to_engine(self, session: int, packet: Packet) -> None:
+        driver = self.node.driver
+        if driver is not None:
+            args = session, Channel.DATA, [packet]
+            driver.enter("on_packets", partial(driver.engine.on_packets, *args))
 
     def _begun(self, session: int, packet: Packet) -> bool:
         """Does the lane carry out this packet?"""
@@ -84,18 +84,34 @@ class Inbox:
         assert driver is not None
         engine, table = driver.engine, lane.table_of(driver.engine)
         current = engine.session is not None and engine.session.number == session
-        if table is None or not current or not isinstance(packet, Data) or not lane.may_take(table, packet):
+        if table is None or not current or not lane.may_take(table, packet):
             return False
-        args = (packet.sector * SECTOR, len(packet.data), packet.block_id)
-        if not driver.enter("lane write", lambda: table.peer_begin(*args)):
-            return False
+        script: Script[None] | Script[bool]
+        if isinstance(packet, Data):
+            args = (packet.sector * SECTOR, len(packet.data), packet.block_id)
+            if not driver.enter("lane write", lambda: table.peer_begin(*args)):
+                return False
+            script = lane.peer_write(engine, packet)
+        else:
+            assert isinstance(packet, Barrier)
+            script = lane.peer_barrier(engine, packet)
         self._heard[Channel.DATA] = session
         self._writing = True
 
-        def over(_result: object, _error: PydrbdError | None) -> None:
+        def over(result: object, _error: PydrbdError | None) -> None:
             self._writing = False
             if self.node.inbox is self:
+                if result is False:
+                    self._to_engine(session, packet)
                 self._work()
 
-        driver.start("lane peer write", lane.peer_write(engine, packet), kind="engine", done=over)
+        driver.start("lane peer write", script, kind="engine", done=over)
         return True
+
+
+def _ack(table: lane.Table, packet: Packet) -> bool:
+    """Was this the answer to something of the lane?"""
+    if isinstance(packet, BarrierAck):
+        return table.barrier_acked(packet.number, packet.count)
+    assert isinstance(packet, WriteAck)
+    return table.acked(packet.block_id, packet.sector * SECTOR, packet.size) >= 0

@@ -12,10 +12,10 @@ from typing import Any
 from pydrbd.engine import lane as lane_module
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.lane import CLIENT, CLOSED, CONFIRMED, CURRENT, FAILED, PEER, RUNS, WRITTEN
-from pydrbd.engine.orders import Await, IoFailed, Script, Ticket, WriteBlocks
+from pydrbd.engine.orders import Await, FlushDisk, IoFailed, Script, Ticket, WriteBlocks
 from pydrbd.format.bitmap_pages import extents_of
 from pydrbd.units import BIT_BYTES, MAX_DATA_BYTES, SECTOR
-from pydrbd.wire.packets import Data, DpFlags, WriteAck
+from pydrbd.wire.packets import Barrier, BarrierAck, Data, DpFlags, WriteAck
 
 SLOTS = 128
 IDENT_BIT = 1 << 62
@@ -40,6 +40,11 @@ class _Epoch:
     number: int = 0
     unacked: int = 0
     members: dict[int, tuple[int, int]] = field(default_factory=dict)
+    #: A flush of the lane has ended it, and the engine does not know it yet.
+    own: bool = False
+    opened: float = 0.0
+    #: True: confirmed; False: the lane was closed before.
+    over: Ticket = field(default_factory=Ticket)
 
 
 class Table:
@@ -53,6 +58,7 @@ class Table:
         self.received = self.sent = self.written = self._peer_count = 0
         self.peer: tuple[int, int, int] | None = None
         self.peer_taken = False
+        self.opening = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -62,12 +68,16 @@ class Table:
         self.ended: list[_Epoch] = []
         self.blocked: list[tuple[int, int]] = []
         self.opened = 0.0
+        #: How often the lane was opened or closed.
+        self.opening += 1
+        self.epoch = 0
+        self._may_flush = False
 
     # --- open and close --------------------------------------------------------------------------
-    def open_client(self, size: int, hot: list[int], max_epoch: int, max_logged: int) -> bool:
+    def open_client(self, size: int, hot: list[int], max_epoch: int, max_logged: int, epoch: int) -> bool:
         self._forget()
         self.size, self.hot, self.max_epoch, self.max_logged = size, set(hot), max_epoch, max_logged
-        self.mode = CLIENT
+        self.mode, self.epoch = CLIENT, epoch
         return True
 
     def open_peer(self, size: int) -> bool:
@@ -77,8 +87,12 @@ class Table:
 
     def close(self) -> None:
         assert not self.busy(), "a lane is closed over writes that nobody took over"
+        assert not any(epoch.own for epoch in self.ended), "a lane is closed over epochs that nobody adopted"
+        ended = self.ended
         self._forget()
         self.mode = CLOSED
+        for epoch in ended:
+            epoch.over.resolve(False)
 
     def serve_reads(self, on: bool, size: int) -> None:
         """Reads of the lane are those of the engine, without its mutex: nothing to simulate."""
@@ -102,6 +116,7 @@ class Table:
 
     def oldest_sent(self) -> float | None:
         waiting = [slot.sent_at for slot in self.slots.values() if not slot.taken and not slot.acked]
+        waiting += [epoch.opened for epoch in self.ended if epoch.own]
         return min(waiting, default=None)
 
     def sums(self) -> tuple[int, int, int, int]:
@@ -243,10 +258,41 @@ class Table:
         epoch = self.current
         if not epoch.members:
             return 0
-        epoch.number = number
+        epoch.number, epoch.opened = number, self.opened
         self.ended.append(epoch)
         self.current = _Epoch()
         return len(epoch.members)
+
+    def let_flush(self, on: bool) -> None:
+        self._may_flush = on and self.mode != CLOSED
+
+    def may_flush(self, mode: int) -> bool:
+        return self._may_flush and self.mode == mode
+
+    def cut_own(self) -> int | None:
+        number = self.epoch
+        if not self.cut(number):
+            return None
+        self.ended[-1].own = True
+        self.epoch = number + 1 & 0xFFFFFFFF
+        return number
+
+    def adopt(self) -> list[tuple[int, float]]:
+        adopted = [(epoch.number, epoch.opened) for epoch in self.ended if epoch.own]
+        for epoch in self.ended:
+            epoch.own = False
+        return adopted
+
+    def set_epoch(self, number: int) -> None:
+        self.epoch = number
+
+    def barrier_acked(self, number: int, count: int) -> bool:
+        if self.mode != CLIENT or not self.ended or not self.ended[0].own:
+            return False
+        if self.oldest() != (number, count, 0):
+            return False
+        self.confirmed()
+        return True
 
     def oldest(self) -> tuple[int, int, int] | None:
         if not self.ended:
@@ -255,12 +301,14 @@ class Table:
         return epoch.number, len(epoch.members), epoch.unacked
 
     def confirmed(self) -> None:
-        for ident, (offset, length) in self.ended.pop(0).members.items():
+        epoch = self.ended.pop(0)
+        for ident, (offset, length) in epoch.members.items():
             slot = self.slots.get(ident % SLOTS)
             if slot is not None and not slot.taken and slot.ident == ident:
                 slot.epoch = None  # its local write still holds the extents
             else:
                 self._hold(offset, length, -1)
+        epoch.over.resolve(True)
 
     # --- the peer's writes -----------------------------------------------------------------------
     def peer_begin(self, offset: int, length: int, ident: int) -> bool:
@@ -329,14 +377,49 @@ def write(engine: Engine, offset: int, data: bytes, fua: bool) -> Script[IoFaile
     if slot.taken or failure is not None:
         failure = yield from engine.lane.ended(number, failure)
     if failure is None and fua:
-        failure = yield from engine.flush(0)
+        failure = yield from flush(engine)
     return failure
+
+
+def flush(engine: Engine) -> Script[IoFailed | None]:
+    """A client's flush as its thread does it (hotpath/flush.c): by the lane, or else by the engine. Clients
+    that flush at the same time have rounds of their own here."""
+    table = table_of(engine)
+    if table is not None and table.may_flush(CLIENT):
+        done = yield from _flush_in_lane(engine, table)
+        if done:
+            return None
+    return (yield from engine.flush(0))
+
+
+def _flush_in_lane(engine: Engine, table: Table) -> Script[bool]:
+    """True: every write that was complete before is durable on both nodes."""
+    opening, number = table.opening, table.cut_own()
+    if number is not None:
+        engine.out.data.append(Barrier(number))
+    last = table.ended[-1] if table.ended else None
+    if not (yield from _flush_disk(engine)) or table.opening != opening:
+        return False
+    return last is None or bool(last.over.value if last.over.done else (yield Await(last.over)))
+
+
+def _flush_disk(engine: Engine) -> Script[bool]:
+    """A failure is sticky in production (hotpath/_native.pyi, Flusher): the engine's own flush finds it."""
+    volume = engine.volumes[0]
+    incarnation = volume.incarnation
+    failure: IoFailed | None = yield FlushDisk(0)
+    if failure is not None:
+        volume.order_begins()
+        volume.order_ends(incarnation, FlushDisk(0), failure)
+    return failure is None
 
 
 def may_take(table: Table, packet: Any) -> bool:
     """Is this packet of a kind that the lane deals with at present?"""
-    if isinstance(packet, WriteAck):
+    if isinstance(packet, WriteAck | BarrierAck):
         return table.mode == CLIENT
+    if isinstance(packet, Barrier):
+        return table.may_flush(PEER)
     return isinstance(packet, Data) and table.mode == PEER and packet.flags == _FLAGS
 
 
@@ -351,3 +434,17 @@ def peer_write(engine: Engine, packet: Data) -> Script[None]:
         return
     ack = (packet.sector, packet.block_id, len(packet.data), table.next_sequence(), 0)
     engine.out.meta.append(WriteAck(*ack))
+
+
+def peer_barrier(engine: Engine, packet: Barrier) -> Script[bool]:
+    """A BARRIER of the peer, as the data thread answers it (hotpath/flush.c). False: it is the engine's."""
+    table = table_of(engine)
+    assert table is not None
+    opening = table.opening
+    good = yield from _flush_disk(engine)
+    if not good or table.opening != opening or not table.may_flush(PEER):
+        return False
+    if not (count := table.peer_count()):
+        return False
+    engine.out.meta.append(BarrierAck(packet.number, count))
+    return True

@@ -117,7 +117,7 @@ class Workload:
         engine = node.engine
         if kind == "flush":
             request = Request(kind, self.world.clock.now, self.world.clock.step)
-            self._start(node, kind, engine.flush(0), request, "flush")
+            self._start(node, kind, lane.flush(engine), request, "flush")
             return
         first, sectors = self._range(kind)
         offset, length = first * SECTOR, sectors * SECTOR

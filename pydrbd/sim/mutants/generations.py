@@ -12,6 +12,7 @@ from pydrbd.engine import admin, aftermath, disk_admin, generations, peer_reques
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.generations import Verdict, _Both
 from pydrbd.engine.volume import Volume
+from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.mutants.edit import Mutant, Swap, edit
 from pydrbd.sim.profile import Profile
 from pydrbd.vocabulary import Refusal
@@ -50,7 +51,22 @@ def _slow_handshake(profile: Profile) -> Profile:
     return replace(profile, net=net, depth=16, think=0.002, pause=0.2, fresh=False)
 
 
+def _slow_disks(profile: Profile) -> Profile:
+    """An exchange of bitmaps takes as long as a client's writes."""
+    disk = DiskProfile(delay=0.004, spike=50.0, spike_chance=0.1)
+    return replace(profile, disk=disk, depth=16, think=0.005, pause=0.1, fresh=False, steps=20)
+
+
 GENERATIONS = (
+    Mutant(
+        "lone-write-before-the-target-is-marked",
+        5,
+        "writes are acknowledged before a peer of the same generation has made durable that it is a target",
+        (edit(Volume.settled, (" or self.parting.ticket", "")),),
+        actions=("crash_and_resume", "power_cut"),
+        focus=True,
+        setting=_slow_disks,
+    ),
     Mutant(
         "no-new-uuid",
         5,

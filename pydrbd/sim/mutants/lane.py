@@ -10,6 +10,7 @@ from dataclasses import replace
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.lane import Lane
 from pydrbd.engine.transfer_log import TransferLog
+from pydrbd.sim import lane
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.lane import Table
 from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
@@ -123,6 +124,72 @@ LANE = (
         4,
         "an epoch whose writes the engine has all taken over stays in the lane when it is confirmed",
         (edit(TransferLog.barrier_acked, ("if lane is not None:", "if lane is not None and in_lane:")),),
+        setting=_few_places,
+    ),
+    Mutant(
+        "lane-flush-here-only",
+        2,
+        "a flush of the lane does not wait until the peer has made the epoch durable",
+        (edit(lane._flush_in_lane, ("return last is None or", "return last is None or True or")),),
+        setting=_lanes,
+    ),
+    Mutant(
+        "lane-flush-there-only",
+        2,
+        "a flush of the lane does not flush this node's disk",
+        (
+            edit(
+                lane._flush_in_lane,
+                (
+                    "not (yield from _flush_disk(engine)) or table.opening != opening",
+                    "table.opening != opening",
+                ),
+            ),
+        ),
+        setting=_lanes,
+    ),
+    Mutant(
+        "lane-flush-survives-all",
+        2,
+        "a flush of the lane counts although the lane was closed meanwhile",
+        (
+            edit(
+                lane._flush_in_lane,
+                (" or table.opening != opening", ""),
+                (
+                    "bool(last.over.value if last.over.done else (yield Await(last.over)))",
+                    "bool(last.over.done or (yield Await(last.over)) in (True, False))",
+                ),
+            ),
+        ),
+        setting=_lanes,
+    ),
+    Mutant(
+        "lane-flush-beside-the-engine",
+        2,
+        "a flush of the lane takes no notice of the engine's epochs",
+        (edit(Lane._may_flush, ("log.sent or log.current.requests or ", "")),),
+        setting=_few_places,
+    ),
+    Mutant(
+        "lane-peer-barrier-unflushed",
+        2,
+        "the lane answers a BARRIER without flushing",
+        (edit(lane.peer_barrier, ("good = yield from _flush_disk(engine)", "good = True; yield from ()")),),
+        setting=_lanes,
+    ),
+    Mutant(
+        "lane-peer-barrier-beside-the-engine",
+        2,
+        "the lane answers a BARRIER although the engine has writes of the epoch",
+        (edit(Lane._may_flush, ("epochs[0].count or epochs[0].active", "False")),),
+        setting=_few_places,
+    ),
+    Mutant(
+        "lane-epochs-not-adopted",
+        2,
+        "the transfer log does not hear of the epochs that flushes of the lane have ended",
+        (edit(TransferLog.adopt, ("if self.lane is not None and", "if False and")),),
         setting=_few_places,
     ),
     Mutant(
