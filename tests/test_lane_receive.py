@@ -92,7 +92,7 @@ def data(sector: int = 0, ident: int = 7, payload: bytes = BLOCK, flags: DpFlags
 
 # --- the peer's writes -------------------------------------------------------------------------
 def test_a_write_is_carried_out_and_acknowledged(bench: Bench) -> None:
-    bench.lane.open_peer(SIZE)
+    bench.lane.open_peer(SIZE, None)
     bench.lane.set_sequence(41)
     bench.data.sendall(wire(data(8), data(16, 8, BLOCK[::-1])))
     assert bench.receive() is None
@@ -106,7 +106,7 @@ def test_a_write_is_carried_out_and_acknowledged(bench: Bench) -> None:
 
 
 def test_one_that_comes_in_pieces(bench: Bench) -> None:
-    bench.lane.open_peer(SIZE)
+    bench.lane.open_peer(SIZE, None)
     stream, found = wire(data(8, payload=BLOCK * 256), p.UnplugRemote()), None
     for at in range(0, len(stream), 100_000):
         bench.data.sendall(stream[at : at + 100_000])
@@ -134,7 +134,7 @@ def test_one_that_comes_in_pieces(bench: Bench) -> None:
 )
 def test_what_python_has_to_deal_with(bench: Bench, packet: Packet) -> None:
     """And nothing behind it is touched before that."""
-    bench.lane.open_peer(SIZE)
+    bench.lane.open_peer(SIZE, None)
     bench.data.sendall(wire(packet, data(8)))
     assert bench.receive() == wire(packet)
     assert bench.path.read_bytes() == bytes(SIZE)
@@ -143,7 +143,7 @@ def test_what_python_has_to_deal_with(bench: Bench, packet: Packet) -> None:
 
 
 def test_nothing_is_written_where_the_engine_works(bench: Bench) -> None:
-    bench.lane.open_peer(SIZE)
+    bench.lane.open_peer(SIZE, None)
     bench.lane.block(4096, 8192, True)
     bench.data.sendall(wire(data(8)))
     assert bench.receive() == wire(data(8))
@@ -151,7 +151,7 @@ def test_nothing_is_written_where_the_engine_works(bench: Bench) -> None:
 
 def test_a_disk_that_fails_is_for_the_engine(bench: Bench) -> None:
     bench.lane.set_disk(os.open(bench.path, os.O_RDONLY), Flusher())
-    bench.lane.open_peer(SIZE)
+    bench.lane.open_peer(SIZE, None)
     bench.data.sendall(wire(data(8)))
     assert bench.receive() == (None, errno.EBADF)
     assert bench.lane.peer_take() == (4096, 4096, 7)
@@ -161,7 +161,7 @@ def test_a_disk_that_fails_is_for_the_engine(bench: Bench) -> None:
 
 
 def test_acks_do_not_cut_into_a_packet_of_pythons(bench: Bench) -> None:
-    bench.lane.open_peer(SIZE)
+    bench.lane.open_peer(SIZE, None)
     meta = bench.outlets[1]
     meta.half = True
     bench.data.sendall(wire(data(8)))
@@ -173,7 +173,7 @@ def test_acks_do_not_cut_into_a_packet_of_pythons(bench: Bench) -> None:
 
 
 def test_while_python_has_packets_to_send_it_does_everything(bench: Bench) -> None:
-    bench.lane.open_peer(SIZE)
+    bench.lane.open_peer(SIZE, None)
     bench.outlets[1].add(1)
     bench.data.sendall(wire(data(8)))
     assert bench.receive() == wire(data(8))
@@ -181,7 +181,7 @@ def test_while_python_has_packets_to_send_it_does_everything(bench: Bench) -> No
 
 # --- acks of our writes ------------------------------------------------------------------------
 def test_acks_complete_writes_and_others_pass(bench: Bench) -> None:
-    bench.lane.open_client(SIZE, [0, 1], 100, 100, 1)
+    bench.lane.open_client(SIZE, [0, 1], 100, 100, 1, None)
     slot = bench.lane.begin(8192, 4096, 1.0)
     ident = bench.lane.ident(slot)
     assert not bench.lane.local_done(slot, True)
@@ -193,9 +193,42 @@ def test_acks_complete_writes_and_others_pass(bench: Bench) -> None:
     assert bench.lane.busy() == []
 
 
+# --- during a resync ---------------------------------------------------------------------------
+def test_writes_to_blocks_in_sync_are_answered_so(bench: Bench) -> None:
+    bits = bytearray(4096)
+    bits[0] = 0b1000
+    bench.lane.open_peer(SIZE, bits)
+    syncing = FLAGS | DpFlags.MAY_SET_IN_SYNC
+    bench.data.sendall(wire(data(8, flags=syncing)))
+    assert bench.receive() is None
+    acks = list(Decoder(Channel.META, start=Phase.RUNNING).feed(bench.meta.recv(4096)))
+    assert acks == [p.RsWriteAck(8, 7, 4096, 1, 0)]
+    for other in (data(24, flags=syncing), data(8)):
+        bench.data.sendall(wire(other))
+        assert bench.receive() == wire(other)
+
+
+def test_an_answer_for_a_block_that_is_out_of_sync_is_the_engines(bench: Bench) -> None:
+    bits = bytearray(4096)
+    bench.lane.open_client(SIZE, [0, 1], 100, 100, 1, bits)
+    idents = [bench.lane.ident(bench.lane.begin(sector * SECTOR, 4096, 1.0)) for sector in (8, 16)]
+    answers = [p.RsWriteAck(8, idents[0], 4096, 1, 0), p.RsWriteAck(16, idents[1], 4096, 2, 0)]
+    bits[0] = 0b100
+    bench.meta.sendall(wire(*answers))
+    assert bench.receive(1) == wire(answers[1])
+    assert bench.lane.bytes_in_flight == 4096
+    for slot in bench.lane.busy():
+        bench.lane.take(slot)
+    bench.lane.close()
+    bench.lane.open_client(SIZE, [0, 1], 100, 100, 1, None)
+    wrong = p.RsWriteAck(8, bench.lane.ident(bench.lane.begin(4096, 4096, 1.0)), 4096, 3, 0)
+    bench.meta.sendall(wire(wrong))
+    assert bench.receive(1) == wire(wrong), "no resync runs"
+
+
 # --- flushes -----------------------------------------------------------------------------------
 def test_a_barrier_is_answered_behind_the_acks_of_its_writes(bench: Bench) -> None:
-    bench.lane.open_peer(SIZE)
+    bench.lane.open_peer(SIZE, None)
     bench.lane.let_flush(True)
     bench.data.sendall(wire(data(8), data(16, 8), p.Barrier(77)))
     assert bench.receive() is None
@@ -207,7 +240,7 @@ def test_a_barrier_is_answered_behind_the_acks_of_its_writes(bench: Bench) -> No
 
 @pytest.mark.parametrize("case", ["not permitted", "no writes", "counted by Python", "backlog", "disk fails"])
 def test_a_barrier_that_is_not_the_lanes_goes_to_python(bench: Bench, case: str) -> None:
-    bench.lane.open_peer(SIZE)
+    bench.lane.open_peer(SIZE, None)
     bench.lane.let_flush(case != "not permitted")
     if case == "disk fails":
         flusher, (end, _other) = Flusher(), os.pipe()
@@ -256,7 +289,7 @@ def written(bench: Bench, offset: int = 8192) -> None:
 
 @pytest.fixture
 def client(bench: Bench) -> Bench:
-    bench.lane.open_client(SIZE, [0, 1], 100, 100, 40)
+    bench.lane.open_client(SIZE, [0, 1], 100, 100, 40, None)
     bench.lane.let_flush(True)
     return bench
 
@@ -304,7 +337,7 @@ def test_a_flush_that_outlives_the_lane_is_the_engines(client: Bench, how: str) 
     assert client.lane.adopt() == [(40, 1.0)]
     client.lane.close()
     if how == "opened again":
-        client.lane.open_client(SIZE, [0, 1], 100, 100, 41)
+        client.lane.open_client(SIZE, [0, 1], 100, 100, 41, None)
     assert (flush.end(), joined.end()) == (False, False)
 
 
@@ -350,7 +383,7 @@ def test_nothing_of_a_session_comes_in_the_next(bench: Bench) -> None:
 
 @pytest.mark.parametrize("stream", [b"\0" * 64, wire(p.Ping())[:8] + b"\xff" * 32, os.urandom(4096)])
 def test_bytes_that_make_no_sense_are_for_the_decoder(bench: Bench, stream: bytes) -> None:
-    bench.lane.open_peer(SIZE)
+    bench.lane.open_peer(SIZE, None)
     bench.data.sendall(stream)
     assert bench.receive() == stream
     bench.data.sendall(wire(data(8)))
@@ -373,7 +406,7 @@ def test_whatever_is_not_the_lanes_arrives_whole(
     made = Bench(tmp_path)
     try:
         if opened:
-            made.lane.open_peer(SIZE)
+            made.lane.open_peer(SIZE, None)
         stream, got = b"".join(pieces), b""
         borders = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
         for start, end in pairwise(borders):
@@ -395,7 +428,7 @@ def test_a_write_that_python_took_over_stays_pythons_until_it_says_so(tmp_path: 
     taken: list[object] = []
     try:
         made.lane.set_disk(peer, Flusher())  # pwrite() on a pipe fails, so Python has to end the write
-        made.lane.open_peer(SIZE)
+        made.lane.open_peer(SIZE, None)
         made.data.sendall(wire(data(8)))
         assert made.receive() == (None, errno.ESPIPE)
         taken.append(made.lane.peer_take())

@@ -40,7 +40,7 @@ def compiled() -> Any:
 @pytest.fixture(params=[compiled, Table], ids=["compiled", "simulated"])
 def table(request: pytest.FixtureRequest) -> Any:
     made = request.param()
-    assert made.open_client(SIZE, [0, 1, 4], 5, 9, 1)
+    assert made.open_client(SIZE, [0, 1, 4], 5, 9, 1, None)
     return made
 
 
@@ -174,6 +174,36 @@ def test_ranges_of_the_engine_keep_writes_off(table: Any) -> None:
     assert table.begin(512, 512, 1.0) >= 0
 
 
+def test_blocks_that_are_out_of_sync_are_the_engines(table: Any) -> None:
+    bits = bytearray(4096)
+    table.close()
+    assert table.open_client(SIZE, [0, 1, 4], 5, 9, 1, bits)
+    assert table.syncing
+    bits[0] = 0b100
+    assert table.begin(2 * BLOCK, 512, 1.0) == -1
+    assert table.begin(BLOCK, 2 * BLOCK, 1.0) == -1
+    assert table.begin(3 * BLOCK, BLOCK, 1.0) == 0
+    slot = table.begin(BLOCK, BLOCK, 1.0)
+    ident = table.ident(slot)
+    bits[0] |= 0b10
+    assert table.acked(ident, BLOCK, BLOCK) == -1, "it is out of sync since"
+    bits[0] = 0
+    assert table.acked(ident, BLOCK, BLOCK) == slot
+    for busy in table.busy():
+        table.take(busy)
+    table.close()
+    assert not table.syncing
+    bits.extend(bytes(4096))  # nobody looks at it any more
+
+    assert table.open_peer(SIZE, bits)
+    bits[0] = 0b10
+    assert not table.peer_begin(0, 3 * BLOCK, 5)
+    assert table.peer_begin(0, BLOCK, 5)
+    bits[0] = 0b11
+    assert not table.peer_done(True), "the engine clears the bit"
+    assert table.peer_take() == (0, BLOCK, 5)
+
+
 def test_more_ranges_than_it_keeps_block_everything(table: Any) -> None:
     for number in range(100):
         table.block(number * 512, (number + 1) * 512, True)
@@ -188,7 +218,7 @@ def test_a_write_of_the_peer(table: Any) -> None:
     assert not table.peer_begin(0, BLOCK, 5), "it is open for clients"
     table.close()
     assert table.mode == CLOSED
-    assert table.open_peer(SIZE)
+    assert table.open_peer(SIZE, None)
     assert table.mode == PEER
     assert not table.peer_begin(512, BLOCK, 5), "not whole blocks"
     assert not table.peer_begin(SIZE, BLOCK, 5)
@@ -278,7 +308,7 @@ class Steps:
             self.table.take(slot)
         self.table.adopt()
         self.table.close()
-        self.table.open_client(SIZE, [0, 1, 4], 5, 9, 1)
+        self.table.open_client(SIZE, [0, 1, 4], 5, 9, 1, None)
         self.blocked.clear()
 
     def _barrier_ack(self) -> object:
@@ -303,7 +333,7 @@ class Steps:
 def test_both_tables_answer_alike(steps: list[tuple[str, int, int]]) -> None:
     one, two = Steps(compiled()), Steps(Table())
     for each in (one, two):
-        assert each.table.open_client(SIZE, [0, 1, 4], 5, 9, 1)
+        assert each.table.open_client(SIZE, [0, 1, 4], 5, 9, 1, None)
         assert each.table.mode == CLIENT
     for step in steps:
         assert one.step(*step) == two.step(*step), step

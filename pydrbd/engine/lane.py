@@ -5,15 +5,17 @@ Python), requests and peer_requests (go on with a write that was taken over), tr
 activity_log (count the lane's writes with their own).
 
 A lane is *open* while every step of a write is known beforehand: one volume, connected, both disks
-UpToDate, no resync, no new UUID under way; on the Primary (`CLIENT`) with protocol C, on its peer (`PEER`)
-with the Primary's writes. A lane keeps its own book (slots, epochs, extents, ranges) under the same mutex as
-the engine, and does for a write exactly what the scripts would do. Invariants:
+UpToDate or a resync from the Primary to its peer, no new UUID under way; on the Primary (`CLIENT`) with
+protocol C, on its peer (`PEER`) with the Primary's writes. A lane keeps its own book (slots, epochs,
+extents, ranges) under the same mutex as the engine, and does for a write exactly what the scripts would
+do. Invariants:
 
 - Every change of a volume's state closes the lane first, and closing takes all its writes over: from then on
   they are Requests and Ranges like any others. So no rule of the engine needs to know of lanes.
 - `settle` opens it again at the end of a hold of the mutex, when it may be open.
 - A write of the lane begins only on hot extents, and where nothing of the engine's is in work; what the
   engine begins over a write of the lane takes that one over first.
+- During a resync, writes to blocks that are out of sync, here or there, are the engine's, which clears bits.
 - The epochs are common: BARRIER ends both books, BARRIER_ACK counts both.
 - A client's flush is the lane's while the engine has no epoch of its own, open or unconfirmed; the lane then
   ends epochs by itself, and the transfer log takes those over (`adopt`) before it does anything. A flush of
@@ -32,6 +34,7 @@ from pydrbd.engine.transfer_log import Request
 from pydrbd.format.bitmap_pages import extents_of
 from pydrbd.vocabulary import Conn, Disk, Role
 from pydrbd.vocabulary import Protocol as WireProtocol
+from pydrbd.wire.packets import DpFlags
 
 if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
@@ -44,6 +47,15 @@ CLOSED, CLIENT, PEER = 0, 1, 2
 RUNS, WRITTEN, FAILED = 0, 1, 2
 #: Instead of the number of an epoch.
 CONFIRMED, CURRENT = -1, -2
+
+
+#: The states of a volume in which the lane may be open, by our role: in sync, or the Primary's data go to the
+#: other node by a resync.
+_IN_SYNC = (Conn.CONNECTED, Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+_HEALTHY = {
+    Role.PRIMARY: {_IN_SYNC, (Conn.SYNC_SOURCE, Disk.UP_TO_DATE, Disk.INCONSISTENT)},
+    Role.SECONDARY: {_IN_SYNC, (Conn.SYNC_TARGET, Disk.INCONSISTENT, Disk.UP_TO_DATE)},
+}
 
 
 class Table(Protocol):
@@ -69,10 +81,24 @@ class Table(Protocol):
     def opened(self) -> float:
         """When the first of them began."""
 
-    def open_client(self, size: int, hot: list[int], max_epoch: int, max_logged: int, epoch: int, /) -> bool:
-        """`epoch`: the number of the open one. False: not now."""
+    def open_client(
+        self,
+        size: int,
+        hot: list[int],
+        max_epoch: int,
+        max_logged: int,
+        epoch: int,
+        bits: bytearray | None,
+        /,
+    ) -> bool:
+        """`epoch`: the number of the open one. `bits`: of a resync (Bitmap.data, looked at until `close`).
+        False: not now."""
 
-    def open_peer(self, size: int, /) -> bool: ...
+    def open_peer(self, size: int, bits: bytearray | None, /) -> bool: ...
+    @property
+    def syncing(self) -> bool:
+        """Was it opened with bits?"""
+
     def close(self) -> None:
         """Forget everything; the writes have been taken over."""
 
@@ -146,11 +172,12 @@ class _Taken:
 class _TakenPeer:
     """A write of the peer that was taken over while it was carried out."""
 
-    __slots__ = ("epoch", "ident", "incarnation", "mine", "session")
+    __slots__ = ("epoch", "flags", "ident", "incarnation", "mine", "session")
 
     def __init__(self, session: int, mine: Range, epoch: PeerEpoch, ident: int, incarnation: int) -> None:
         self.session, self.mine, self.epoch = session, mine, epoch
         self.ident, self.incarnation = ident, incarnation
+        self.flags = DpFlags.SYNC | DpFlags.SEND_WRITE_ACK
 
 
 class Lane:
@@ -179,12 +206,14 @@ class Lane:
             return
         self.close()
         options = self.engine.options
+        bits = volume.bitmap.data if volume.state.conn != Conn.CONNECTED else None
         if mode == CLIENT:
             hot = list(volume.activity_log.hot)
             limits = options.max_epoch_size, options.max_logged // 2
-            open_now = table.open_client(volume.size, hot, *limits, self.engine.transfer_log.current.number)
+            epoch = self.engine.transfer_log.current.number
+            open_now = table.open_client(volume.size, hot, *limits, epoch, bits)
         else:
-            open_now = mode == PEER and table.open_peer(volume.size)
+            open_now = mode == PEER and table.open_peer(volume.size, bits)
         if open_now:
             for active in volume.ranges.active:
                 table.block(active.start, active.end, True)
@@ -206,7 +235,7 @@ class Lane:
         state, session = volume.state, engine.session
         if session is None or session.phase is not Phase.RUNNING or session.held is not None:
             return CLOSED
-        if state.conn != Conn.CONNECTED or not state.disk == state.pdsk == Disk.UP_TO_DATE:
+        if (state.conn, state.disk, state.pdsk) not in _HEALTHY.get(state.role, ()):
             return CLOSED
         if volume.minting is not None or volume.takeover is not None or volume.layout is None:
             return CLOSED
@@ -338,6 +367,8 @@ class Lane:
         peer_requests.begun(session, volume, mine, epoch)
         volume.order_begins()
         self.taken_peer = _TakenPeer(session.number, mine, epoch, ident, volume.incarnation)
+        if self.table.syncing:
+            self.taken_peer.flags |= DpFlags.MAY_SET_IN_SYNC
 
     def peer_ended(self, failure: IoFailed | None) -> None:
         """The peer's write is carried out; the engine has taken it over, or must do so because it failed."""
@@ -356,5 +387,5 @@ class Lane:
         session = self.engine.session
         here = session if session is not None and session.number == taken.session else None
         peer_requests.lane_write_over(
-            self.engine, here, volume, taken.mine, taken.epoch, taken.ident, failure
+            self.engine, here, volume, taken.mine, taken.epoch, taken.ident, taken.flags, failure
         )

@@ -238,15 +238,14 @@ def lane_write_over(
     mine: Range,
     epoch: PeerEpoch,
     ident: int,
+    flags: DpFlags,
     failure: IoFailed | None,
 ) -> None:
     """The end of a write that the lane had begun; `session`: that in which it came, if it is not over."""
     length = mine.end - mine.start
     _over(engine, volume, mine, epoch, max(length, BIT_BYTES))
     if session is not None:
-        packet = Trim(
-            mine.start // SECTOR, ident, 0, DpFlags.SYNC | DpFlags.SEND_WRITE_ACK, length, volume.number
-        )
+        packet = Trim(mine.start // SECTOR, ident, 0, flags, length, volume.number)
         _acknowledge(session, volume, packet, length, failure)
         session.receiver.settle()
 

@@ -73,9 +73,18 @@ class Lane:
     @property
     def opened(self) -> float: ...
     def open_client(
-        self, size: int, hot: list[int], max_epoch: int, max_logged: int, epoch: int, /
+        self,
+        size: int,
+        hot: list[int],
+        max_epoch: int,
+        max_logged: int,
+        epoch: int,
+        bits: bytearray | None,
+        /,
     ) -> bool: ...
-    def open_peer(self, size: int, /) -> bool: ...
+    def open_peer(self, size: int, bits: bytearray | None, /) -> bool: ...
+    @property
+    def syncing(self) -> bool: ...
     def close(self) -> None: ...
     def serve_reads(self, on: bool, size: int, /) -> None: ...
     def busy(self) -> list[int]: ...
@@ -133,7 +142,7 @@ class Lane:
 
     def is_taken(self, slot: int, /) -> bool: ...
     def acked(self, ident: int, offset: int, length: int, /) -> int:
-        """WRITE_ACK: the slot of its write, or -1."""
+        """WRITE_ACK, RS_WRITE_ACK: the slot of its write, or -1."""
 
     def local_done(self, slot: int, ok: bool, /) -> bool:
         """True: the write is complete and its slot is free."""

@@ -28,9 +28,11 @@
 #define P_DATA 0x00
 #define P_BARRIER 0x03
 #define P_WRITE_ACK 0x16
+#define P_RS_WRITE_ACK 0x17
 #define P_BARRIER_ACK 0x1c
 #define DP_SYNC 2u
 #define DP_SEND_WRITE_ACK 256u
+#define DP_MAY_SET_IN_SYNC 4u
 /* Block ids of a lane: this bit, a counter, and the number of the slot. */
 #define IDENT_BIT (1ull << 62)
 
@@ -150,6 +152,9 @@ typedef struct {
     int readable;
     uint32_t max_epoch, max_logged;
     uint32_t sequence;
+    /* While a resync runs: the out-of-sync bits, a bit for each BLOCK, which only Python changes, under the mutex. */
+    Py_buffer bits;
+    uint32_t flags; /* of the DATA packets that the lane sends or takes */
     uint64_t counter;
     /* Extents of the activity log. */
     uint64_t extents;
@@ -191,6 +196,8 @@ typedef struct {
 } Table;
 
 double clock_seconds(void);
+/* 1: no block of the range is out of sync. */
+int table_in_sync(const Table *t, uint64_t offset, uint32_t length);
 int table_begin(Table *t, uint64_t offset, uint32_t length, double now);
 void table_acked(Table *t, int slot);
 int table_find(const Table *t, uint64_t ident, uint64_t offset, uint32_t length);

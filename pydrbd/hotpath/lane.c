@@ -144,15 +144,29 @@ METHOD(lane_heard)
 }
 
 /* --- open and close ---------------------------------------------------------------------------- */
+/* The bits of a resync, or None. 0: an exception is set. */
+static int look_at_bits(Table *t, PyObject *bits)
+{
+    if (bits == Py_None)
+        return 1;
+    if (PyObject_GetBuffer(bits, &t->bits, PyBUF_SIMPLE) < 0)
+        return 0;
+    t->flags |= DP_MAY_SET_IN_SYNC;
+    return 1;
+}
+
 METHOD(lane_open_client)
 {
     unsigned long long size;
     PyObject *hot;
     unsigned max_epoch, max_logged, number;
+    PyObject *bits;
     Table *t = &self->table;
-    if (!PyArg_ParseTuple(args, "KOIII", &size, &hot, &max_epoch, &max_logged, &number))
+    if (!PyArg_ParseTuple(args, "KOIIIO", &size, &hot, &max_epoch, &max_logged, &number, &bits))
         return NULL;
     table_reset(t);
+    if (!look_at_bits(t, bits))
+        return NULL;
     t->extents = (size >> EXTENT_SHIFT) + 1;
     t->hot = calloc(t->extents, 1);
     t->refs = calloc(t->extents, sizeof *t->refs);
@@ -182,9 +196,12 @@ METHOD(lane_open_client)
 METHOD(lane_open_peer)
 {
     unsigned long long size;
-    if (!PyArg_ParseTuple(args, "K", &size))
+    PyObject *bits;
+    if (!PyArg_ParseTuple(args, "KO", &size, &bits))
         return NULL;
     table_reset(&self->table);
+    if (!look_at_bits(&self->table, bits))
+        return NULL;
     self->table.size = size;
     self->table.mode = MODE_PEER;
     Py_RETURN_TRUE;
@@ -262,6 +279,8 @@ METHOD(lane_acked)
     if (!PyArg_ParseTuple(args, "KKI", &ident, &offset, &length))
         return NULL;
     int slot = table_find(&self->table, ident, offset, length);
+    if (slot >= 0 && !table_in_sync(&self->table, offset, length))
+        slot = SLOW;
     if (slot >= 0) {
         Waiter *waiter = self->table.slots[slot].waiter;
         table_acked(&self->table, slot);
@@ -489,7 +508,7 @@ METHOD(lane_peer_done)
     Table *t = &self->table;
     if (!PyArg_ParseTuple(args, "p", &ok))
         return NULL;
-    if (!ok || t->peer_taken)
+    if (!ok || t->peer_taken || !table_in_sync(t, t->peer_offset, t->peer_length))
         Py_RETURN_FALSE;
     t->peer_busy = 0;
     t->peer_count++;
@@ -584,6 +603,7 @@ NUMBER(get_mode) { (void)unused; return PyLong_FromLong(self->table.mode); }
 NUMBER(get_logged) { (void)unused; return PyLong_FromUnsignedLong(self->table.logged); }
 NUMBER(get_in_flight) { (void)unused; return PyLong_FromUnsignedLong(self->table.in_flight); }
 NUMBER(get_bytes) { (void)unused; return PyLong_FromUnsignedLongLong(self->table.bytes_in_flight); }
+NUMBER(get_syncing) { (void)unused; return PyBool_FromLong(self->table.bits.buf != NULL); }
 NUMBER(get_epoch) { (void)unused; return PyLong_FromUnsignedLong(self->table.number); }
 NUMBER(get_opened) { (void)unused; return PyFloat_FromDouble(self->table.opened); }
 NUMBER(get_disk) { (void)unused; return PyBool_FromLong(self->table.backing != NULL); }
@@ -600,6 +620,7 @@ static PyGetSetDef lane_fields[] = {
     {"logged", (getter)get_logged, NULL, NULL, NULL},
     {"in_flight", (getter)get_in_flight, NULL, NULL, NULL},
     {"bytes_in_flight", (getter)get_bytes, NULL, NULL, NULL},
+    {"syncing", (getter)get_syncing, NULL, NULL, NULL},
     {"epoch", (getter)get_epoch, NULL, NULL, NULL},
     {"opened", (getter)get_opened, NULL, NULL, NULL},
     {"current_count", (getter)get_current, NULL, NULL, NULL},

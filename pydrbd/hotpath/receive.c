@@ -57,7 +57,7 @@ static int is_lanes(const Table *t, int channel, const unsigned char *p)
 {
     unsigned kind = command(p);
     if (channel == META)
-        return t->mode == MODE_CLIENT && (kind == P_WRITE_ACK || kind == P_BARRIER_ACK);
+        return t->mode == MODE_CLIENT && (kind == P_WRITE_ACK || kind == P_RS_WRITE_ACK || kind == P_BARRIER_ACK);
     return t->mode == MODE_PEER && (kind == P_DATA || kind == P_BARRIER);
 }
 
@@ -78,11 +78,13 @@ static size_t take_acks(Lane *self, const unsigned char *p, size_t have)
             taken += BARRIER_BYTES;
             continue;
         }
-        if (length != ACK_BYTES || command(f) != P_WRITE_ACK || volume(f) != t->volume)
+        int written = command(f) == P_WRITE_ACK || (t->bits.buf && command(f) == P_RS_WRITE_ACK);
+        if (length != ACK_BYTES || !written || volume(f) != t->volume)
             break;
         uint64_t sector = get64(f + 16);
         int slot = sector >> 54 ? SLOW : table_find(t, get64(f + 24), sector * SECTOR, get32(f + 32));
-        if (slot < 0)
+        /* Out of sync since it was sent: the engine has bits to clear. */
+        if (slot < 0 || !table_in_sync(t, sector * SECTOR, get32(f + 32)))
             break;
         Slot *s = &t->slots[slot];
         table_acked(t, slot);
@@ -125,13 +127,13 @@ static void send_acks(const Receiver *r, Acks *acks)
 }
 
 static void add_ack(const Receiver *r, Acks *acks, const unsigned char *data, uint32_t length, uint32_t sequence,
-                    double written)
+                    double written, int kind)
 {
     acks->written[acks->size / ACK_BYTES] = written;
     unsigned char *to = acks->bytes + acks->size;
     memcpy(to, data, 6); /* magic and volume */
     to[6] = 0;
-    to[7] = P_WRITE_ACK;
+    to[7] = (unsigned char)kind;
     put32(to + 8, ACK_BYTES - HEADER);
     put32(to + 12, 0);
     memcpy(to + 16, data + HEADER, 16); /* sector and block id */
@@ -151,11 +153,11 @@ static int take_data(const Receiver *r, const unsigned char *p, uint32_t length,
     uint64_t sector = get64(p + 16), offset = sector * SECTOR;
     uint32_t size = length - HEADER - DATA_HEAD;
     double begun = clock_seconds();
-    if (sector >> 54 || get32(p + 36) != (DP_SYNC | DP_SEND_WRITE_ACK))
+    if (sector >> 54)
         return 0;
     pthread_mutex_lock(&self->mutex->lock);
     Port *port = r->ports[META];
-    int slow = volume(p) != t->volume || !t->backing || port->backlog || port->failed;
+    int slow = volume(p) != t->volume || get32(p + 36) != t->flags || !t->backing || port->backlog || port->failed;
     if (slow || table_peer_begin(t, offset, size, get64(p + 24)) < 0) {
         pthread_mutex_unlock(&self->mutex->lock);
         return 0;
@@ -167,7 +169,9 @@ static int take_data(const Receiver *r, const unsigned char *p, uint32_t length,
     double written = clock_seconds();
     pthread_mutex_lock(&self->mutex->lock);
     backing_leave(backing);
-    int taken = t->peer_taken || *disk_error; /* then it is Python's, until peer_over */
+    /* Python's, until peer_over; also if the blocks are out of sync since. */
+    int taken = t->peer_taken || *disk_error || !table_in_sync(t, offset, size);
+    int kind = t->bits.buf ? P_RS_WRITE_ACK : P_WRITE_ACK;
     uint32_t sequence = 0;
     if (!taken) {
         t->peer_busy = 0;
@@ -179,7 +183,7 @@ static int take_data(const Receiver *r, const unsigned char *p, uint32_t length,
     if (taken)
         return -1;
     table_record(t, STAGE_PEER_DISK, written - begun);
-    add_ack(r, acks, p, size, sequence, written);
+    add_ack(r, acks, p, size, sequence, written, kind);
     return 1;
 }
 

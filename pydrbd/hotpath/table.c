@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The table of a lane: which writes are under way, in which epoch, on which extents and bytes.
  *
- * Pure bookkeeping, all of it under the driver's mutex; no Python, and no system call but to wake a flush.
+ * Pure bookkeeping, all of it under the driver's mutex; no system call but to wake a flush, and of Python only
+ * the release of the bits, when the engine closes the lane.
  * Invariants:
  * - A write is in exactly one slot until it is complete, and in exactly one epoch until that is confirmed.
  * - An extent's count is the number of writes on it whose epoch is not confirmed or whose local write is
@@ -88,6 +89,21 @@ void table_unblock(Table *t, uint64_t start, uint64_t end)
         t->too_many_blocked--;
 }
 
+/* --- bits -------------------------------------------------------------------------------------- */
+int table_in_sync(const Table *t, uint64_t offset, uint32_t length)
+{
+    const unsigned char *bits = t->bits.buf;
+    if (!bits)
+        return 1;
+    uint64_t last = (offset + length - 1) / BLOCK;
+    if (last / 8 >= (uint64_t)t->bits.len)
+        return 0;
+    for (uint64_t n = offset / BLOCK; n <= last; n++)
+        if (bits[n / 8] >> (n % 8) & 1)
+            return 0;
+    return 1;
+}
+
 /* --- a client's write -------------------------------------------------------------------------- */
 static int free_slot(const Table *t)
 {
@@ -119,7 +135,7 @@ int table_begin(Table *t, uint64_t offset, uint32_t length, double now)
     if (t->logged >= t->max_logged || (t->current && t->current->count >= t->max_epoch))
         return SLOW;
     int i = free_slot(t);
-    if (i < 0 || is_blocked(t, offset, offset + length) || table_overlaps(t, offset, offset + length) >= 0)
+    if (i < 0 || !table_in_sync(t, offset, length) || is_blocked(t, offset, offset + length) || table_overlaps(t, offset, offset + length) >= 0)
         return SLOW;
     if (!t->current && !(t->current = calloc(1, sizeof(Epoch))))
         return SLOW;
@@ -314,6 +330,10 @@ void table_reset(Table *t)
     t->logged = 0;
     t->blocked = 0;
     t->too_many_blocked = 0;
+    if (t->bits.buf)
+        PyBuffer_Release(&t->bits);
+    t->bits.buf = NULL;
+    t->flags = DP_SYNC | DP_SEND_WRITE_ACK;
     t->may_flush = t->peer_may_flush = 0;
     t->confirmed = t->serial; /* nothing that was ended before is waited for */
     t->opening++;
@@ -329,6 +349,8 @@ int table_peer_begin(Table *t, uint64_t offset, uint32_t length, uint64_t ident)
     if (t->mode != MODE_PEER || t->peer_busy || !length || length > MAX_DATA || (offset | length) % BLOCK)
         return SLOW;
     if (offset >= t->size || length > t->size - offset || is_blocked(t, offset, offset + length))
+        return SLOW;
+    if (!table_in_sync(t, offset, length))
         return SLOW;
     t->peer_busy = 1;
     t->peer_taken = 0;

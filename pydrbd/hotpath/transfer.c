@@ -87,7 +87,7 @@ static void data_head(unsigned char *head, const Table *t, const Slot *s, uint32
     put64(head + 16, s->offset / SECTOR);
     put64(head + 24, s->ident);
     put32(head + 32, sequence);
-    put32(head + 36, DP_SYNC | DP_SEND_WRITE_ACK);
+    put32(head + 36, t->flags);
 }
 
 typedef struct {

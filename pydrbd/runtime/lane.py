@@ -57,11 +57,19 @@ class NativeLane(Native):
         return lane
 
     # --- under the mutex -----------------------------------------------------------------------
-    def open_client(self, size: int, hot: list[int], max_epoch: int, max_logged: int, epoch: int) -> bool:
-        return self._ready() and super().open_client(size, hot, max_epoch, max_logged, epoch)
+    def open_client(
+        self,
+        size: int,
+        hot: list[int],
+        max_epoch: int,
+        max_logged: int,
+        epoch: int,
+        bits: bytearray | None,
+    ) -> bool:
+        return self._ready() and super().open_client(size, hot, max_epoch, max_logged, epoch, bits)
 
-    def open_peer(self, size: int) -> bool:
-        return self._ready() and super().open_peer(size)
+    def open_peer(self, size: int, bits: bytearray | None) -> bool:
+        return self._ready() and super().open_peer(size, bits)
 
     def close(self) -> None:
         super().close()

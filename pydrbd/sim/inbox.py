@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.sim import lane
 from pydrbd.units import SECTOR
-from pydrbd.wire.packets import Barrier, BarrierAck, Channel, Data, Packet, WriteAck
+from pydrbd.wire.packets import Barrier, BarrierAck, Channel, Data, Packet, RsWriteAck, WriteAck
 
 if TYPE_CHECKING:
     from pydrbd.engine.orders import Script
@@ -113,5 +113,5 @@ def _ack(table: lane.Table, packet: Packet) -> bool:
     """Was this the answer to something of the lane?"""
     if isinstance(packet, BarrierAck):
         return table.barrier_acked(packet.number, packet.count)
-    assert isinstance(packet, WriteAck)
+    assert isinstance(packet, WriteAck | RsWriteAck)
     return table.acked(packet.block_id, packet.sector * SECTOR, packet.size) >= 0

@@ -15,7 +15,7 @@ from pydrbd.engine.lane import CLIENT, CLOSED, CONFIRMED, CURRENT, FAILED, PEER,
 from pydrbd.engine.orders import Await, FlushDisk, IoFailed, Script, Ticket, WriteBlocks
 from pydrbd.format.bitmap_pages import extents_of
 from pydrbd.units import BIT_BYTES, MAX_DATA_BYTES, SECTOR
-from pydrbd.wire.packets import Barrier, BarrierAck, Data, DpFlags, WriteAck
+from pydrbd.wire.packets import Barrier, BarrierAck, Data, DpFlags, RsWriteAck, WriteAck
 
 SLOTS = 128
 IDENT_BIT = 1 << 62
@@ -72,17 +72,28 @@ class Table:
         self.opening += 1
         self.epoch = 0
         self._may_flush = False
+        #: The out-of-sync bits while a resync runs.
+        self.bits: bytearray | None = None
 
     # --- open and close --------------------------------------------------------------------------
-    def open_client(self, size: int, hot: list[int], max_epoch: int, max_logged: int, epoch: int) -> bool:
+    def open_client(
+        self,
+        size: int,
+        hot: list[int],
+        max_epoch: int,
+        max_logged: int,
+        epoch: int,
+        bits: bytearray | None,
+    ) -> bool:
         self._forget()
+        self.bits = bits
         self.size, self.hot, self.max_epoch, self.max_logged = size, set(hot), max_epoch, max_logged
         self.mode, self.epoch = CLIENT, epoch
         return True
 
-    def open_peer(self, size: int) -> bool:
+    def open_peer(self, size: int, bits: bytearray | None) -> bool:
         self._forget()
-        self.size, self.mode = size, PEER
+        self.size, self.mode, self.bits = size, PEER, bits
         return True
 
     def close(self) -> None:
@@ -150,6 +161,20 @@ class Table:
         else:
             self.blocked.remove((start, end))
 
+    @property
+    def syncing(self) -> bool:
+        return self.bits is not None
+
+    @property
+    def flags(self) -> DpFlags:
+        return _FLAGS | DpFlags.MAY_SET_IN_SYNC if self.syncing else _FLAGS
+
+    def in_sync(self, offset: int, length: int) -> bool:
+        if self.bits is None:
+            return True
+        blocks = range(offset // BIT_BYTES, (offset + length - 1) // BIT_BYTES + 1)
+        return not any(self.bits[block >> 3] >> (block & 7) & 1 for block in blocks)
+
     def _is_blocked(self, start: int, end: int) -> bool:
         return any(first < end and start < last for first, last in self.blocked)
 
@@ -170,7 +195,9 @@ class Table:
         if self.logged >= self.max_logged or self.current_count >= self.max_epoch:
             return -1
         number = next((n for n in range(SLOTS) if n not in self.slots), -1)
-        if number < 0 or self._is_blocked(offset, end) or self.overlapping(offset, end) >= 0:
+        if number < 0 or not self.in_sync(offset, length):
+            return -1
+        if self._is_blocked(offset, end) or self.overlapping(offset, end) >= 0:
             return -1
         if not self.current.members:
             self.opened = now
@@ -193,18 +220,12 @@ class Table:
         """WRITE_ACK: the slot, or -1: it is not for the lane."""
         number = ident % SLOTS
         slot = self.slots.get(number)
-        if (
-            slot is None
-            or slot.taken
-            or slot.acked
-            or (slot.ident, slot.offset, slot.length)
-            != (
-                ident,
-                offset,
-                length,
-            )
-        ):
+        if slot is None or slot.taken or slot.acked:
             return -1
+        if (slot.ident, slot.offset, slot.length) != (ident, offset, length):
+            return -1
+        if not self.in_sync(offset, length):
+            return -1  # since it was sent: the engine has bits to clear
         slot.acked = True
         if slot.epoch is not None:
             slot.epoch.unacked -= 1
@@ -315,14 +336,14 @@ class Table:
         aligned = 0 < length <= MAX_DATA_BYTES and not offset % BIT_BYTES and not length % BIT_BYTES
         if self.mode != PEER or self.peer is not None or not aligned or offset + length > self.size:
             return False
-        if self._is_blocked(offset, offset + length):
+        if self._is_blocked(offset, offset + length) or not self.in_sync(offset, length):
             return False
         self.peer, self.peer_taken = (offset, length, ident), False
         return True
 
     def peer_done(self, ok: bool) -> bool:
         """False: the engine has taken it over, or has to."""
-        if not ok or self.peer_taken or self.peer is None:
+        if not ok or self.peer_taken or self.peer is None or not self.in_sync(*self.peer[:2]):
             return False
         self.received += self.peer[1]
         self.peer = None
@@ -368,7 +389,7 @@ def write(engine: Engine, offset: int, data: bytes, fua: bool) -> Script[IoFaile
         return (yield from engine.write(0, offset, data, fua))
     slot = table.slots[number]
     sequence = table.next_sequence()
-    engine.out.data.append(Data(offset // SECTOR, slot.ident, sequence, _FLAGS, data, b"", 0))
+    engine.out.data.append(Data(offset // SECTOR, slot.ident, sequence, table.flags, data, b"", 0))
     failure: IoFailed | None = yield WriteBlocks(0, offset, data)
     if not slot.taken and failure is None and not table.local_done(number, True):
         yield Await(slot.over)
@@ -416,11 +437,13 @@ def _flush_disk(engine: Engine) -> Script[bool]:
 
 def may_take(table: Table, packet: Any) -> bool:
     """Is this packet of a kind that the lane deals with at present?"""
+    if isinstance(packet, RsWriteAck):
+        return table.mode == CLIENT and table.syncing
     if isinstance(packet, WriteAck | BarrierAck):
         return table.mode == CLIENT
     if isinstance(packet, Barrier):
         return table.may_flush(PEER)
-    return isinstance(packet, Data) and table.mode == PEER and packet.flags == _FLAGS
+    return isinstance(packet, Data) and table.mode == PEER and packet.flags == table.flags
 
 
 def peer_write(engine: Engine, packet: Data) -> Script[None]:
@@ -428,12 +451,13 @@ def peer_write(engine: Engine, packet: Data) -> Script[None]:
     table = table_of(engine)
     assert table is not None
     assert engine.lane is not None
+    kind = RsWriteAck if table.syncing else WriteAck
     failure = yield WriteBlocks(0, packet.sector * SECTOR, bytes(packet.data))
     if not table.peer_done(failure is None):
         engine.lane.peer_ended(failure)
         return
     ack = (packet.sector, packet.block_id, len(packet.data), table.next_sequence(), 0)
-    engine.out.meta.append(WriteAck(*ack))
+    engine.out.meta.append(kind(*ack))
 
 
 def peer_barrier(engine: Engine, packet: Barrier) -> Script[bool]:
