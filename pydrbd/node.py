@@ -30,6 +30,7 @@ from pydrbd.engine.options import EngineOptions, VolumeOptions
 from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
 from pydrbd.errors import CommandFailed, PydrbdError, TakenOver, UsageError, WaitTimeout
 from pydrbd.format.gi import gi_line, show_gi
+from pydrbd.integrations import feed
 from pydrbd.runtime import memory
 from pydrbd.runtime.addresses import LinkOptions
 from pydrbd.runtime.disks import Disks, DiskSpec
@@ -154,7 +155,9 @@ class Node:
         self.driver = Driver(self.engine, self.disks, self.workers, self.log)
         self.driver.lane = NativeLane.make(self.engine, self.driver.mutex, self.disks)
         commands = {spec.name: str(view.handlers.value(spec.name)) for spec in view.handlers.specs()}
-        self.driver.handlers = Handlers(commands, partial(handler_environment, view), self.log)
+        self.driver.handlers = Handlers(
+            commands, partial(handler_environment, view), self.log, told=partial(feed.handler, self)
+        )
         self.loop = LoopThread()
         self.link = Link(link_options(view), self.driver, self.loop)
         self.server = ControlServer(
@@ -191,6 +194,7 @@ class Node:
         """End what start() began, without a word to the engine (after `down`, or on SIGTERM); once."""
         if not self._closed.acquire(blocking=False):
             return
+        self.driver.call(self.driver.events.end)
         self.server.stop()
         with contextlib.suppress(TimeoutError):
             self.link.stop()
@@ -427,6 +431,9 @@ VERBS: Mapping[str, Verb] = {
     "wait": Verb(_wait, {"condition": (str, _REQUIRED), "seconds": (float, 0.0)}),
     "down": Verb(_down),
     "version": Verb(_version),
+    "events": Verb(feed.events, {"since": (int, -1)}),
+    "picture": Verb(feed.picture),
+    "history": Verb(feed.history),
     "nbd-info": Verb(_nbd_info),
     "latency": Verb(_latency, {"reset": (bool, False)}),
 }

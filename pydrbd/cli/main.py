@@ -36,6 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "invalidate-remote": ("sync", "Discard the peer's data and send all of ours."),
     "new-current-uuid": ("sync", "Start a new data generation, for instance to skip the first sync."),
     "status": ("show", "Show the state of the resources that are up."),
+    "events2": ("events2", "Print what exists and every change of state, as drbdsetup does."),
     "latency": ("latency", "Show where the time of reads, writes and flushes goes."),
     "role": ("show", "Print the role."),
     "cstate": ("show", "Print the connection state."),

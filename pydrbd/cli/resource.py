@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from pydrbd.control.client import REPLY_TIMEOUT, Client, NotUpError, RemoteError
 from pydrbd.engine.snapshot import ResourceSnapshot
 from pydrbd.errors import CommandFailed, MappingError, PydrbdError
-from pydrbd.integrations.picture import Endpoint, Identity, Picture, snapshot_from
+from pydrbd.integrations.identity import identity_of
+from pydrbd.integrations.picture import Picture, snapshot_from
 from pydrbd.vocabulary import Failure, Refusal, Role
 
 if TYPE_CHECKING:
     from pydrbd.cli.context import App
-    from pydrbd.config import Address, ResourceView
+    from pydrbd.config import ResourceView
     from pydrbd.mapping.device import MappedDevice
     from pydrbd.runtime.launch import RunPaths
 
@@ -131,19 +132,7 @@ class LocalResource:
 
     def picture(self) -> Picture:
         """What `status` prints. NotUp."""
-        return Picture(self.snapshot(), self._identity())
-
-    def _identity(self) -> Identity:
-        volumes = self.view.volumes.values()
-        minors = {v.number: v.device.minor for v in volumes if v.device.minor is not None}
-        return Identity(
-            node_id=self.view.node_id,
-            peer_node_id=self.view.peer_node_id,
-            minors=minors,
-            disks={v.number: v.disk for v in volumes if v.disk is not None},
-            this_host=_endpoint(self.view.local_address),
-            remote_host=_endpoint(self.view.peer_address),
-        )
+        return Picture(self.snapshot(), identity_of(self.view))
 
     def nbd_uri(self, volume: int) -> str:
         """The URI that NBD clients open."""
@@ -212,7 +201,3 @@ class LocalResource:
         """Take all block devices of the resource away."""
         for volume in sorted(self.view.volumes):
             self.unmap(volume)
-
-
-def _endpoint(address: Address) -> Endpoint:
-    return Endpoint(address.family, address.host, address.port)

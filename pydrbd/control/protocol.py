@@ -18,6 +18,10 @@ Verbs that a resource's process answers (argument names with their defaults; `vo
     invalidate (volume)             invalidate-remote (volume)
     new-current-uuid (volume, clear_bitmap=False)
     get-gi (volume)                 -> {"line": str}, and show-gi (volume) -> {"text": str}
+    picture ()                      -> {"number", "when", "identity", "snapshot"}
+    events (since=-1)               stream: a picture, then {"when", "transition"} as they come (None: idle)
+    history ()                      -> {"now", "entries", "origins"}: the last transitions, and per field the
+                                       one that changed it last
     down ()                         demote, disconnect, detach; the process ends after the reply
 
 Invariants: whatever bytes arrive, the reader raises FrameError or returns a map of the types

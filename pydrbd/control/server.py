@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,8 +31,18 @@ IDLE = 30.0
 REFUSAL = 0.05
 
 
+class Stream:
+    """A result that comes in parts, each of them sent at once; behind the last one the reply is None.
+
+    Iterating may raise a PydrbdError: that is the reply then. `close` is called when nobody reads any more.
+    """
+
+    def __init__(self, parts: Iterator[Any], close: Callable[[], None] = lambda: None) -> None:
+        self.parts, self.close = parts, close
+
+
 class Commands(Protocol):
-    """What a server serves. A result is the reply, or an iterator of progress values.
+    """What a server serves. A result is the reply, a Stream, or an iterator of progress values.
 
     An iterator's last item counts as the reply.
     """
@@ -170,16 +180,25 @@ class ControlServer:
         except FrameError as error:
             _say_and_drain(client, error_reply(error), min(self._idle, 2.0))
             return False
-        for reply in self._answer(verb, args):
-            try:
-                send(client, reply, self._idle)
-            except FrameError as error:
-                send(client, error_reply(error), self._idle)
+        with contextlib.closing(self._answer(verb, args)) as replies:
+            for reply in replies:
+                try:
+                    send(client, reply, self._idle)
+                except FrameError as error:
+                    send(client, error_reply(error), self._idle)
         return True
 
-    def _answer(self, verb: str, args: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _answer(self, verb: str, args: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
         try:
             result = self._node.command(verb, args)
+            if isinstance(result, Stream):
+                try:
+                    for part in result.parts:
+                        yield {"progress": part}
+                finally:
+                    result.close()
+                yield {"ok": None}
+                return
             if not isinstance(result, Iterator):
                 yield {"ok": result}
                 return

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from pydrbd.engine import exposure, generations, peer_state, sync
+from pydrbd.engine import causes, exposure, generations, peer_state, sync
 from pydrbd.engine.disk_admin import attach, close_disk, forget_disk
 from pydrbd.engine.orders import Await, LinkAction, Script, Ticket
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal
@@ -54,8 +54,13 @@ PING_GRACE_SECONDS = 0.3
 CLOSE_GRACE_SECONDS = 0.5
 
 
-def exclusively(engine: Engine, script: Script[T]) -> Script[T]:
-    """Run a command's script while no other command runs."""
+def exclusively(engine: Engine, script: Script[T], words: str = "") -> Script[T]:
+    """Run a command's script while no other command runs; `words` name the command in the history."""
+    words = words or getattr(script, "__name__", "a command").strip("_").replace("_", "-")
+    return _alone(engine, engine.journal.attributed(causes.command(words), script))
+
+
+def _alone(engine: Engine, script: Script[T]) -> Script[T]:
     while engine.busy is not None:
         yield Await(engine.busy)
     mine = engine.busy = Ticket()
@@ -98,7 +103,8 @@ def _known(result: int) -> Refusal:
 
 def promote(engine: Engine, force: bool, auto: bool = False) -> Script[None]:
     """Become Primary; `force` takes a disk that is only Inconsistent or Outdated for good."""
-    return exclusively(engine, _promote(engine, force, auto))
+    words = "auto-promote: a client opened the device" if auto else "primary"
+    return exclusively(engine, _promote(engine, force, auto), f"{words} --force" if force else words)
 
 
 def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
@@ -131,8 +137,9 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
     for volume in engine.volumes.values():
         _check(engine, volume, partial(replace, role=Role.PRIMARY, disk=_raised(volume, forced)))
     engine.auto_promoted = auto
-    for volume in engine.volumes.values():
-        engine.set_state(volume, role=Role.PRIMARY, disk=_raised(volume, forced))
+    with engine.journal.step():
+        for volume in engine.volumes.values():
+            engine.set_state(volume, role=Role.PRIMARY, disk=_raised(volume, forced))
     for volume in engine.volumes.values():
         yield from _primary_generation(engine, volume, volume in forced)
     for volume in engine.volumes.values():
@@ -186,7 +193,7 @@ def _primary_generation(engine: Engine, volume: Volume, forced: bool) -> Script[
 
 def demote(engine: Engine) -> Script[None]:
     """Become Secondary; refused while a client has the device open."""
-    return exclusively(engine, _demote(engine))
+    return exclusively(engine, _demote(engine), "secondary")
 
 
 def auto_demote(engine: Engine) -> Script[None]:
@@ -231,7 +238,9 @@ def _demote(engine: Engine) -> Script[None]:
         if volume.generation is not None:
             current = generations.masked(volume.generation.current)
             volume.generation = replace(volume.generation, current=current)
-        engine.set_state(volume, role=Role.SECONDARY)
+    with engine.journal.step():
+        for volume in engine.volumes.values():
+            engine.set_state(volume, role=Role.SECONDARY)
     for volume in engine.volumes.values():
         yield from volume.persist()
         engine.send_state(volume)
@@ -242,7 +251,8 @@ def _demote(engine: Engine) -> Script[None]:
 
 def connect(engine: Engine, discard_my_data: bool) -> Script[None]:
     """Start to look for the peer."""
-    return exclusively(engine, _connect(engine, discard_my_data))
+    words = "connect --discard-my-data" if discard_my_data else "connect"
+    return exclusively(engine, _connect(engine, discard_my_data), words)
 
 
 def _connect(engine: Engine, discard_my_data: bool) -> Script[None]:
@@ -258,15 +268,16 @@ def _connect(engine: Engine, discard_my_data: bool) -> Script[None]:
         raise CommandFailed(engine.options.resource, Failure.DISCARD_IMPOSSIBLE)
     engine.discard_my_data = discard_my_data
     for conn in (Conn.UNCONNECTED, Conn.WF_CONNECTION):
-        engine.connection = conn
-        for volume in engine.volumes.values():
-            engine.set_state(volume, conn=conn)
+        with engine.journal.step():
+            engine.connection = conn
+            for volume in engine.volumes.values():
+                engine.set_state(volume, conn=conn)
     engine.out.link.append(LinkAction.START)
 
 
 def disconnect(engine: Engine, force: bool) -> Script[None]:
     """Part from the peer, with its agreement if it is there; nothing to do when StandAlone."""
-    return exclusively(engine, _disconnect(engine, force))
+    return exclusively(engine, _disconnect(engine, force), "disconnect --force" if force else "disconnect")
 
 
 def _disconnect(engine: Engine, force: bool) -> Script[None]:
@@ -302,7 +313,7 @@ def _drain(engine: Engine) -> Script[None]:
 
 def detach(engine: Engine, volume: Volume, force: bool) -> Script[None]:
     """Let go of a disk; its metadata is clean afterwards. Nothing to do when Diskless."""
-    return exclusively(engine, _detach(engine, volume, force))
+    return exclusively(engine, _detach(engine, volume, force), "detach --force" if force else "detach")
 
 
 def _detach(engine: Engine, volume: Volume, force: bool) -> Script[None]:
@@ -323,6 +334,10 @@ def _detach(engine: Engine, volume: Volume, force: bool) -> Script[None]:
 
 def down(engine: Engine) -> Script[None]:
     """Demote, disconnect, detach."""
+    return engine.journal.attributed(causes.command("down"), _down(engine))
+
+
+def _down(engine: Engine) -> Script[None]:
     yield from demote(engine)
     try:
         yield from disconnect(engine, False)
@@ -338,12 +353,12 @@ def down(engine: Engine) -> Script[None]:
 
 def invalidate(engine: Engine, volume: Volume) -> Script[None]:
     """Make the local data the target of a full sync; unconnected: Inconsistent with all bits set."""
-    return exclusively(engine, _full_sync(engine, volume, Conn.STARTING_SYNC_T))
+    return exclusively(engine, _full_sync(engine, volume, Conn.STARTING_SYNC_T), "invalidate")
 
 
 def invalidate_remote(engine: Engine, volume: Volume) -> Script[None]:
     """Make the peer's data the target of a full sync."""
-    return exclusively(engine, _full_sync(engine, volume, Conn.STARTING_SYNC_S))
+    return exclusively(engine, _full_sync(engine, volume, Conn.STARTING_SYNC_S), "invalidate-remote")
 
 
 def _full_sync(engine: Engine, volume: Volume, conn: Conn) -> Script[None]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import bitmap_disk, exposure, generations, peer_state, takeover
+from pydrbd.engine import bitmap_disk, causes, exposure, generations, peer_state, takeover
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
 from pydrbd.engine.orders import (
@@ -57,7 +57,7 @@ def attach(engine: Engine, volume: Volume) -> Script[None]:
         yield Await(engine.busy)
     mine = engine.busy = Ticket()
     try:
-        yield from _attach(engine, volume)
+        yield from engine.journal.attributed(causes.command("attach"), _attach(engine, volume))
     finally:
         engine.busy = None
         mine.resolve()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import exposure, takeover
+from pydrbd.engine import causes, exposure, takeover
 from pydrbd.engine.disk_admin import let_go
 from pydrbd.engine.orders import (
     DiskOrder,
@@ -53,19 +53,21 @@ def order_failed(engine: Engine, volume: Volume, order: DiskOrder, failure: IoFa
     if volume.open_write and volume.state.pdsk != Disk.UP_TO_DATE:
         # Nobody else has what the disk had not yet made durable; a flush must never say so.
         volume.writes_lost = True
-    engine.set_state(volume, disk=Disk.FAILED)
+    cause = causes.disk_error(failure.text)
+    engine.set_state(volume, cause=cause, disk=Disk.FAILED)
     takeover.begin(engine, volume)
     engine.send_state(volume)
     handler = "local-io-error" if policy is OnIoError.CALL_HANDLER else ""
-    engine.spawn(f"drop disk {volume.number}", _drop(volume, handler))
+    engine.spawn(f"drop disk {volume.number}", engine.journal.attributed(cause, _drop(volume, handler)))
 
 
 def abort_attach(engine: Engine, volume: Volume, why: str) -> None:
     """The peer's data and that of the disk being attached do not go together."""
     volume.resync.reset()
     volume.attach_failure = (Failure.DATA_NOT_CURRENT, why)
-    engine.set_state(volume, disk=Disk.FAILED)
-    engine.spawn(f"drop disk {volume.number}", _drop(volume, ""))
+    cause = causes.refused(f"the disk was not attached: {why}")
+    engine.set_state(volume, cause=cause, disk=Disk.FAILED)
+    engine.spawn(f"drop disk {volume.number}", engine.journal.attributed(cause, _drop(volume, "")))
 
 
 def cut_off(engine: Engine, volume: Volume, reason: Conn) -> None:
@@ -79,8 +81,9 @@ def cut_off(engine: Engine, volume: Volume, reason: Conn) -> None:
     why = f"The connection was lost before the peer could update the disk. {why}"
     engine.log("error", f"volume {volume.number}: {why}")
     volume.attach_failure = (Failure.DATA_NOT_CURRENT, why)
-    engine.set_state(volume, conn=reason, disk=Disk.FAILED)
-    engine.spawn(f"drop disk {volume.number}", _drop(volume, ""))
+    cause = causes.refused(f"the disk was not attached: {why}")
+    engine.set_state(volume, cause=cause, conn=reason, disk=Disk.FAILED)
+    engine.spawn(f"drop disk {volume.number}", engine.journal.attributed(cause, _drop(volume, "")))
 
 
 def _drop(volume: Volume, handler: str) -> Script[None]:
@@ -103,7 +106,7 @@ def _pass_on(
     if not elsewhere or state.disk <= Disk.INCONSISTENT:
         return
     takeover.hold_answers(engine, volume)
-    engine.set_state(volume, disk=Disk.INCONSISTENT)
+    engine.set_state(volume, cause=causes.disk_error(failure.text), disk=Disk.INCONSISTENT)
     engine.spawn(f"inconsistent {volume.number}", _made_inconsistent(engine, volume))
 
 

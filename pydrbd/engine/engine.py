@@ -16,14 +16,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydrbd.engine import admin, disk_faults, generations, handshake, observe, peer_state, requests, resume
+from pydrbd.engine import admin, causes, disk_faults, generations, handshake, observe, peer_state, requests
 from pydrbd.engine.aftermath import aftermath, write_refused
+from pydrbd.engine.causes import Cause
+from pydrbd.engine.clients import enter, leave
 from pydrbd.engine.connection import Session
 from pydrbd.engine.handshake import Phase
+from pydrbd.engine.journal import Journal
 from pydrbd.engine.lane import Lane
 from pydrbd.engine.options import EngineOptions
 from pydrbd.engine.orders import Await, DiskOrder, IoFailed, LinkAction, LogLine, Outputs, Script, Ticket
 from pydrbd.engine.pressure import Pressure
+from pydrbd.engine.resume import resume as resume_primary
 from pydrbd.engine.snapshot import ResourceSnapshot
 from pydrbd.engine.state import State, describe_change, imply
 from pydrbd.engine.sync import finish_source
@@ -65,6 +69,8 @@ class Engine:
         self._timers: list[tuple[float, int, Ticket]] = []
         self._timer_count = 0
         self._watchers: dict[Ticket, None] = {}
+        self.journal = Journal(self)
+        self.journal.take(causes.START)
 
     # --- small services ------------------------------------------------------------------------
     @property
@@ -99,12 +105,12 @@ class Engine:
 
     # --- state -----------------------------------------------------------------------------------
 
-    def set_state(self, volume: Volume, **changes: Any) -> None:
+    def set_state(self, volume: Volume, *, cause: Cause | None = None, **changes: Any) -> None:
         """Change fields of a volume's state, with what they imply."""
-        self.enter_state(volume, imply(replace(volume.state, **changes)))
+        self.enter_state(volume, imply(replace(volume.state, **changes)), cause)
 
-    def enter_state(self, volume: Volume, new: State) -> None:
-        """Make the completed state `new` the volume's."""
+    def enter_state(self, volume: Volume, new: State, cause: Cause | None = None) -> None:
+        """Make the completed state `new` the volume's; `cause` if it is not the one at hand (see journal)."""
         old = volume.state
         if new == old:
             return
@@ -112,9 +118,11 @@ class Engine:
             self.lane.close()
         if self.session is not None:
             volume.resync_may_have_ended = volume.resync.target_may_have_ended()
+        self.journal.about_to_change(volume.number, old, new)
         volume.state = new
         self.log("info", f"volume {volume.number}: {describe_change(old, new)}")
         aftermath(self, volume, old, new)
+        self.journal.changed(cause)
         self.changed()
 
     def mint(self, volume: Volume) -> None:
@@ -169,6 +177,7 @@ class Engine:
             self.lane.table.set_sequence(0)
         self.session = Session(self, self._sessions, resolve_conflicts)
         self.connection = Conn.WF_REPORT_PARAMS
+        self.journal.changed(causes.PATH)
         handshake.start(self.session)
         return self._sessions
 
@@ -196,15 +205,15 @@ class Engine:
             self._lose_connection(reason, text)
             self._reconnect()
 
-    def refuse_peer(self, why: str) -> None:
+    def refuse_peer(self, why: str, rule: int = 0) -> None:
         """Give the connection up and do not try again: a human must decide.
 
         The sockets stay open for a moment, so that the peer reads all that we sent and comes to the same
         verdict; nobody announces one.
         """
         self.log("error", why)
-        self._lose_connection(Conn.DISCONNECTING, why)
-        self.spawn("stand alone", self._linger())
+        self._lose_connection(Conn.DISCONNECTING, why, causes.refused(why, rule))
+        self.spawn("stand alone", self.journal.attributed(causes.refused(why, rule), self._linger()))
 
     def _linger(self) -> Script[None]:
         yield Await(self.timer(LINGER_SECONDS))
@@ -216,12 +225,13 @@ class Engine:
         self.out.link.append(LinkAction.STOP)
         if self.session is not None:
             self._lose_connection(Conn.DISCONNECTING, "disconnected by the administrator")
-        self.connection = Conn.STANDALONE
-        for volume in self.volumes.values():
-            self.set_state(volume, conn=Conn.STANDALONE)
+        with self.journal.step():
+            self.connection = Conn.STANDALONE
+            for volume in self.volumes.values():
+                self.set_state(volume, conn=Conn.STANDALONE)
         self.changed()
 
-    def _lose_connection(self, reason: Conn, text: str) -> None:
+    def _lose_connection(self, reason: Conn, text: str, cause: Cause | None = None) -> None:
         if self.lane is not None:
             self.lane.close()
         session, self.session = self.session, None
@@ -230,6 +240,10 @@ class Engine:
             f"connection lost ({reason.connection_word}): {text}",
         )
         self.last_disconnect = text
+        with self.journal.step(cause or causes.lost(reason, text)):
+            self._part(session, reason)
+
+    def _part(self, session: Session | None, reason: Conn) -> None:
         self.connection = reason
         if session is not None:
             session.close()
@@ -247,9 +261,10 @@ class Engine:
 
     def _reconnect(self) -> None:
         for conn in (Conn.UNCONNECTED, Conn.WF_CONNECTION):
-            self.connection = conn
-            for volume in self.volumes.values():
-                self.set_state(volume, conn=conn)
+            with self.journal.step(causes.SEARCHING):
+                self.connection = conn
+                for volume in self.volumes.values():
+                    self.set_state(volume, conn=conn)
         self.out.link.append(LinkAction.START)
         self.changed()
 
@@ -258,9 +273,11 @@ class Engine:
         for packet in packets:
             current = self.session
             if current is None or current.number != session:
-                return
+                break
             self.traffic(session, channel)
+            self.journal.ambient = causes.PEER
             current.handle(packet)
+        self.journal.ambient = causes.NOTHING
 
     def traffic(self, session: int, channel: Channel) -> None:
         """Bytes came (part of a packet): the peer is alive."""
@@ -332,18 +349,7 @@ class Engine:
 
     def open(self, volume: int, writable: bool) -> int:
         """An NBD client opens an export: 0, or the errno that refuses it (EROFS, EMEDIUMTYPE, ENODATA)."""
-        v = self.volumes.get(volume)
-        if v is None:
-            return errno.ENOENT
-        if v.state.role != Role.PRIMARY:
-            return errno.EMEDIUMTYPE if v.state.peer == Role.PRIMARY else errno.EROFS
-        if v.size == 0 or Disk.UP_TO_DATE not in (v.state.disk, v.state.pdsk):
-            return errno.ENODATA
-        if writable:
-            v.open_write += 1
-        else:
-            v.open_read += 1
-        return 0
+        return enter(self, volume, writable)
 
     def auto_promotes(self, volume: int, writable: bool) -> bool:
         """True when open() needs promote() to be run first (auto-promote yes, Secondary, writable)."""
@@ -351,15 +357,7 @@ class Engine:
 
     def close(self, volume: int, writable: bool) -> None:
         """An NBD client has gone; the last one of an automatic promotion demotes."""
-        v = self.volumes[volume]
-        if writable:
-            v.open_write -= 1
-        else:
-            v.open_read -= 1
-        if not v.open_write:
-            v.writes_lost = False
-        if self.auto_promoted and not any(x.open_count for x in self.volumes.values()):
-            self.spawn("auto-demote", admin.auto_demote(self))
+        leave(self, volume, writable)
 
     def size(self, volume: int) -> int:
         """Size of the exported device in bytes (0: not known yet)."""
@@ -398,7 +396,7 @@ class Engine:
 
     def resume(self, alone: bool = False, seconds: float = 0.0) -> Script[None]:
         """Become Primary again after a crash, unless another node has been Primary since."""
-        return resume.resume(self, alone, seconds)
+        return resume_primary(self, alone, seconds)
 
     def demote(self) -> Script[None]:
         return admin.demote(self)

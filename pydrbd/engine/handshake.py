@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.engine import peer_state
+from pydrbd.engine import causes, peer_state
 from pydrbd.engine.orders import Await, Script
 from pydrbd.errors import ProtocolViolation
 from pydrbd.version import PROTOCOL_MAX, PROTOCOL_MIN
@@ -126,7 +126,7 @@ def _configure(session: Session) -> None:
     for volume in engine.volumes.values():
         volume.peer_uuids = volume.peer_sizes = None
         volume.discard_my_data = engine.discard_my_data
-        engine.set_state(volume, conn=Conn.WF_REPORT_PARAMS)
+        engine.set_state(volume, cause=causes.PATH, conn=Conn.WF_REPORT_PARAMS)
         peer_state.send_parameters(session, volume)
 
 

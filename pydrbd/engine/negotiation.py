@@ -23,6 +23,8 @@ class Negotiation:
     acceptance_due: bool = False
     #: The peer is to be told of our generation and state as soon as the new current UUID is durable.
     generation_owed: bool = False
+    #: The rule of the last sync decision (0: unrelated data, or none yet).
+    rule: int = 0
 
     def connection_lost(self) -> None:
         """Nothing that the peer announced or is owed counts any more."""

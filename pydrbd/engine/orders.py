@@ -24,9 +24,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
 
+from pydrbd.engine.snapshot import Transition
 from pydrbd.wire.packets import Packet
 
 T = TypeVar("T")
+
+#: Transitions that are kept when nobody fetches them; one hold of the mutex makes far fewer.
+TRANSITIONS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,3 +201,5 @@ class Outputs:
     scripts: deque[tuple[str, Script[object]]] = field(default_factory=deque)
     link: deque[LinkAction] = field(default_factory=deque)
     log: deque[LogLine] = field(default_factory=deque)
+    #: A driver that does not care may leave them here.
+    transitions: deque[Transition] = field(default_factory=lambda: deque(maxlen=TRANSITIONS))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import aftermath, exposure, sync, takeover
+from pydrbd.engine import aftermath, causes, exposure, sync, takeover
 from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import Script
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal
@@ -42,6 +42,12 @@ MAX_DEVICE_BYTES = 1 << 50
 #: What the peer may ask to change, as we see it: its own role and disk, and the start of a full sync.
 _PEER_MAY_CHANGE = PEER_MASK | PDSK_MASK | CONN_MASK
 _SYNC_STARTS = (Conn.STARTING_SYNC_S, Conn.STARTING_SYNC_T)
+#: What a sync decision means, in words for the history.
+_MEANS = {
+    Conn.CONNECTED: "no resync is needed",
+    Conn.WF_BITMAP_S: "this node's are newer, the peer is brought up to date",
+    Conn.WF_BITMAP_T: "the peer's are newer, this node is brought up to date",
+}
 
 
 # --- telling -----------------------------------------------------------------------------------
@@ -163,7 +169,8 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
         volume.bitmap.clear_all()
         volume.touch()
         sync.remember_equal(volume)
-        engine.set_state(volume, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
+        cause = causes.peer("the peer skipped the initial sync (new-current-uuid --clear-bitmap there)")
+        engine.set_state(volume, cause=cause, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
         # The peer may still read a state of ours from before.
         session.send(packets.State(volume.state.word, volume.number))
         engine.spawn(f"skip initial sync {volume.number}", sync.persist_all(volume))
@@ -208,7 +215,8 @@ def on_state(session: Session, packet: packets.State) -> None:
         engine.source_may_end(volume)
         return
     if _says_given_up(volume, peer, peer_disk):
-        engine.set_state(volume, conn=Conn.CONNECTED, pdsk=Disk.INCONSISTENT)
+        cause = causes.resync("the peer ended the resync without the blocks that could not be read")
+        engine.set_state(volume, cause=cause, conn=Conn.CONNECTED, pdsk=Disk.INCONSISTENT)
         return
     peer_disk = _without_flapping(old, peer, peer_disk)
     conn: Conn = Conn.CONNECTED if old.conn == Conn.WF_REPORT_PARAMS else old.conn
@@ -217,6 +225,7 @@ def on_state(session: Session, packet: packets.State) -> None:
     disk = old.disk
     # A kernel's node may have answered to the state before, Attaching; one without a disk has no UUIDs.
     unaware = session.flush_waits or peer.pdsk == Disk.DISKLESS
+    met = causes.peer(f"the peer said what it is: {peer.role.word}, its disk {peer.disk.word}")
     unseen = disk == Disk.NEGOTIATING <= peer.disk and volume.negotiation.answer_due and unaware
     if not unseen and _considers_resync(volume, peer):
         verdict = sync.decide(session, volume, peer.role, peer_disk)
@@ -230,10 +239,11 @@ def on_state(session: Session, packet: packets.State) -> None:
                 peer_disk = Disk.DISKLESS
                 conn = Conn.CONNECTED
             else:
-                engine.refuse_peer(f"volume {volume.number}: {verdict}")
+                engine.refuse_peer(f"volume {volume.number}: {verdict}", volume.negotiation.rule)
                 return
         else:
             conn = verdict
+            met = causes.decided(volume.negotiation.rule, _MEANS[conn])
     volume.consider_resync = volume.consider_resync and unseen
     if disk == Disk.NEGOTIATING and conn in (Conn.CONNECTED, Conn.WF_BITMAP_S) and not unseen:
         disk = volume.attached_as
@@ -249,10 +259,11 @@ def on_state(session: Session, packet: packets.State) -> None:
         engine.refuse_peer(f"volume {volume.number}: {why.text}")
         return
     accepted = volume.negotiation.acceptance_due and peer.conn >= Conn.CONNECTED
-    engine.enter_state(volume, new)
-    if accepted:
-        aftermath.accepted(engine, volume)
-    _follow_up(session, volume, old, new, peer)
+    with engine.journal.step(met):
+        engine.enter_state(volume, new)
+        if accepted:
+            aftermath.accepted(engine, volume)
+        _follow_up(session, volume, old, new, peer)
 
 
 def _follow_up(session: Session, volume: Volume, old: State, new: State, peer: StateFields) -> None:
@@ -379,7 +390,7 @@ def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest)
     why = refusal(old, new)
     if why is not None:
         return why.value
-    engine.enter_state(volume, new)
+    engine.enter_state(volume, new, causes.peer("the peer asked for it"))
     if new.conn != old.conn and new.conn in (Conn.STARTING_SYNC_S, Conn.STARTING_SYNC_T):
         start = session.begins_start(volume)
         engine.spawn(f"full sync {volume.number}", start_full_sync(session, volume, start))
@@ -397,7 +408,7 @@ def start_full_sync(session: Session, volume: Volume, start: int) -> Script[None
     if not (yield from sync.settle_full_sync(volume)):
         return
     if session.is_start(volume, start) and volume.state.conn == Conn.STARTING_SYNC_T:
-        volume.engine.set_state(volume, conn=Conn.WF_SYNC_UUID)
+        volume.engine.set_state(volume, cause=causes.resync("a full sync"), conn=Conn.WF_SYNC_UUID)
         session.sync_uuid_due(volume)
 
 

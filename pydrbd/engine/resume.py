@@ -35,7 +35,7 @@ def resume(engine: Engine, alone: bool, seconds: float) -> Script[None]:
         ticket = engine.timer(deadline - engine.now)
         engine.watch(ticket)
         yield Await(ticket)
-    yield from exclusively(engine, _resume(engine, alone))
+    yield from exclusively(engine, _resume(engine, alone), "go on as Primary after a crash")
 
 
 def _resume(engine: Engine, alone: bool) -> Script[None]:

@@ -129,15 +129,17 @@ class Resync:
         if not Conn.SYNC_SOURCE <= volume.state.conn <= Conn.PAUSED_SYNC_T:
             return None
         now, left = volume.engine.now, volume.bitmap.count * BIT_BYTES
+        # It has not begun yet when its state has just been entered.
+        total, started = (self.total_bits, self.started) if self.active else (volume.bitmap.count, now)
         return ResyncSnapshot(
-            total=self.total_bits * BIT_BYTES,
+            total=total * BIT_BYTES,
             left=left,
             failed=self.failed_bits * BIT_BYTES,
             transferred=self.transferred,
-            started=self.started,
+            started=started,
             now=now,
-            mark_time=self.mark_time,
-            mark_left=self.mark_left,
+            mark_time=self.mark_time if self.active else now,
+            mark_left=self.mark_left if self.active else left,
         )
 
     def tick(self) -> None:

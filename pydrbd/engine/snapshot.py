@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydrbd.engine.causes import Cause
 from pydrbd.format.gi import Generation, MdFlag
 from pydrbd.vocabulary import Conn, Disk, Role
 
@@ -79,3 +80,22 @@ class ResourceSnapshot:
     #: Resync bytes moved since the process started, over all volumes (both directions).
     resynced: int
     volumes: tuple[VolumeSnapshot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerCall:
+    """A handler of the configuration was called (`status` None), or has ended with this wait status."""
+
+    name: str
+    volume: int
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One change of state, counted from 1: why, and how the resource looks since."""
+
+    number: int
+    cause: Cause
+    snapshot: ResourceSnapshot
+    handler: HandlerCall | None = None

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import generations
+from pydrbd.engine import causes, generations
+from pydrbd.engine.causes import Cause
 from pydrbd.engine.generations import Side, Verdict
 from pydrbd.engine.orders import Script
 from pydrbd.format.gi import Generation
+from pydrbd.units import BIT_BYTES, KIB
 from pydrbd.vocabulary import Conn, Disk, Role
 from pydrbd.wire.packets import Features, SyncUuid, UuidFlags, Uuids
 from pydrbd.wire.rle import BitmapSender
@@ -32,6 +34,7 @@ _FULL = (Verdict.SOURCE_FULL, Verdict.TARGET_FULL)
 #: Rules for equal current UUIDs of which one node alone has a bitmap UUID: this one, the other one.
 _MISSED_AS_SOURCE = frozenset((34, 36))
 _MISSED_AS_TARGET = frozenset((35, 37))
+_DONE = causes.resync("the resync has ended")
 _SPLIT = (Verdict.SPLIT_BRAIN, Verdict.SPLIT_BRAIN_FAR)
 
 
@@ -77,6 +80,7 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
         wsame=bool(session.features & Features.WSAME),
     )
     verdict = decision.verdict
+    volume.negotiation.rule = decision.rule
     engine.log("info", f"volume {volume.number}: sync decision {verdict.value} by rule {decision.rule}")
     if verdict is Verdict.UNRELATED:
         return "Unrelated data, aborting!"
@@ -181,8 +185,13 @@ def answer_bitmap(session: Session, volume: Volume, start: int) -> Script[None]:
         return
     if session.is_start(volume, start) and volume.state.conn == Conn.WF_BITMAP_T:
         send_bitmap(volume)
-        volume.engine.set_state(volume, conn=Conn.WF_SYNC_UUID)
+        cause = causes.resync("the bitmaps were exchanged")
+        volume.engine.set_state(volume, cause=cause, conn=Conn.WF_SYNC_UUID)
         session.sync_uuid_due(volume)
+
+
+def _begins(volume: Volume) -> Cause:
+    return causes.resync(f"the resync began, {volume.bitmap.count * BIT_BYTES // KIB} KiB are out of sync")
 
 
 def start_source(session: Session, volume: Volume, start: int) -> Script[None]:
@@ -204,7 +213,7 @@ def start_source(session: Session, volume: Volume, start: int) -> Script[None]:
         return
     if session.is_start(volume, start) and volume.state.conn in begun:
         # State and packet in one step: the next write goes out as data, behind SYNC_UUID.
-        engine.set_state(volume, conn=Conn.SYNC_SOURCE)
+        engine.set_state(volume, cause=_begins(volume), conn=Conn.SYNC_SOURCE)
         engine.out.data.append(SyncUuid(volume.generation.bitmap, volume.number))
         volume.resync.begin()
 
@@ -216,7 +225,7 @@ def start_target(session: Session, volume: Volume, uuid: int) -> Script[None]:
         return
     volume.generation = generations.target_starts(volume.generation, uuid)
     volume.touch()
-    engine.set_state(volume, conn=Conn.SYNC_TARGET)
+    engine.set_state(volume, cause=_begins(volume), conn=Conn.SYNC_TARGET)
     if (yield from volume.persist()) is not None:
         return
     # What OUT_OF_SYNC set since the exchange, too: the source forgets a block at our ack, and a power cut
@@ -254,7 +263,8 @@ def finish_target(volume: Volume) -> Script[None]:
             "error", f"volume {volume.number}: resync ended with {failed} blocks that could not be read"
         )
         volume.resync.reset()
-        engine.set_state(volume, conn=Conn.CONNECTED, disk=Disk.INCONSISTENT)
+        cause = causes.resync(f"the resync ended with {failed} blocks that the peer could not read")
+        engine.set_state(volume, cause=cause, conn=Conn.CONNECTED, disk=Disk.INCONSISTENT)
         engine.send_state(volume)
         return
     assert volume.generation is not None
@@ -265,7 +275,7 @@ def finish_target(volume: Volume) -> Script[None]:
     remember_equal(volume)
     volume.resync.reset()
     volume.touch()
-    engine.set_state(volume, conn=Conn.CONNECTED, disk=Disk.UP_TO_DATE)
+    engine.set_state(volume, cause=_DONE, conn=Conn.CONNECTED, disk=Disk.UP_TO_DATE)
     if (yield from volume.persist()) is not None:
         return
     engine.log("info", f"volume {volume.number}: resync done (target)")
@@ -282,7 +292,7 @@ def finish_source(volume: Volume) -> None:
     remember_equal(volume)
     volume.resync.reset()
     volume.touch()
-    engine.set_state(volume, conn=Conn.CONNECTED, pdsk=Disk.UP_TO_DATE)
+    engine.set_state(volume, cause=_DONE, conn=Conn.CONNECTED, pdsk=Disk.UP_TO_DATE)
     engine.log("info", f"volume {volume.number}: resync done (source)")
     engine.spawn(f"resync end {volume.number}", persist_all(volume))
 

@@ -19,6 +19,8 @@ from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
 from pydrbd.errors import ControlError
 from pydrbd.vocabulary import Conn
 
+T = typing.TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -65,8 +67,13 @@ class Picture:
 
 def snapshot_from(value: Any) -> ResourceSnapshot:
     """The snapshot that `plain` turned into a map. ControlError unless every field is there and right."""
+    return rebuilt(ResourceSnapshot, value)
+
+
+def rebuilt(kind: type[T], value: Any) -> T:
+    """The value of class `kind` (a dataclass) that `plain` turned into a map. ControlError likewise."""
     try:
-        return typing.cast(ResourceSnapshot, _build(ResourceSnapshot, value))
+        return typing.cast(T, _build(kind, value))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ControlError(
             f"the resource's process answered something that is no status ({error}); is it another "
@@ -89,6 +96,9 @@ def _build(kind: Any, value: Any) -> Any:
         if not isinstance(value, list):
             raise TypeError("list expected")
         return tuple(_build(typing.get_args(kind)[0], item) for item in value)
+    if origin is Mapping:
+        of_key, of_value = typing.get_args(kind)
+        return {of_key(key): _build(of_value, item) for key, item in value.items()}
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         if set(value) != set(hints):

@@ -27,6 +27,7 @@ from pydrbd.engine.engine import Engine
 from pydrbd.engine.orders import Await, LinkAction, Order, Outputs, RunHandler, Script, Ticket
 from pydrbd.errors import PydrbdError
 from pydrbd.hotpath import Mutex
+from pydrbd.runtime.events import Events
 from pydrbd.runtime.latency import Latency, Trace, clock
 from pydrbd.runtime.logs import LogWriter
 from pydrbd.runtime.workers import Workers
@@ -139,6 +140,7 @@ class Driver:
         #: Background scripts that have not ended (running, waiting for a worker, or parked).
         self.active = 0
         self.latency = Latency()
+        self.events = Events()
 
     # --- entry -------------------------------------------------------------------------------
     def call(self, fn: Callable[[], T]) -> T:
@@ -279,6 +281,8 @@ class Driver:
                 for line in out.log:
                     self.log.put(line.level, line.text)
                 out.log.clear()
+            if out.transitions:
+                self.events.take(out.transitions)
             self._holds += 1
             if self._holds >= SAMPLE:
                 self._holds = 0

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from pydrbd.engine.orders import RunHandler
+from pydrbd.engine.snapshot import HandlerCall
 from pydrbd.runtime import memory
 from pydrbd.runtime.logs import LogWriter
 
@@ -22,6 +23,8 @@ from pydrbd.runtime.logs import LogWriter
 HANDLER_SECONDS = 60.0
 #: Bytes of a handler's output that are logged, from its end.
 _OUTPUT = 2000
+#: The wait status of one that was killed; the exit status the shell gives to what cannot be run.
+_KILLED, _NOT_RUN = signal.SIGKILL.value, 127
 
 
 class Handlers:
@@ -33,11 +36,14 @@ class Handlers:
         environment: Callable[[int], Mapping[str, str]],
         log: LogWriter,
         seconds: float = HANDLER_SECONDS,
+        told: Callable[[HandlerCall], None] = lambda _call: None,
     ) -> None:
+        """`told` hears of every command that is run, and of its end (from the command's thread)."""
         self._commands = dict(commands)
         self._environment = environment
         self._log = log
         self._seconds = seconds
+        self._told = told
 
     def start(self, order: RunHandler, done: Callable[[int | None], None]) -> None:
         """Run the handler in the background; `done(status)` is called from its thread."""
@@ -52,11 +58,15 @@ class Handlers:
             self._log.put("info", f"volume {order.volume}: no handler {order.name} is configured")
             return None
         self._log.put("warning", f"volume {order.volume}: handler {order.name} runs: {command}")
+        self._told(HandlerCall(order.name, order.volume))
         try:
             status, output = self._execute(command, order.volume)
         except OSError as error:
             self._log.put("error", f"handler {order.name} could not be run: {error}")
+            self._told(HandlerCall(order.name, order.volume, _NOT_RUN << 8))
             return None
+        raw = _KILLED if status is None else -status if status < 0 else status << 8
+        self._told(HandlerCall(order.name, order.volume, raw))
         said = f"; it said: {output}" if output else ""
         if status is None:
             self._log.put("error", f"handler {order.name} was killed after {self._seconds:g} s{said}")

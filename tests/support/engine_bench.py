@@ -115,6 +115,8 @@ class Pair:
         #: Changes packets under way: (sender, packet) -> the packets that arrive instead.
         self.filter: Callable[[Bench, Packet], list[Packet]] = lambda _bench, packet: [packet]
         self.sent: list[tuple[str, Packet]] = []
+        #: The link does not come back.
+        self.severed = False
 
     def other(self, bench: Bench) -> Bench:
         return self.two if bench is self.one else self.one
@@ -157,7 +159,9 @@ class Pair:
                 acted = True
             if down:
                 bench.links = bench.links[bench.links.index(down[-1]) + 1 :]
-        if all(LinkAction.START in b.links and not b.session for b in (self.one, self.two)):
+        if not self.severed and all(
+            LinkAction.START in b.links and not b.session for b in (self.one, self.two)
+        ):
             for bench in (self.one, self.two):
                 bench.links.clear()
                 bench.engine.out.data.clear()

@@ -1,0 +1,30 @@
+"""What the configuration says about a resource and its process's engine does not know.
+
+Floor: outer. Neighbours: config/view.py (the source), picture.py (the values), node.py and cli/resource.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydrbd.integrations.picture import Endpoint, Identity
+
+if TYPE_CHECKING:
+    from pydrbd.config import Address, ResourceView
+
+
+def identity_of(view: ResourceView) -> Identity:
+    """The identity of the resource `view` on this node."""
+    volumes = view.volumes.values()
+    return Identity(
+        node_id=view.node_id,
+        peer_node_id=view.peer_node_id,
+        minors={v.number: v.device.minor for v in volumes if v.device.minor is not None},
+        disks={v.number: v.disk for v in volumes if v.disk is not None},
+        this_host=_endpoint(view.local_address),
+        remote_host=_endpoint(view.peer_address),
+    )
+
+
+def _endpoint(address: Address) -> Endpoint:
+    return Endpoint(address.family, address.host, address.port)
