@@ -53,7 +53,7 @@ class Journal:
         self._touched: set[tuple[int, str]] = set()
         #: Transitions so far: each has the number after the one before it.
         self.number = 0
-        self._shape: tuple[object, ...] | None = None
+        self.shown: tuple[object, ...] | None = None
 
     @contextmanager
     def step(self, cause: Cause | None = None) -> Iterator[None]:
@@ -102,9 +102,9 @@ class Journal:
         self._touched.clear()
         snapshot = observe.snapshot(self._engine)
         new = shape(snapshot)
-        if new == self._shape:
+        if new == self.shown:
             return
-        self._shape = new
+        self.shown = new
         self._put(Transition(self.number + 1, cause or self._cause or self.ambient, snapshot))
 
     def handler(self, call: HandlerCall) -> None:
