@@ -37,6 +37,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "new-current-uuid": ("sync", "Start a new data generation, for instance to skip the first sync."),
     "status": ("show", "Show the state of the resources that are up."),
     "events2": ("events2", "Print what exists and every change of state, as drbdsetup does."),
+    "explain": ("explain", "Say in plain words what the state means and what to do next."),
+    "history": ("history", "Show what happened to a resource, when and why."),
     "latency": ("latency", "Show where the time of reads, writes and flushes goes."),
     "role": ("show", "Print the role."),
     "cstate": ("show", "Print the connection state."),
