@@ -36,6 +36,7 @@ from pydrbd.runtime.addresses import LinkOptions
 from pydrbd.runtime.disks import Disks, DiskSpec
 from pydrbd.runtime.driver import Driver
 from pydrbd.runtime.handlers import Handlers
+from pydrbd.runtime.history_file import HistoryFile
 from pydrbd.runtime.lane import NativeLane
 from pydrbd.runtime.launch import RunPaths, outlive_parent, paths, take_over
 from pydrbd.runtime.link import Link
@@ -158,6 +159,7 @@ class Node:
         self.driver.handlers = Handlers(
             commands, partial(handler_environment, view), self.log, told=partial(feed.handler, self)
         )
+        self.history = HistoryFile(self.paths.history_file)
         self.loop = LoopThread()
         self.link = Link(link_options(view), self.driver, self.loop)
         self.server = ControlServer(
@@ -180,6 +182,7 @@ class Node:
         self.log.start()
         for problem in memory.protect():
             self.log.put("warning", problem)
+        self.history.start(self.driver.events)
         self.workers.start()
         self.loop.start()
         self.link.start()
@@ -201,6 +204,7 @@ class Node:
         self.loop.stop()
         self.workers.stop()
         self.disks.close()
+        self.history.stop()
         self.log.put("info", "the process ends")
         self.log.stop()
         self.paths.remove()

@@ -50,6 +50,14 @@ def test_a_pair_explains_itself_through_its_life(pair: CliPair) -> None:
     assert "Next    on beta: pydrbd up r0" in alone
     alpha.kill()
     assert "the last one was killed or crashed" in alpha.ok("explain")
+    alpha.ok("up", "r0")
+    both_lives = alpha.ok("history", "--last", "300", "r0")
+    assert both_lives.count("start: the process started") == 2
+    assert "connection lost (TearDown)" in both_lives
+    again = alpha.ok("explain", "r0")
+    assert "Cause   beta has not been seen since this process started" in again, (
+        "an earlier life explains nothing"
+    )
 
 
 def test_the_history_tells_commands_peers_and_verdicts(pair: CliPair) -> None:

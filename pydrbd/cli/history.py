@@ -24,8 +24,8 @@ from pydrbd.errors import PydrbdError
 def history_command(app: App, names: tuple[str, ...], as_json: bool, last: int) -> None:
     """Show what happened to a resource, when and why.
 
-    A resource's process remembers its last 300 transitions; they begin with its start. Without
-    arguments: of all resources that are up.
+    The last 300 transitions are kept, those of earlier processes included. Without arguments: of
+    all resources that are up.
     """
     from pydrbd.integrations.history import history_from, render, render_json
 

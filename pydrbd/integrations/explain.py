@@ -80,7 +80,7 @@ class Facts:
     @property
     def loss(self) -> Entry | None:
         """How the last connection, or the last attempt at one, ended."""
-        for entry in reversed(self.history.entries):
+        for entry in reversed(self.history.life):
             change = entry.change("connection")
             if change is not None and (change.new in ENDS or change.old == Conn.CONNECTED.connection_word):
                 return entry

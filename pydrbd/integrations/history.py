@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pydrbd.engine.causes import Cause
+from pydrbd.engine.causes import Cause, CauseKind
 from pydrbd.engine.differences import Change
 from pydrbd.integrations.picture import rebuilt
 
@@ -33,21 +33,28 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Oldest first. `origins`: the last change of every field, which may be older than `entries`."""
+    """Oldest first, earlier processes included. `origins`: the last change of every field in the present one,
+    which may be older than `entries`."""
 
     now: float
     entries: tuple[Entry, ...]
     origins: tuple[Entry, ...]
 
     def origin(self, field: str, volume: int | None = None) -> Entry | None:
-        """The transition since which a field is as it is now."""
-        found = [entry for entry in (*self.origins, *self.entries) if entry.change(field, volume)]
+        """The transition of the present process since which a field is as it is now."""
+        found = [entry for entry in (*self.origins, *self.life) if entry.change(field, volume)]
         return max(found, key=lambda entry: entry.number, default=None)
 
+    @property
+    def life(self) -> tuple[Entry, ...]:
+        """The entries of the present process, as far as they are remembered."""
+        births = [n for n, entry in enumerate(self.entries) if entry.cause.kind is CauseKind.START]
+        return self.entries[births[-1] :] if births else self.entries
+
     def reached(self, field: str, words: Iterable[str], volume: int | None = None) -> Entry | None:
-        """The last transition that made a field one of `words`."""
+        """The last transition of the present process that made a field one of `words`."""
         wanted = set(words)
-        for entry in reversed(self.entries):
+        for entry in reversed(self.life):
             change = entry.change(field, volume)
             if change is not None and change.new in wanted:
                 return entry

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
@@ -107,6 +107,12 @@ class Events:
         self.origins: dict[tuple[str, int | None], Entry] = {}
         self._listeners: list[Subscription] = []
         self._ended = False
+        #: Keeps entries for the next process.
+        self.keep: Callable[[Entry], None] = lambda _entry: None
+
+    def remember(self, earlier: Iterable[Entry]) -> None:
+        """Entries of the process before this one."""
+        self.history = deque([*earlier, *self.history], maxlen=HISTORY)
 
     def take(self, transitions: deque[Transition]) -> None:
         """Empty the engine's queue."""
@@ -121,6 +127,7 @@ class Events:
         entry = Entry(dated.when, transition.number, transition.cause, changes)
         if changes or transition.handler is not None:
             self.history.append(entry)
+            self.keep(entry)
         for change in changes:
             self.origins[(change.field, change.volume)] = entry
         self._listeners = [listener for listener in self._listeners if listener.put(dated)]

@@ -70,6 +70,10 @@ class RunPaths:
         return self.folder / f"{self.resource}.log"
 
     @property
+    def history_file(self) -> Path:
+        return self.folder / f"{self.resource}.history"
+
+    @property
     def lock_file(self) -> Path:
         return self.folder / f"{self.resource}.lock"
 
@@ -82,7 +86,7 @@ class RunPaths:
         return self.folder / f"{self.resource}.sup.lock"
 
     def remove(self) -> None:
-        """Remove what an ended process leaves, but not its log."""
+        """Remove what an ended process leaves, but not its log and history."""
         for path in (self.nbd_socket, self.control_socket, self.pid_file):
             path.unlink(missing_ok=True)
 
