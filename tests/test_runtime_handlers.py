@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 
 from pydrbd.engine.orders import RunHandler, Script
+from pydrbd.engine.snapshot import HandlerCall
 from pydrbd.runtime.handlers import Handlers
 from pydrbd.runtime.logs import LogWriter
+from tests.support.engine_bench import pair_of
 from tests.support.runtime_fakes import Bench
 from tests.support.waiting import wait_until
 
@@ -65,3 +67,35 @@ def test_running_handlers_hold_up_neither_workers_nor_the_mutex(tmp_path: Path) 
     wait_until(lambda: ended[1:] == [0] * 6, 20.0, "the handlers to end")
     wait_until(lambda: bench.driver.active == 0, 10.0, "the scripts to end")
     bench.close()
+
+
+def test_a_handler_is_told_of_when_it_begins_and_ends() -> None:
+    told: list[HandlerCall] = []
+    log = LogWriter("r0")
+    for command, seconds, status in (
+        ("exit 3", 10.0, 3 << 8),
+        ("sleep 600", 0.3, 9),
+        ("kill -TERM $$", 10.0, 15),
+    ):
+        told.clear()
+        Handlers({"local-io-error": command}, lambda _v: {}, log, seconds, told.append).run(ORDER)
+        assert told == [HandlerCall("local-io-error", 3), HandlerCall("local-io-error", 3, status)]
+    told.clear()
+    Handlers({}, lambda _v: {}, log, told=told.append).run(ORDER)
+    assert not told, "one that is not configured is not called"
+
+
+def test_the_journal_tells_of_handlers_without_a_change_of_state() -> None:
+    engine = pair_of(None, None).one.engine
+    journal, before = engine.journal, engine.journal.number
+    calls = [HandlerCall("local-io-error", 0, status) for status in (None, 256, 9)]
+    for call in calls:
+        journal.handler(call)
+    told = list(engine.out.transitions)[-3:]
+    assert [t.number for t in told] == [before + 1, before + 2, before + 3]
+    assert [t.handler for t in told] == calls
+    assert [t.cause.text for t in told] == [
+        "the handler local-io-error was called",
+        "the handler local-io-error ended with exit status 1",
+        "the handler local-io-error was killed by signal 9",
+    ]

@@ -109,7 +109,12 @@ class Journal:
 
     def handler(self, call: HandlerCall) -> None:
         """A handler is called, or has ended."""
-        word = "was called" if call.status is None else f"ended with status {call.status}"
+        word = "was called"
+        if call.status is not None:
+            killed = call.status & 0x7F
+            word = (
+                f"was killed by signal {killed}" if killed else f"ended with exit status {call.status >> 8}"
+            )
         cause = Cause(CauseKind.HANDLER, f"the handler {call.name} {word}")
         self._put(Transition(self.number + 1, cause, observe.snapshot(self._engine), call))
 

@@ -160,7 +160,8 @@ class Follower:
                 else:
                     self._queue.put(_next(message, identity))
         except RemoteError as error:
-            trouble = error
+            # Only a process of an older version does not know the verb; it is as if it were not up.
+            trouble = error if error.kind != "UsageError" else None
         except PydrbdError:
             pass  # its process ended, or nobody answered
         finally:
