@@ -288,3 +288,34 @@ def test_too_many_listeners_are_refused(pair: CliPair) -> None:
             return False
 
     wait_until(taken, LIMIT, "the place of a listener that has gone")
+
+
+def test_two_volumes_change_in_one_step(tmp_path: Path, run_dir: Path, listen: Listen) -> None:
+    pair = CliPair(tmp_path, run_dir, volumes=2)
+    try:
+        listener = listen(pair.alpha, "--timestamps")
+        pair.up_to_date()
+        pair.alpha.ok("primary", "r0")
+        listener.until_line("role:Primary")
+        pair.beta.kill()
+        # NetworkFailure or BrokenPipe, as the socket has it.
+        listener.until_line(
+            "connection:Connecting", after=listener.until_line("change connection", "role:Unknown")
+        )
+        lines = [line.split() for line in listener.lines]
+        lost = next(n for n, words in enumerate(lines) if "role:Unknown" in words and "change" in words)
+        step = lines[lost - 1 : lost + 4]
+        assert [words[2] for words in step] == [
+            "resource",
+            "connection",
+            "peer-device",
+            "peer-device",
+            "path",
+        ]
+        assert len({words[0] for words in step}) == 1, "one step, one time"
+        assert [words[6] for words in step[2:4]] == ["volume:0", "volume:1"]
+        (promoted,) = [words for words in lines if "role:Primary" in words]
+        assert promoted[1:3] == ["change", "resource"]
+        assert listener.values("resource", "promotion_score")[-2:] == ["10202", "10201"]
+    finally:
+        pair.end()
