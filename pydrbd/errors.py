@@ -87,8 +87,7 @@ class ControlError(PydrbdError):
 _AFTER_REFUSAL = {
     Refusal.TWO_PRIMARIES: "The peer is Primary. Next: `pydrbd secondary {r}` there, then this again.",
     Refusal.NO_UP_TO_DATE_DISK: "No UpToDate disk would be within reach. Next: `pydrbd explain {r}` says "
-    "what is "
-    "missing, and what using force would lose.",
+    "what is missing, and what using force would lose.",
     Refusal.NO_LOCAL_DISK: "Next: `pydrbd attach {r}`, then this again.",
     Refusal.NO_REMOTE_DISK: "The peer has no disk in use. Next: `pydrbd attach {r}` there, then this again.",
     Refusal.CONNECTED_OUTDATES: "The peer is connected. Next: `pydrbd disconnect {r}`, then this again.",
@@ -113,8 +112,7 @@ _AFTER_FAILURE = {
     Failure.DISK_CONFIGURED: "Nothing has changed. Next: `pydrbd detach {r}`, if another disk is meant.",
     Failure.NET_CONFIGURED: "Nothing has changed. Next: `pydrbd disconnect {r}`, then this again.",
     Failure.DISCARD_IMPOSSIBLE: "Nothing has changed. Next: `pydrbd secondary {r}`, then this again; what "
-    "was "
-    "written here since the nodes parted is lost then.",
+    "was written here since the nodes parted is lost then.",
     Failure.NO_DISK: "Next: `pydrbd attach {r}`, then this again.",
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 from pydrbd.engine.lane import CLIENT
 from pydrbd.engine.orders import Order, WriteBlocks
-from pydrbd.sim import lane
+from pydrbd.sim import lane_threads
 from pydrbd.sim.lane import Table
 from pydrbd.vocabulary import Conn
 from pydrbd.wire.packets import Barrier
@@ -26,7 +26,7 @@ def client_writes(order: Order) -> bool:
 def pair() -> Pair:
     """Alpha is Primary and has a lane; its writes take until `release`."""
     made = pair_of(good_disk(), good_disk())
-    lane.give(made.one.engine)
+    lane_threads.give(made.one.engine)
     connect(made)
     assert made.run(made.one, made.one.engine.promote()) is None
     assert made.run(made.one, made.one.engine.write(0, 0, bytes(BLOCK), False)) is None  # the extent is hot
@@ -42,7 +42,7 @@ def settle_lane(bench: Bench) -> Table:
     """As at the end of a hold of the mutex; the book of the open lane."""
     assert bench.engine.lane is not None
     bench.engine.lane.settle()
-    table = lane.table_of(bench.engine)
+    table = lane_threads.table_of(bench.engine)
     assert table is not None
     assert table.mode == CLIENT
     return table
@@ -50,7 +50,7 @@ def settle_lane(bench: Bench) -> Table:
 
 def write_in_lane(pair: Pair, place: int) -> None:
     data = bytes([place]) * BLOCK
-    pair.one.start(f"write {place}", lane.write(pair.one.engine, place * BLOCK, data, False))
+    pair.one.start(f"write {place}", lane_threads.write(pair.one.engine, place * BLOCK, data, False))
     pair.one.step()
 
 

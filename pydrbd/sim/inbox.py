@@ -11,7 +11,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pydrbd.sim import lane
+from pydrbd.sim import lane_threads
+from pydrbd.sim.lane import Table
 from pydrbd.units import SECTOR
 from pydrbd.wire.packets import Barrier, BarrierAck, Channel, Data, Packet, RsWriteAck, WriteAck
 
@@ -35,7 +36,7 @@ class Inbox:
         driver = self.node.driver
         if driver is None:
             return
-        table = lane.table_of(driver.engine)
+        table = lane_threads.table_of(driver.engine)
         if table is None:
             driver.enter("on_packets", lambda: driver.engine.on_packets(session, channel, packets))
         elif channel is Channel.DATA:
@@ -57,10 +58,10 @@ class Inbox:
         driver = self.node.driver
         if driver is None:
             return
-        table = lane.table_of(driver.engine)
+        table = lane_threads.table_of(driver.engine)
         current = driver.engine.session
         ours = table is not None and current is not None and current.number == session
-        mine = table is not None and ours and lane.may_take(table, packet)
+        mine = table is not None and ours and lane_threads.may_take(table, packet)
         if table is not None and mine and driver.enter("lane ack", partial(_ack, table, packet)):
             self._heard[Channel.META] = session
             return
@@ -82,19 +83,19 @@ class Inbox:
         """Does the lane carry out this packet?"""
         driver = self.node.driver
         assert driver is not None
-        engine, table = driver.engine, lane.table_of(driver.engine)
+        engine, table = driver.engine, lane_threads.table_of(driver.engine)
         current = engine.session is not None and engine.session.number == session
-        if table is None or not current or not lane.may_take(table, packet):
+        if table is None or not current or not lane_threads.may_take(table, packet):
             return False
         script: Script[None] | Script[bool]
         if isinstance(packet, Data):
             args = (packet.sector * SECTOR, len(packet.data), packet.block_id)
             if not driver.enter("lane write", lambda: table.peer_begin(*args)):
                 return False
-            script = lane.peer_write(engine, packet)
+            script = lane_threads.peer_write(engine, packet)
         else:
             assert isinstance(packet, Barrier)
-            script = lane.peer_barrier(engine, packet)
+            script = lane_threads.peer_barrier(engine, packet)
         self._heard[Channel.DATA] = session
         self._writing = True
 
@@ -109,7 +110,7 @@ class Inbox:
         return True
 
 
-def _ack(table: lane.Table, packet: Packet) -> bool:
+def _ack(table: Table, packet: Packet) -> bool:
     """Was this the answer to something of the lane?"""
     if isinstance(packet, BarrierAck):
         return table.barrier_acked(packet.number, packet.count)

@@ -14,7 +14,7 @@ from pydrbd.engine import pacing
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.options import EngineOptions
 from pydrbd.errors import PydrbdError
-from pydrbd.sim import lane, peek
+from pydrbd.sim import lane_threads, peek
 from pydrbd.sim.disk import SimDisk
 from pydrbd.sim.driver import Done, SimDriver
 from pydrbd.sim.inbox import Inbox
@@ -82,7 +82,7 @@ class Node(Host):
         )
         self.inbox = Inbox(self)
         if self.name in world.profile.lanes:
-            lane.give(self.engine)
+            lane_threads.give(self.engine)
         if world.profile.squeeze.chance:
             source = f"{world.clock.seed} {self.name} {self.crashes}"
             self.driver.outbox = Outbox(lambda: world.squeeze, self.driver, source)

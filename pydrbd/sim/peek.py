@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.lane import WRITTEN
 from pydrbd.engine.state import State
-from pydrbd.sim.lane import table_of
+from pydrbd.sim.lane_threads import table_of
 from pydrbd.vocabulary import Conn, Disk, Role
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine.orders import IoFailed, Script
 from pydrbd.errors import PydrbdError
-from pydrbd.sim import lane, peek
+from pydrbd.sim import lane_threads, peek
 from pydrbd.sim.clock import Process
 from pydrbd.sim.history import Read, Write, payload
 from pydrbd.units import MIB, SECTOR
@@ -117,7 +117,7 @@ class Workload:
         engine = node.engine
         if kind == "flush":
             request = Request(kind, self.world.clock.now, self.world.clock.step)
-            self._start(node, kind, lane.flush(engine), request, "flush")
+            self._start(node, kind, lane_threads.flush(engine), request, "flush")
             return
         first, sectors = self._range(kind)
         offset, length = first * SECTOR, sectors * SECTOR
@@ -134,7 +134,7 @@ class Workload:
         branch.invoke(write)
         fua = request.fua = self.rng.random() < 0.05
         if kind == "write":
-            script = lane.write(engine, offset, payload(write.number, first, sectors), fua)
+            script = lane_threads.write(engine, offset, payload(write.number, first, sectors), fua)
         else:
             self.zeros.append(write)
             if kind == "trim":

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.lane import Lane
 from pydrbd.engine.transfer_log import TransferLog
-from pydrbd.sim import lane
+from pydrbd.sim import lane_threads
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.lane import Table
 from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
@@ -130,7 +130,7 @@ LANE = (
         "lane-flush-here-only",
         2,
         "a flush of the lane does not wait until the peer has made the epoch durable",
-        (edit(lane._flush_in_lane, ("return last is None or", "return last is None or True or")),),
+        (edit(lane_threads._flush_in_lane, ("return last is None or", "return last is None or True or")),),
         setting=_lanes,
     ),
     Mutant(
@@ -139,7 +139,7 @@ LANE = (
         "a flush of the lane does not flush this node's disk",
         (
             edit(
-                lane._flush_in_lane,
+                lane_threads._flush_in_lane,
                 (
                     "not (yield from _flush_disk(engine)) or table.opening != opening",
                     "table.opening != opening",
@@ -154,7 +154,7 @@ LANE = (
         "a flush of the lane counts although the lane was closed meanwhile",
         (
             edit(
-                lane._flush_in_lane,
+                lane_threads._flush_in_lane,
                 (" or table.opening != opening", ""),
                 (
                     "bool(last.over.value if last.over.done else (yield Await(last.over)))",
@@ -175,7 +175,12 @@ LANE = (
         "lane-peer-barrier-unflushed",
         2,
         "the lane answers a BARRIER without flushing",
-        (edit(lane.peer_barrier, ("good = yield from _flush_disk(engine)", "good = True; yield from ()")),),
+        (
+            edit(
+                lane_threads.peer_barrier,
+                ("good = yield from _flush_disk(engine)", "good = True; yield from ()"),
+            ),
+        ),
         setting=_lanes,
     ),
     Mutant(
