@@ -235,6 +235,18 @@ def test_a_bitmap_for_a_disk_that_has_just_failed_is_not_held_against_the_peer()
     assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED), beta.log
 
 
+def _primary_crashed() -> Pair:
+    """Alpha, which was Primary, is there again with its disk, and not yet connected."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    assert pair.run(pair.one, pair.one.engine.promote()) is None
+    assert pair.run(pair.one, pair.one.engine.write(0, 0, BLOCK)) is None
+    pair.cut()
+    again = Pair(Bench("alpha", 77, pair.one.disk), pair.two)
+    assert again.run(again.one, again.one.engine.attach(0)) is None
+    return again
+
+
 def _answered_late(pair: Pair, held: Bench) -> None:
     """A write of alpha's client is answered only when the metadata of `held` go on."""
     alpha = pair.one
@@ -252,13 +264,7 @@ def _answered_late(pair: Pair, held: Bench) -> None:
 
 def test_a_primary_that_crashed_answers_nothing_before_its_peer_is_durably_outdated() -> None:
     """Both disks are of one generation: the peer could lose its power, and start with its data as good."""
-    pair = pair_of(good_disk(), good_disk())
-    connect(pair)
-    assert pair.run(pair.one, pair.one.engine.promote()) is None
-    assert pair.run(pair.one, pair.one.engine.write(0, 0, BLOCK)) is None
-    pair.cut()
-    again = Pair(Bench("alpha", 77, pair.one.disk), pair.two)
-    assert again.run(again.one, again.one.engine.attach(0)) is None
+    again = _primary_crashed()
     beta = again.two
     beta.hold = lambda order: isinstance(order, WriteMeta)
     connect(again, 0.0)
@@ -281,13 +287,7 @@ def test_a_full_resync_of_a_good_peer_holds_answers_back_until_it_has_begun() ->
 
 
 def test_a_peer_that_never_becomes_a_target_is_given_up_when_a_client_waits() -> None:
-    pair = pair_of(good_disk(), good_disk())
-    connect(pair)
-    assert pair.run(pair.one, pair.one.engine.promote()) is None
-    assert pair.run(pair.one, pair.one.engine.write(0, 0, BLOCK)) is None
-    pair.cut()
-    again = Pair(Bench("alpha", 77, pair.one.disk), pair.two)
-    assert again.run(again.one, again.one.engine.attach(0)) is None
+    again = _primary_crashed()
     again.two.hold = lambda order: isinstance(order, WriteMeta)
     connect(again, 0.0)
     assert again.run(again.one, again.one.engine.promote()) is None

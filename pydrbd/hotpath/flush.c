@@ -100,6 +100,17 @@ PyTypeObject FlusherType = {
 };
 
 /* --- a client's flush ---------------------------------------------------------------------------- */
+/* BARRIER, or BARRIER_ACK with the number of writes; `number` as it is on the wire. */
+static void barrier_frame(unsigned char *frame, unsigned char command, const unsigned char *number, uint32_t count)
+{
+    put32(frame, H100_MAGIC);
+    put32(frame + 4, command);
+    put32(frame + 8, BARRIER_BYTES - HEADER);
+    put32(frame + 12, 0);
+    memcpy(frame + HEADER, number, 4);
+    put32(frame + HEADER + 4, count);
+}
+
 /* What a round has to wait for. */
 typedef struct {
     Backing *backing;
@@ -126,11 +137,9 @@ static int begin_round(Lane *self, Round *round)
     }
     pthread_mutex_unlock(&self->mutex->lock);
     if (sends) {
-        unsigned char frame[BARRIER_BYTES] = {0};
-        put32(frame, H100_MAGIC);
-        frame[7] = P_BARRIER;
-        put32(frame + 8, BARRIER_BYTES - HEADER);
-        put32(frame + HEADER, number);
+        unsigned char frame[BARRIER_BYTES], wire[4];
+        put32(wire, number);
+        barrier_frame(frame, P_BARRIER, wire, 0);
         left = port_send(port, frame, sizeof frame, NULL, 0);
     }
     pthread_mutex_unlock(&port->lock);
@@ -262,12 +271,8 @@ int flush_for_peer(Lane *self, Port *meta, const unsigned char *barrier)
     }
     pthread_mutex_unlock(&self->mutex->lock);
     if (mine) {
-        unsigned char frame[BARRIER_BYTES] = {0};
-        put32(frame, H100_MAGIC);
-        frame[7] = P_BARRIER_ACK;
-        put32(frame + 8, BARRIER_BYTES - HEADER);
-        memcpy(frame + HEADER, barrier + HEADER, 4);
-        put32(frame + HEADER + 4, count);
+        unsigned char frame[BARRIER_BYTES];
+        barrier_frame(frame, P_BARRIER_ACK, barrier + HEADER, count);
         left = port_send(meta, frame, sizeof frame, NULL, 0);
     }
     pthread_mutex_unlock(&meta->lock);
