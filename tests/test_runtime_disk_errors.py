@@ -33,7 +33,8 @@ ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENXIO, errno
 
 
 @pytest.fixture
-def disks(tmp_path: Path) -> Iterator[Disks]:
+def disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disks]:
+    monkeypatch.setattr(blockfile, "Flusher", hotpath.FlusherInPython)  # its fdatasync can be made to fail
     path = tmp_path / "disk"
     path.write_bytes(bytes(SIZE))
     made = Disks({0: DiskSpec(str(path))})

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pydrbd import hotpath
 from pydrbd.engine.orders import (
     CloseDisk,
     DiskInfo,
@@ -267,6 +268,8 @@ def test_closing_waits_for_orders_in_flight(file_disk: Path, monkeypatch: pytest
 
 
 def test_flushes_are_shared_and_a_failed_one_sticks(file_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/test_lane_receive.py has the same of the compiled Flusher."""
+    monkeypatch.setattr(blockfile, "Flusher", hotpath.FlusherInPython)
     disks = opened(file_disk)
     calls: list[int] = []
     entered, go = threading.Event(), threading.Event()

@@ -46,8 +46,8 @@ class _PlainOutlet:
         pass
 
 
-class _PlainFlusher:
-    """See _native.pyi."""
+class FlusherInPython:
+    """See _native.pyi, Flusher."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -96,7 +96,7 @@ COMPILED = False
 if TYPE_CHECKING:
     from pydrbd.hotpath._native import Flusher, Mutex, Outlet, write_all
 else:
-    Flusher, Mutex, Outlet, write_all = _PlainFlusher, threading.Lock, _PlainOutlet, write_all_in_python
+    Flusher, Mutex, Outlet, write_all = FlusherInPython, threading.Lock, _PlainOutlet, write_all_in_python
     if _wanted():
         try:
             from pydrbd.hotpath._native import Flusher, Mutex, Outlet, write_all
