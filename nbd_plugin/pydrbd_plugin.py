@@ -64,7 +64,7 @@ def get_ready() -> None:
     loaded = load(Path(file) if file else None)
     view = for_node(loaded, _parameters["resource"], _parameters["node"], is_local)
     require_implemented(view)
-    _node = Node(view, Path(_parameters["run_dir"]), quit_process=nbdkit.shutdown)
+    _node = Node(view, Path(_parameters["run_dir"]), quit_process=nbdkit.shutdown, config=file or "")
 
 
 def after_fork() -> None:

@@ -1,4 +1,4 @@
-"""The commands on v08 metadata of a disk whose resource is not up: create-md, dump-md, get-gi, apply-al…
+"""The commands on v08 metadata of a disk whose resource is not up: create-md, dump-md, set-gi, apply-al…
 
 Floor: outer. Neighbours: pydrbd.format says what the bytes mean, metadata_probe what else is on a
 disk, the cli prints what these functions return. While a command runs it holds the same locks on
@@ -42,6 +42,8 @@ INTERNAL = MetaDisk()
 #: Data that a user must remove himself: metadata at the end of the disk is sure to damage it.
 _NEVER_BELOW = frozenset({"swap", "LVM1_member", "LVM2_member"})
 _READ_STEP = 1 << 20
+#: Larger than any disk: metadata alone say nothing of the disk's size.
+_UNKNOWN_BYTES = 1 << 62
 
 
 @dataclass(slots=True)
@@ -222,6 +224,25 @@ def outdate(disk: str, meta: MetaDisk = INTERNAL) -> str:
     return ""
 
 
+def invalidate(disk: str, meta: MetaDisk = INTERNAL) -> str:
+    """Make the disk Inconsistent, and all of it out of sync from the next attach on."""
+    with _opened(disk, meta) as place:
+        superblock = place.superblock()
+        flags = superblock.flags & ~(MdFlag.CONSISTENT | MdFlag.WAS_UP_TO_DATE)
+        place.put(replace(superblock, flags=flags | MdFlag.FULL_SYNC))
+    return ""
+
+
+def set_gi(text: str, disk: str, meta: MetaDisk = INTERNAL) -> str:
+    """Change identifiers and flags as `gi.parse_gi` reads them. Returns the lines to print."""
+    with _opened(disk, meta) as place:
+        superblock = place.superblock()
+        generation, flags = gi.parse_gi(text, superblock.generation, superblock.flags)
+        before = gi.gi_line(superblock.generation, superblock.flags)
+        place.put(replace(superblock, generation=generation, flags=flags))
+    return f"previously {before}\nset GI to  {gi.gi_line(generation, flags)}"
+
+
 def wipe_md(disk: str, meta: MetaDisk = INTERNAL) -> str:
     """Zero the superblock, so that the disk has no metadata any more. Returns the line to print."""
     with _opened(disk, meta) as place:
@@ -237,20 +258,22 @@ def _is_clean(superblock: Superblock) -> bool:
 # --- opening ---------------------------------------------------------------------------------------
 @contextmanager
 def _opened(disk: str, meta: MetaDisk) -> Iterator[_Place]:
-    """Open and lock the disk and, if it is another one, the metadata device; errors name the path."""
+    """Open and lock the disk and, if it is another one, the metadata device; errors name the path.
+
+    `disk` may be '' beside external metadata: its size is then taken to be whatever fits.
+    """
     path = meta.path or disk
     files: list[BlockFile] = []
     try:
-        data = _open(disk)
-        files.append(data)
-        if meta.kind is MetaDiskKind.INTERNAL:
-            device = data
-        else:
-            if os.path.realpath(path) == os.path.realpath(disk):
+        size = _UNKNOWN_BYTES
+        if disk:
+            files.append(_open(disk))
+            size = files[0].size
+        if meta.kind is not MetaDiskKind.INTERNAL:
+            if disk and os.path.realpath(path) == os.path.realpath(disk):
                 raise MetadataError("The disk cannot be its own external metadata device.")
-            device = _open(path, _slot(meta))
-            files.append(device)
-        yield _Place(path, device, _layout(data.size, device.size, meta))
+            files.append(_open(path, _slot(meta)))
+        yield _Place(path, files[-1], _layout(size, files[-1].size, meta))
     except MetadataError as error:
         # The same error, so that its class and exit code stay; only the path is put in front.
         error.args = (f"{path}: {error}",)

@@ -31,6 +31,7 @@ from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
 from pydrbd.errors import CommandFailed, PydrbdError, TakenOver, UsageError, WaitTimeout
 from pydrbd.format.gi import gi_line, show_gi
 from pydrbd.integrations import feed
+from pydrbd.integrations.describe import describe
 from pydrbd.runtime import memory
 from pydrbd.runtime.addresses import LinkOptions
 from pydrbd.runtime.disks import Disks, DiskSpec
@@ -143,10 +144,18 @@ class Node:
     """A resource's process from start() to `down`."""
 
     def __init__(
-        self, view: ResourceView, run_dir: Path, *, quit_process: Callable[[], None] = lambda: None
+        self,
+        view: ResourceView,
+        run_dir: Path,
+        *,
+        quit_process: Callable[[], None] = lambda: None,
+        config: str = "",
     ) -> None:
-        """Makes no thread and opens nothing. `quit_process` is called after `down` has been answered."""
-        self.view = view
+        """Makes no thread and opens nothing. `quit_process` is called after `down` has been answered.
+
+        `config`: the file that `view` was read from, for those who ask.
+        """
+        self.view, self.config = view, config
         self.paths: RunPaths = paths(run_dir, view.node_name, view.name)
         self._quit = quit_process
         self.engine = Engine(engine_options(view), secrets.token_bytes)
@@ -370,6 +379,10 @@ def _show_gi(node: Node, volume: int) -> dict[str, str]:
     return {"text": show_gi(found.generation, found.flags)}
 
 
+def _describe(node: Node) -> dict[str, Any]:
+    return describe(node.view, node.config)
+
+
 def _version(node: Node) -> dict[str, Any]:
     return {
         "version": __version__,
@@ -420,6 +433,7 @@ _FORCE = {"force": (bool, False)}
 
 VERBS: Mapping[str, Verb] = {
     "status": Verb(_status),
+    "describe": Verb(_describe),
     "attach": Verb(_volume_script("attach"), _VOLUME),
     "detach": Verb(_volume_script("detach"), {**_VOLUME, **_FORCE}),
     "connect": Verb(_connect, {"discard_my_data": (bool, False)}),

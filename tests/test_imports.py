@@ -66,6 +66,7 @@ FLOORS = {
             "pydrbd.node",
             "pydrbd.supervisor",
             "pydrbd.cli",
+            "pydrbd.compat",
             "nbd_plugin",
         ),
         ("words", "format", "wire", "engine", "runtime", "control"),

@@ -1,4 +1,4 @@
-"""create-md, dump-md, apply-al, wipe-md, get-gi, show-gi. Floor: outer. Neighbour: metadata_tool.py.
+"""create-md, dump-md, apply-al, wipe-md, get-gi, set-gi, show-gi. Floor: outer. Neighbour: metadata_tool.py.
 
 Those that only look at identifiers ask the resource's process and, when it is not up, the disk.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import click
 
@@ -14,7 +15,7 @@ from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resour
 from pydrbd.cli.resource import NotUp
 from pydrbd.config import MetaDisk
 from pydrbd.control.client import RemoteError
-from pydrbd.errors import CommandFailed, ExistingDataError, MetadataError
+from pydrbd.errors import CommandFailed, ExistingDataError, MetadataError, UsageError
 from pydrbd.vocabulary import Disk, Failure
 
 Tool = Callable[[str, MetaDisk], str]
@@ -119,6 +120,29 @@ def wipe_md_command(app: App, names: tuple[str, ...], force: bool) -> None:
     if not (force or app.dry_run or _confirmed("Do you really want to wipe out the DRBD meta data?")):
         raise MetadataError("Operation refused: nothing was changed. Use --force where nobody can be asked.")
     on_disks(app, names, "wipe-md", metadata_tool.wipe_md)
+
+
+@click.command("set-gi", epilog=examples("pydrbd get-gi r0/0", "pydrbd set-gi --force ::::1:1 r0/0"))
+@click.option("--force", is_flag=True, help="Do not ask.")
+@click.argument("identifiers", metavar="IDENTIFIERS")
+@resource_arguments()
+@pass_app
+def set_gi_command(app: App, identifiers: str, names: tuple[str, ...], force: bool) -> None:
+    """Change generation identifiers and flags in the metadata. The resource must be down.
+
+    IDENTIFIERS is a line as get-gi prints it; a field that is empty or missing keeps its value. Whoever
+    makes two disks look equal that are not has lost data: nothing compares the disks. The volume
+    must be named.
+    """
+    from pydrbd import metadata_tool
+
+    targets = app.targets(names)
+    for target in targets:
+        if target.volume is None:
+            raise UsageError(f"set-gi needs a volume, for instance {target.resource.name}/0")
+    if not (force or app.dry_run or _confirmed("Write new GI to disk?")):
+        raise MetadataError("Operation refused: nothing was changed. Use --force where nobody can be asked.")
+    on_disks(app, names, f"set-gi {identifiers}", partial(metadata_tool.set_gi, identifiers))
 
 
 @click.command("get-gi", epilog=examples("pydrbd get-gi r0"))

@@ -151,6 +151,17 @@ def dump_command(app: App, names: tuple[str, ...]) -> None:
     click.echo(dump(app.config, wanted), nl=False)
 
 
+@click.command("dump-xml", epilog=examples("pydrbd dump-xml r0"))
+@resource_arguments(required=False)
+@pass_app
+def dump_xml_command(app: App, names: tuple[str, ...]) -> None:
+    """Print the configuration as XML, in drbdadm's form."""
+    from pydrbd.config.dumpxml import dump_xml
+
+    wanted = None if not names or "all" in names else [target.resource.name for target in app.targets(names)]
+    click.echo(dump_xml(app.config, wanted, app.node), nl=False)
+
+
 @click.command("nbd-uri", epilog=examples("pydrbd nbd-uri r0", "nbdinfo $(pydrbd nbd-uri r0/0)"))
 @resource_arguments()
 @pass_app

@@ -12,6 +12,7 @@ and reads zero or more {"progress": value}, then one of
 Verbs that a resource's process answers (argument names with their defaults; `volume` is a number):
 
     status ()                       -> ResourceSnapshot as `plain` makes it
+    describe ()                     -> what it runs with, see integrations/describe.py
     attach (volume)                 detach (volume, force=False)
     primary (force=False)           secondary ()
     connect (discard_my_data=False) disconnect (force=False)

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntFlag
 
+from pydrbd.errors import MetadataError
+
 NONE = 0
 JUST_CREATED = 4
 
@@ -53,6 +55,7 @@ GI_FLAGS: tuple[tuple[MdFlag, str], ...] = (
     (MdFlag.PEER_OUTDATED, "peer's disk is Outdated or Inconsistent"),
     (MdFlag.CRASHED_PRIMARY, "crashed while Primary, peer not seen since"),
 )
+_HEX = frozenset("0123456789abcdefABCDEF")
 _UUID_LABELS = ("current UUID", "bitmap UUID", "younger history UUID", "older history UUID")
 
 
@@ -61,6 +64,33 @@ def gi_line(generation: Generation, flags: MdFlag) -> str:
     fields = [f"{value:016X}" for value in generation.values()]
     fields += [str(int(flag in flags)) for flag, _ in GI_FLAGS]
     return ":".join(fields)
+
+
+def parse_gi(text: str, generation: Generation, flags: MdFlag) -> tuple[Generation, MdFlag]:
+    """`generation` and `flags` changed by `text`, which has the fields of `gi_line`.
+
+    An empty or missing field keeps its value. MetadataError for anything else.
+    """
+    fields = text.strip().split(":")
+    if len(fields) > 4 + len(GI_FLAGS):
+        raise MetadataError(f"'{text[:99]}' has more than the {4 + len(GI_FLAGS)} fields that get-gi prints")
+    values = list(generation.values())
+    for place, field in enumerate(fields[:4]):
+        if field:
+            values[place] = _identifier(field)
+    for (flag, _), field in zip(GI_FLAGS, fields[4:], strict=False):
+        if field not in ("", "0", "1"):
+            raise MetadataError(f"'{field[:20]}' is not 0 or 1")
+        if field:
+            flags = flags | flag if field == "1" else flags & ~flag
+    return Generation(*values), flags
+
+
+def _identifier(field: str) -> int:
+    digits = field[2:] if field[:2] in ("0x", "0X") else field
+    if not 1 <= len(digits) <= 16 or any(digit not in _HEX for digit in digits):
+        raise MetadataError(f"'{field[:40]}' is not a UUID of at most 16 hexadecimal digits")
+    return int(digits, 16)
 
 
 def disk_word(flags: MdFlag) -> str:

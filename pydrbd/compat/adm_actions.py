@@ -1,0 +1,297 @@
+"""What drbdadm's verbs do: most are pydrbd's command of the same name, queries are answered right here.
+
+Floor: outer. Neighbours: adm_verbs.py (the table), drbdadm.py (`Call`), setup_verbs.py (the same queries).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydrbd.compat import backend, drbdsetup
+from pydrbd.compat.quick import ask
+from pydrbd.compat.refused import REFUSED
+from pydrbd.compat.run import Ended, implements, out, pydrbd, say
+from pydrbd.compat.setup_verbs import map_devices, udev_lines
+from pydrbd.config.model import DeviceKind, Volume
+from pydrbd.config.view import ResourceView, require_implemented
+from pydrbd.errors import CommandFailed
+from pydrbd.vocabulary import Failure
+
+if TYPE_CHECKING:
+    from pydrbd.compat.drbdadm import Call
+
+#: What drbdsetup ends with when there is no such object.
+_NO_OBJECT = 10
+
+
+def _pass(call: Call, *arguments: str) -> int:
+    return pydrbd(arguments, config=call.adm.config_file, node=call.adm.here.node)
+
+
+def same(call: Call) -> int:
+    """pydrbd's verb of the same name and with the same options."""
+    return _pass(call, call.verb, *map(_plain, call.options()), call.target)
+
+
+def _plain(option: str) -> str:
+    """pydrbd's flags take no value."""
+    return option.removesuffix("=yes")
+
+
+def primary(call: Call) -> int:
+    """Promote, and make the devices; `--overwrite-data-of-peer` is the name that --force had."""
+    force = any(option.startswith(("--force", "--overwrite")) for option in call.options())
+    code = _pass(call, "primary", *(["--force"] if force else []), call.target)
+    process = call.adm.here.process(call.view.name)
+    if code == 0 and process is not None:
+        map_devices(process, call.adm.here.node, call.adm.config_file)
+    return code
+
+
+def _require(verb: str) -> None:
+    """A verb that this version may or may not have is refused by name if not."""
+    if not implements(verb):
+        raise Ended(1, f"drbdadm: {verb}: {REFUSED[verb]}")
+
+
+def if_implemented(call: Call) -> int:
+    """`same`, for a verb that may be missing."""
+    _require(call.verb)
+    return same(call)
+
+
+def create_md(call: Call) -> int:
+    peers = call.adm.parsed.value("max-peers", "1")
+    if peers != "1":
+        raise Ended(1, f"drbdadm: --max-peers={peers}: v08 metadata have a place for exactly one peer")
+    return _pass(call, "create-md", *(["--force"] if call.adm.parsed.flag("force") else []), call.target)
+
+
+def set_gi(call: Call) -> int:
+    """`set-gi GI RESOURCE/VOLUME`."""
+    if not call.words:
+        raise Ended(1, "drbdadm: set-gi needs the identifiers: set-gi CURRENT:BITMAP:... RESOURCE/VOLUME")
+    return _pass(call, "set-gi", *map(_plain, call.options()), call.words[0], call.target)
+
+
+def wait_for_all(call: Call) -> int:
+    """wait-con-int: what the init script waits for at boot."""
+    if call.adm.dry_run:
+        for name in call.adm.names():
+            out(f"drbdsetup wait-connect-resource {name}")
+        return 0
+    return _pass(call, "wait-connect", "all")
+
+
+# --- looking -----------------------------------------------------------------------------------
+
+
+def query(call: Call) -> int:
+    """role, cstate, dstate, status: asked of the process without any of pydrbd's own commands."""
+    if call.verb == "status":
+        return _status(call)
+    process = call.adm.here.process(call.view.name)
+    if process is None:
+        return _pass(call, call.verb, call.target)
+    return ask(process, call.verb, call.volumes)
+
+
+def _status(call: Call) -> int:
+    options = [f"--{name}" for name in ("verbose", "statistics", "json") if call.adm.parsed.flag(name)]
+    names = [] if call.words == ("all",) else [word.partition("/")[0] for word in call.words]
+    known = call.adm.names()
+    for name in names:
+        if name not in known:
+            raise Ended(1, f"'{name}' not defined in your config (for this host).")
+    code = 0
+    for name in names or ([""] if not call.words else known):
+        line = ["status", *([name] if name else []), *options]
+        if call.adm.dry_run:
+            out(backend.printed(["drbdsetup", *line]))
+            continue
+        failed = drbdsetup.run(line, config=call.adm.config_file, here=call.adm.here)
+        if failed:
+            say(f"Command '{backend.printed(['drbdsetup', *line])}' terminated with exit code {failed}")
+        code = code or failed
+    return code
+
+
+def dump(call: Call) -> int:
+    """dump, dump-xml."""
+    return _pass(call, call.verb, *(word for word in call.words if word != "all"))
+
+
+# --- single steps ------------------------------------------------------------------------------
+
+
+def new_resource(call: Call) -> int:
+    """Start the process, with neither disk nor connection; they come with `adjust` or `attach`, `connect`."""
+    from pydrbd.runtime.launch import start
+
+    view, here = call.view, call.adm.here
+    if here.process(view.name) is None:
+        require_implemented(view)
+        start(view, _path(call), here.run_dir)
+    return 0
+
+
+def _path(call: Call) -> Path | None:
+    return Path(call.adm.config_file) if call.adm.config_file else None
+
+
+def has_volume(call: Call) -> int:
+    """new-minor: the process has all its volumes from the start, if they are the same configuration's."""
+    process = call.adm.here.process(call.view.name)
+    if process is None:
+        raise CommandFailed(
+            call.view.name, Failure.RESOURCE_NOT_KNOWN, "Start it with `new-resource` or `up`."
+        )
+    running = {volume["number"] for volume in process.description["volumes"]}
+    if missing := [number for number in call.volumes if number not in running]:
+        raise Ended(
+            _NO_OBJECT, f"{call.view.name}: its process was started without volume {missing[0]}; down, up"
+        )
+    return 0
+
+
+def has_peer(call: Call) -> int:
+    """new-peer, new-path: the process knows its peer from the start."""
+    process = call.adm.here.process(call.view.name)
+    if process is None:
+        raise CommandFailed(
+            call.view.name, Failure.RESOURCE_NOT_KNOWN, "Start it with `new-resource` or `up`."
+        )
+    address = call.view.peer_address
+    running = process.description["remote_host"]
+    if list(running) != [address.family, address.host, address.port]:
+        raise Ended(_NO_OBJECT, f"{call.view.name}: its process was started with another peer; down, up")
+    return 0
+
+
+def options(call: Call) -> int:
+    """disk-options, net-options, resource-options, peer-device-options: what the configuration says now."""
+    _require(call.verb)
+    return _pass(call, call.verb, call.target)
+
+
+def adjust(call: Call) -> int:
+    dry = ["--dry-run"] if call.adm.dry_run else []
+    if dry and call.adm.here.process(call.view.name) is None:
+        for line in backend.adjust(call.view, list(call.volumes), call.options()):
+            out(backend.printed(line))
+        return 0
+    _require("adjust")
+    return _pass(call, *dry, "adjust", *call.options(), call.view.name)
+
+
+def handler(call: Call) -> int:
+    """Run the configured handler as an event would; its exit status."""
+    from pydrbd.node import handler_environment
+
+    command = str(call.view.handlers.value(call.verb))
+    if not command:
+        return 0
+    if call.adm.dry_run:
+        out(command)
+        return 0
+    environment = {**os.environ, **handler_environment(call.view, min(call.volumes))}
+    return subprocess.run(["/bin/sh", "-c", command], env=environment, check=False).returncode
+
+
+# --- for scripts -------------------------------------------------------------------------------
+
+
+def sh(answer: Callable[[ResourceView, Volume], str]) -> Callable[[Call], int]:
+    """A verb that prints one line for each volume."""
+
+    def act(call: Call) -> int:
+        for number in call.volumes:
+            _answer(call, answer(call.view, call.view.volumes[number]))
+        return 0
+
+    return act
+
+
+def _answer(call: Call, text: str) -> None:
+    out(f"{call.adm.variable}={text}" if call.adm.variable else text)
+
+
+def sh_dev(_view: ResourceView, volume: Volume) -> str:
+    if volume.device.kind in (DeviceKind.NBD, DeviceKind.PATH):
+        return volume.device.path
+    return f"/dev/drbd{backend.minor_of(volume)}"
+
+
+def sh_minor(_view: ResourceView, volume: Volume) -> str:
+    return str(backend.minor_of(volume))
+
+
+def sh_ll_dev(_view: ResourceView, volume: Volume) -> str:
+    return volume.disk or "none"
+
+
+def sh_md_dev(_view: ResourceView, volume: Volume) -> str:
+    return volume.meta_disk.path or volume.disk or "none"
+
+
+def sh_md_idx(_view: ResourceView, volume: Volume) -> str:
+    meta = volume.meta_disk
+    if not meta.path:
+        return "internal"
+    return "flex-external" if meta.index is None else str(meta.index)
+
+
+def sh_ip(view: ResourceView, _volume: Volume) -> str:
+    return view.local_address.host
+
+
+def sh_udev(call: Call) -> int:
+    volume = call.view.volumes[call.volumes[0]]
+    minor = backend.minor_of(volume)
+    for line in udev_lines(call.view.name, volume.number, minor, volume.disk or "", volume.implicit):
+        out(line)
+    return 0
+
+
+def sh_resource(call: Call) -> int:
+    _answer(call, call.view.name)
+    return 0
+
+
+def sh_resources(call: Call) -> int:
+    for name in call.adm.names():
+        _answer(call, name)
+    return 0
+
+
+def sh_nop(call: Call) -> int:
+    """Only read the configuration."""
+    call.adm.names()
+    return 0
+
+
+def sh_mod_parms(call: Call) -> int:
+    """What the module would be loaded with. There is none; the line is for scripts that want one."""
+    call.adm.names()
+    out("minor_count=32")
+    return 0
+
+
+def hidden_commands(_call: Call) -> int:
+    from pydrbd.compat.adm_verbs import VERBS, Kind
+    from pydrbd.compat.drbdadm import columns
+
+    for title, kind in (
+        ("These additional commands might be useful in scripts:", Kind.HELPER),
+        ("These commands run the handler that is configured for an event:", Kind.HANDLER),
+        ("These commands are for experts:", Kind.EXPERT),
+    ):
+        out(f"\n{title}\n")
+        for line in columns([name for name, verb in VERBS.items() if verb.kind is kind]):
+            out(line)
+    out("")
+    return 0

@@ -1,0 +1,253 @@
+"""drbdadm: verbs on the resources of the configuration.
+
+Floor: outer. Neighbours: adm_verbs.py (the table of verbs), backend.py, run.py. Exit codes are drbdadm's: 0;
+1 for wrong use, an unknown verb or a resource that is not defined; 10 for a bad configuration; else the
+code of the command that failed, which is named on stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydrbd.compat import backend
+from pydrbd.compat.adm_verbs import VERBS, AdmVerb, Kind, Takes
+from pydrbd.compat.getopt import NONE, OPTIONAL, REQUIRED, Option, Parsed, parse
+from pydrbd.compat.processes import Here
+from pydrbd.compat.refused import REFUSED
+from pydrbd.compat.run import Ended, guarded, out, say
+from pydrbd.config.model import Config
+from pydrbd.config.names import resources_here
+from pydrbd.config.reader import load
+from pydrbd.config.view import ResourceView, for_node
+from pydrbd.errors import PydrbdError
+from pydrbd.runtime.addresses import is_local
+
+USAGE = 1
+HINT = "try 'drbdadm help'"
+
+GENERAL = (
+    Option("stacked", NONE, "S", "not implemented: refused"),
+    Option("dry-run", NONE, "d", "print the commands, and do nothing"),
+    Option("verbose", NONE, "v", "print the commands as they are run"),
+    Option("config-file", REQUIRED, "c", "the configuration"),
+    Option("config-to-test", REQUIRED, "t", "only check this configuration as well"),
+    Option("config-to-exclude", REQUIRED, "E", "ignored: no file is included twice"),
+    Option("drbdsetup", REQUIRED, "s", "ignored: pydrbd does the work itself"),
+    Option("drbdmeta", REQUIRED, "m", "ignored: pydrbd does the work itself"),
+    Option("drbd-proxy-ctl", REQUIRED, "p", "ignored: there is no proxy"),
+    Option("sh-varname", REQUIRED, "n", "print sh-* answers as NAME=VALUE"),
+    Option("version", NONE, "V", "print versions for scripts"),
+    Option("setup-option", REQUIRED, "W", "an option for the command that the verb stands for"),
+    Option("help", NONE, "h", "print this"),
+)
+
+
+class Adm:
+    """What a run of drbdadm works with."""
+
+    def __init__(self, parsed: Parsed) -> None:
+        self.parsed = parsed
+        self.here = Here()
+        self.config_file = parsed.value("config-file")
+        self.dry_run = parsed.flag("dry-run")
+        self.verbose = parsed.flag("verbose")
+        self.variable = parsed.value("sh-varname")
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration. ConfigError."""
+        for file in self.parsed.options.get("config-to-test", []):
+            load(Path(file))
+        return load(Path(self.config_file) if self.config_file else None)
+
+    def names(self) -> list[str]:
+        """The resources of this node."""
+        return resources_here(self.config, self.here.node, is_local)
+
+    def view(self, name: str) -> ResourceView:
+        return for_node(self.config, name, self.here.node, is_local)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A verb on one resource (`view` is None for verbs that take none). `name` is how it was named."""
+
+    adm: Adm
+    verb: str
+    name: str = ""
+    view_or_none: ResourceView | None = None
+    volumes: tuple[int, ...] = ()
+    words: tuple[str, ...] = ()
+
+    @property
+    def view(self) -> ResourceView:
+        assert self.view_or_none is not None
+        return self.view_or_none
+
+    @property
+    def target(self) -> str:
+        """What pydrbd's commands are given."""
+        whole = len(self.volumes) == len(self.view.volumes)
+        return self.view.name if whole else f"{self.view.name}/{self.volumes[0]}"
+
+    def options(self) -> list[str]:
+        """The verb's own options as they were given."""
+        general = {option.name for option in GENERAL}
+        extra = self.adm.parsed.options.get("setup-option", [])
+        own = Parsed({k: v for k, v in self.adm.parsed.options.items() if k not in general})
+        return [*own.given(), *(word if word.startswith("-") else f"--{word}" for word in extra)]
+
+    def lines(self) -> list[backend.Line]:
+        lines = VERBS[self.verb].lines
+        if lines is None or self.view_or_none is None:
+            return []
+        return lines(self.view, list(self.volumes), self.options())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run drbdadm and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run `drbdadm ARGUMENTS`; its exit code."""
+    return guarded("drbdadm", USAGE, HINT, lambda: _run(list(arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    every = {option.name: option for verb in VERBS.values() for option in verb.options}
+    name = parse("drbdadm", arguments, (*GENERAL, *every.values())).words[:1]
+    verb = VERBS.get(name[0]) if name else None
+    parsed = parse("drbdadm", arguments, (*GENERAL, *(verb.options if verb else every.values())))
+    if parsed.flag("version"):
+        from pydrbd.compat.versions import version_lines
+
+        out(version_lines("DRBDADM"))
+        return 0
+    if parsed.flag("help") or name == ["help"]:
+        out(usage("".join(parsed.words[1:2] if name == ["help"] else name)))
+        return 0
+    if not name:
+        raise Ended(USAGE, f"{usage('')}\n\nNo command specified")
+    if parsed.flag("stacked"):
+        raise Ended(USAGE, "drbdadm: --stacked: stacked resources are not implemented")
+    if verb is None:
+        reason = REFUSED.get(name[0])
+        raise Ended(
+            USAGE, f"drbdadm: {name[0]}: {reason}" if reason else f"drbdadm: Unknown command '{name[0]}'"
+        )
+    return _perform(Adm(parsed), name[0], verb, parsed.words[1:])
+
+
+def _perform(adm: Adm, name: str, verb: AdmVerb, words: list[str]) -> int:
+    if verb.takes is Takes.NOTHING:
+        if words:
+            say("This command will ignore resource names!")
+        return verb.action(Call(adm, name))
+    if verb.takes is Takes.NAMES:
+        return verb.action(Call(adm, name, words=tuple(words)))
+    own: tuple[str, ...] = ()
+    if name == "set-gi" and len(words) > 1:
+        own, words = (words[0],), words[1:]
+    if not words:
+        raise Ended(USAGE, f"{usage(name)}\n\nNo resource names specified")
+    code = 0
+    for call in _calls(adm, name, verb, words, own):
+        code = perform(call) or code
+    return code
+
+
+def perform(call: Call) -> int:
+    """Do it, or print it with --dry-run; a failure is printed and named."""
+    verb = VERBS[call.verb]
+    if call.adm.dry_run or call.adm.verbose:
+        for line in call.lines():
+            out(backend.printed(line))
+    if call.adm.dry_run and verb.lines is not None:
+        return 0
+    try:
+        code = verb.action(call)
+    except PydrbdError as error:
+        say(str(error))
+        code = error.exit_code
+    if code and verb.kind is not Kind.HANDLER:
+        for line in call.lines()[-1:]:
+            say(f"Command '{backend.printed(line)}' terminated with exit code {code}")
+    return code
+
+
+def _calls(adm: Adm, verb: str, spec: AdmVerb, words: list[str], own: tuple[str, ...]) -> list[Call]:
+    found: dict[tuple[str, tuple[int, ...]], Call] = {}
+    for word in words:
+        for name, volume in [(name, None) for name in adm.names()] if word == "all" else [_named(adm, word)]:
+            view = adm.view(name)
+            volumes = tuple(sorted(view.volumes)) if volume is None else (volume,)
+            if spec.takes is Takes.VOLUME and volume is None:
+                raise Ended(
+                    USAGE,
+                    f"{verb} requires a specific volume id, but none is specified.\n"
+                    f"Try '{verb} minor-<minor_number>' or '{verb} {name}/<vnr>'",
+                )
+            if spec.takes is Takes.RESOURCES and volume is not None and len(view.volumes) > 1:
+                text = f"{verb} operates on whole resources, but you specified a specific volume!"
+                raise Ended(USAGE, text)
+            found.setdefault((name, volumes), Call(adm, verb, word, view, volumes, own))
+    return list(found.values())
+
+
+def _named(adm: Adm, word: str) -> tuple[str, int | None]:
+    """RES[:PEER][/VOLUME] or minor-N -> resource and volume."""
+    undefined = Ended(USAGE, f"'{word}' not defined in your config (for this host).")
+    if word.startswith("minor-") and word.removeprefix("minor-").isdigit():
+        minor = int(word.removeprefix("minor-"))
+        for name in adm.names():
+            for volume in adm.view(name).volumes.values():
+                if backend.minor_of(volume) == minor:
+                    return name, volume.number
+        raise undefined
+    rest, slash, number = word.partition("/")
+    name, colon, peer = rest.partition(":")
+    if name not in adm.names():
+        raise undefined
+    view = adm.view(name)
+    if colon and peer != view.peer_name:
+        raise Ended(USAGE, f"Not a valid connection ({rest}) for this host")
+    if not slash:
+        return name, None
+    if not (number.isascii() and number.isdigit() and int(number) in view.volumes):
+        raise undefined
+    return name, int(number)
+
+
+def usage(name: str) -> str:
+    """The help of drbdadm, or of one verb."""
+    verb = VERBS.get(name)
+    marks = {NONE: "", OPTIONAL: "[=...]", REQUIRED: "=..."}
+    head = name or "COMMAND"
+    names = "" if verb and verb.takes is Takes.NOTHING else " {all|RESOURCE...}"
+    lines = [f"USAGE: drbdadm {head} [OPTION...]{names}", "", "GENERAL OPTIONS:"]
+    lines += [
+        f"  --{option.name}{marks[option.argument]}, -{option.short}: {option.help}" for option in GENERAL
+    ]
+    if verb and verb.options:
+        lines += ["", f"OPTIONS FOR {name}:"]
+        lines += [f"  --{option.name}{marks[option.argument]}" for option in verb.options]
+    if not verb:
+        lines += ["", "COMMANDS:", *columns([key for key, v in VERBS.items() if v.kind is Kind.COMMAND])]
+    return "\n".join(lines)
+
+
+def columns(names: list[str]) -> list[str]:
+    """Names in two columns, as drbdadm lists its commands."""
+    names = sorted(names)
+    half = (len(names) + 1) // 2
+    pairs = zip(names[:half], [*names[half:], ""], strict=False)
+    return [f" {left:<35}{' ' + right if right else ''}".rstrip() for left, right in pairs]
+
+
+if __name__ == "__main__":
+    main()

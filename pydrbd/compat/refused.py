@@ -1,0 +1,40 @@
+"""Verbs of drbdadm, drbdsetup and drbdmeta that pydrbd refuses, each with the reason that a user reads.
+
+Floor: outer. docs/commands.md is made from this table too.
+"""
+
+from __future__ import annotations
+
+_OWN_STEP = "the process of a resource is started with its whole configuration; use `drbdadm up` or `adjust`"
+_TWO = "between two nodes of DRBD 8.4 there is one peer"
+_STACKED = "stacked resources are not implemented"
+_PROXY = "DRBD Proxy is a product of its own, which pydrbd does not speak to"
+_LATER = "not implemented yet"
+
+REFUSED: dict[str, str] = {
+    "proxy-up": _PROXY,
+    "proxy-down": _PROXY,
+    "forget-peer": f"{_TWO}, and v08 metadata have no place for another that could be forgotten",
+    "del-peer": f"{_TWO}, which the configuration names; use `drbdadm disconnect`",
+    "del-path": "a connection has the one path that the configuration names; use `drbdadm disconnect`",
+    "del-minor": f"{_OWN_STEP}; `drbdadm down` ends it",
+    "del-resource": f"{_OWN_STEP}; `drbdadm down` ends it",
+    "rename-resource": f"{_OWN_STEP} (down, rename it in the configuration, up)",
+    "sh-lr-of": _STACKED,
+    "adjust-with-progress": "`drbdadm adjust` waits until all is done",
+    "verify": _LATER,
+    "outdate": _LATER,
+    "pause-sync": _LATER,
+    "resume-sync": _LATER,
+    "adjust": _LATER,
+    "disk-options": _LATER,
+    "net-options": _LATER,
+    "peer-device-options": _LATER,
+    "resource-options": _LATER,
+    "resize": _LATER,
+    "check-resize": "pydrbd keeps no note of a disk's size, so there is none to bring up to date",
+    "suspend-io": _LATER,
+    "resume-io": _LATER,
+    "restore-md": "not implemented: old metadata over newer data make two different disks look equal",
+    "verify-dump": "not implemented, as restore-md",
+}
