@@ -17,7 +17,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
 from pydrbd.errors import CommandFailed, PydrbdError, TakenOver, UsageError, WaitTimeout
 from pydrbd.format.gi import gi_line, show_gi
 from pydrbd.integrations import feed
-from pydrbd.integrations.describe import describe
+from pydrbd.node_verbs import MORE_VERBS, REQUIRED, Verb
 from pydrbd.runtime import memory
 from pydrbd.runtime.addresses import LinkOptions
 from pydrbd.runtime.disks import Disks, DiskSpec
@@ -379,10 +378,6 @@ def _show_gi(node: Node, volume: int) -> dict[str, str]:
     return {"text": show_gi(found.generation, found.flags)}
 
 
-def _describe(node: Node) -> dict[str, Any]:
-    return describe(node.view, node.config)
-
-
 def _version(node: Node) -> dict[str, Any]:
     return {
         "version": __version__,
@@ -401,52 +396,25 @@ def _latency(node: Node, reset: bool) -> dict[str, Any]:
     return node.driver.latency.figures(node.driver.lane, reset)
 
 
-_REQUIRED = object()
-
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """A verb: its function and its arguments with their types and defaults."""
-
-    function: Callable[..., Any]
-    arguments: Mapping[str, tuple[type, Any]] = field(default_factory=dict)
-
-    def check(self, resource: str, verb: str, args: dict[str, Any]) -> dict[str, Any]:
-        """`args` with defaults filled in. UsageError for an unknown, missing or mistyped one."""
-        if unknown := set(args) - set(self.arguments):
-            raise UsageError(f"{resource}: '{verb}' has no argument {min(unknown)[:40]!r}")
-        values = {}
-        for name, (kind, default) in self.arguments.items():
-            value = args.get(name, default)
-            if value is _REQUIRED:
-                raise UsageError(f"{resource}: '{verb}' needs the argument {name!r}")
-            if kind is float and type(value) is int:
-                value = float(value)
-            if type(value) is not kind:
-                raise UsageError(f"{resource}: '{verb}': {name!r} must be of type {kind.__name__}")
-            values[name] = value
-        return values
-
-
-_VOLUME = {"volume": (int, _REQUIRED)}
+_VOLUME = {"volume": (int, REQUIRED)}
 _FORCE = {"force": (bool, False)}
 
 VERBS: Mapping[str, Verb] = {
+    **MORE_VERBS,
     "status": Verb(_status),
-    "describe": Verb(_describe),
     "attach": Verb(_volume_script("attach"), _VOLUME),
     "detach": Verb(_volume_script("detach"), {**_VOLUME, **_FORCE}),
     "connect": Verb(_connect, {"discard_my_data": (bool, False)}),
     "disconnect": Verb(_script("disconnect"), _FORCE),
     "primary": Verb(_primary, _FORCE),
-    "resume": Verb(_resume, {"tenure": (str, _REQUIRED), "alone": (bool, False), "seconds": (float, 0.0)}),
+    "resume": Verb(_resume, {"tenure": (str, REQUIRED), "alone": (bool, False), "seconds": (float, 0.0)}),
     "secondary": Verb(_script("demote")),
     "invalidate": Verb(_volume_script("invalidate"), _VOLUME),
     "invalidate-remote": Verb(_volume_script("invalidate_remote"), _VOLUME),
     "new-current-uuid": Verb(_volume_script("new_current_uuid"), {**_VOLUME, "clear_bitmap": (bool, False)}),
     "get-gi": Verb(_get_gi, _VOLUME),
     "show-gi": Verb(_show_gi, _VOLUME),
-    "wait": Verb(_wait, {"condition": (str, _REQUIRED), "seconds": (float, 0.0)}),
+    "wait": Verb(_wait, {"condition": (str, REQUIRED), "seconds": (float, 0.0)}),
     "down": Verb(_down),
     "version": Verb(_version),
     "events": Verb(feed.events, {"since": (int, -1)}),

@@ -210,10 +210,14 @@ class Failure(IntEnum):
     DISK_CONFIGURED = 124
     NET_CONFIGURED = 125
     MINOR_NOT_KNOWN = 127
+    PAUSE_IS_SET = 134
+    PAUSE_IS_CLEAR = 135
     NO_DISK = 138
     PROTOCOL_C_REQUIRED = 139
     DATA_NOT_CURRENT = 150
     CONNECTED = 151
+    PAUSED_BY_DEPENDENCY = 156
+    PAUSED_BY_PEER = 157
     RESOURCE_NOT_KNOWN = 158
     RESOURCE_IN_USE = 159
     INVALID_REQUEST = 162
@@ -236,10 +240,14 @@ _FAILURE_TEXTS = {
     Failure.DISK_CONFIGURED: "Device is attached to a disk (use detach first)",
     Failure.NET_CONFIGURED: "Device has a net-config (use disconnect first)",
     Failure.MINOR_NOT_KNOWN: "Device minor not allocated",
+    Failure.PAUSE_IS_SET: "Sync-pause flag is already set",
+    Failure.PAUSE_IS_CLEAR: "Sync-pause flag is already cleared",
     Failure.NO_DISK: "Device does not have a disk-config",
     Failure.PROTOCOL_C_REQUIRED: "Protocol C required",
     Failure.DATA_NOT_CURRENT: "Can only attach to the data we lost last (see kernel log).",
     Failure.CONNECTED: "Need to be StandAlone",
+    Failure.PAUSED_BY_DEPENDENCY: "The resync is paused by a resync-after dependency",
+    Failure.PAUSED_BY_PEER: "The resync is paused by the peer node",
     Failure.RESOURCE_NOT_KNOWN: "Unknown resource",
     Failure.RESOURCE_IN_USE: "Resource still in use (delete all minors first)",
     Failure.INVALID_REQUEST: "Invalid configuration request",

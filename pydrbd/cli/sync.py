@@ -1,18 +1,34 @@
-"""invalidate, invalidate-remote, new-current-uuid. Floor: outer."""
+"""invalidate, invalidate-remote, new-current-uuid, outdate, pause-sync, resume-sync. Floor: outer."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import click
 
 from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resource_arguments
+from pydrbd.cli.resource import NotUp
+from pydrbd.config.model import MetaDisk
 from pydrbd.errors import UsageError
 
+Tool = Callable[[str, MetaDisk], str]
 
-def _each_volume(app: App, names: tuple[str, ...], verb: str) -> None:
+
+def _each_volume(app: App, names: tuple[str, ...], verb: str, offline: Tool | None = None) -> None:
+    """The verb on every volume that is meant; `offline` on the metadata of a resource that is down."""
+
     def act(target: Target) -> None:
         for volume in target.volumes:
-            if not app.would(f"{verb} {target.resource.name}/{volume}"):
+            if app.would(f"{verb} {target.resource.name}/{volume}"):
+                continue
+            try:
                 target.resource.call(verb, volume=volume)
+            except NotUp:
+                if offline is None:
+                    raise
+                from pydrbd.cli.metadata import on_disk
+
+                on_disk(target, volume, offline)
 
     for_each(app.targets(names), act)
 
@@ -21,8 +37,13 @@ def _each_volume(app: App, names: tuple[str, ...], verb: str) -> None:
 @resource_arguments()
 @pass_app
 def invalidate_command(app: App, names: tuple[str, ...]) -> None:
-    """Discard the local data and fetch all of it from the peer."""
-    _each_volume(app, names, "invalidate")
+    """Discard the local data and fetch all of it from the peer.
+
+    When the resource is down, its metadata are marked: the data are fetched at the next connection.
+    """
+    from pydrbd import metadata_tool
+
+    _each_volume(app, names, "invalidate", metadata_tool.invalidate)
 
 
 @click.command("invalidate-remote", epilog=examples("pydrbd invalidate-remote r0"))
@@ -31,6 +52,40 @@ def invalidate_command(app: App, names: tuple[str, ...]) -> None:
 def invalidate_remote_command(app: App, names: tuple[str, ...]) -> None:
     """Discard the peer's data and send all of ours."""
     _each_volume(app, names, "invalidate-remote")
+
+
+@click.command("outdate", epilog=examples("pydrbd outdate r0"))
+@resource_arguments()
+@pass_app
+def outdate_command(app: App, names: tuple[str, ...]) -> None:
+    """Mark the local data as outdated: this node is not promoted before it has met its peer again.
+
+    Refused with exit code 11 while the peer is connected, 17 on a Primary, 5 for an Inconsistent disk.
+    When the resource is down, the mark goes into its metadata.
+    """
+    from pydrbd import metadata_tool
+
+    _each_volume(app, names, "outdate", metadata_tool.outdate)
+
+
+@click.command("pause-sync", epilog=examples("pydrbd pause-sync r0", "pydrbd resume-sync r0"))
+@resource_arguments()
+@pass_app
+def pause_sync_command(app: App, names: tuple[str, ...]) -> None:
+    """Pause the resync: one that runs, or the next one.
+
+    Writes go on to both nodes. `status` shows resync-suspended:user here, :peer on the other node. The
+    pause ends with `resume-sync` on the node that set it, or with its process.
+    """
+    _each_volume(app, names, "pause-sync")
+
+
+@click.command("resume-sync", epilog=examples("pydrbd resume-sync r0"))
+@resource_arguments()
+@pass_app
+def resume_sync_command(app: App, names: tuple[str, ...]) -> None:
+    """Let a resync that was paused on this node go on."""
+    _each_volume(app, names, "resume-sync")
 
 
 @click.command("new-current-uuid", epilog=examples("pydrbd new-current-uuid --clear-bitmap r0/0"))

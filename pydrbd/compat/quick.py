@@ -57,7 +57,7 @@ def answer(arguments: Sequence[str]) -> int | None:
             return None
         processes.append(process)
     if verb == ["status"]:
-        if not names and parsed.value("config-file"):
+        if not names and not all(_same_file(one, parsed.value("config-file")) for one in here.all_up()):
             return None
         options = [f"--{key}" for key in ("verbose", "statistics", "json") if parsed.flag(key)]
         lines = [["status", name, *options] for name in names or ["all"]]

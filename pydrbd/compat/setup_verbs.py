@@ -284,6 +284,11 @@ def invalidate_remote(call: Call) -> int:
     return call.pass_on("invalidate-remote")
 
 
+def same(call: Call) -> int:
+    """Verbs that are called the same here and there."""
+    return call.pass_on(call.verb)
+
+
 def if_implemented(call: Call) -> int:
     """A verb that this version may or may not have; refused by name if not."""
     if not implements(call.verb):

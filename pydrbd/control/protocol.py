@@ -17,6 +17,7 @@ Verbs that a resource's process answers (argument names with their defaults; `vo
     primary (force=False)           secondary ()
     connect (discard_my_data=False) disconnect (force=False)
     invalidate (volume)             invalidate-remote (volume)
+    outdate (volume)                pause-sync (volume), resume-sync (volume)
     new-current-uuid (volume, clear_bitmap=False)
     get-gi (volume)                 -> {"line": str}, and show-gi (volume) -> {"text": str}
     picture ()                      -> {"number", "when", "identity", "snapshot"}

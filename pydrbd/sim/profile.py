@@ -14,6 +14,7 @@ from pydrbd.sim.broken_disks import BROKEN_ACTIONS, draw_broken_disks
 from pydrbd.sim.careless import CARELESS_ACTIONS, draw_careless
 from pydrbd.sim.disk_faults import DISK_ACTIONS, DiskFaults, draw_disk_faults
 from pydrbd.sim.driver import DiskProfile
+from pydrbd.sim.marks import MARK_ACTIONS, draw_marks
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
 from pydrbd.sim.network import NetProfile
 from pydrbd.sim.options_draw import draw_options
@@ -36,7 +37,15 @@ ACTIONS = {
     "promote": 3,
 }
 #: The same for every action there is; those that are not in ACTIONS happen in swarm runs only.
-WEIGHTS = {**ACTIONS, **DISK_ACTIONS, **NET_ACTIONS, **RESUME_ACTIONS, **BROKEN_ACTIONS, **CARELESS_ACTIONS}
+WEIGHTS = {
+    **ACTIONS,
+    **DISK_ACTIONS,
+    **NET_ACTIONS,
+    **RESUME_ACTIONS,
+    **BROKEN_ACTIONS,
+    **CARELESS_ACTIONS,
+    **MARK_ACTIONS,
+}
 NODES = ("alpha", "beta")
 
 
@@ -80,7 +89,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     squeeze, broken = draw_squeeze(seed), draw_broken_disks(seed)
     drawn = draw_options(seed, profile.options, profile.size)
     actions = profile.actions + disk_actions + net_actions + draw_resume(seed) + broken.actions
-    actions += draw_careless(seed)
+    actions += draw_careless(seed) + draw_marks(seed)
     return replace(
         profile,
         actions=actions,

@@ -17,6 +17,7 @@ from pydrbd.sim.broken_disks import BrokenDiskActions
 from pydrbd.sim.careless import CarelessActions
 from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.disk_faults import DiskActions
+from pydrbd.sim.marks import MarkActions
 from pydrbd.sim.net_faults import NetActions
 from pydrbd.sim.profile import WEIGHTS
 from pydrbd.sim.resume import ResumeActions
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 CONVERGE = 150.0
 
 
-class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, CarelessActions):
+class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, CarelessActions, MarkActions):
     """Runs one world from its start to its end; raises Violation."""
 
     def run(self) -> None:

@@ -1,0 +1,76 @@
+"""Marks that an administrator sets on a volume's state: Outdated, and the pause of a resync.
+
+Floor: engine. Neighbours: admin (whose `exclusively` these scripts use), state (which tables what follows
+from a pause bit). Both kinds are words about this node alone: the peer is told and need not agree.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydrbd.engine.admin import exclusively
+from pydrbd.engine.orders import Script
+from pydrbd.errors import CommandFailed, StateRefused
+from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
+
+if TYPE_CHECKING:
+    from pydrbd.engine.engine import Engine
+    from pydrbd.engine.state import State
+    from pydrbd.engine.volume import Volume
+
+
+def outdate_refusal(s: State) -> Refusal | None:
+    """Why a disk in state `s` may not be called Outdated, or None. (`imply` would call it good again.)"""
+    table = (
+        (Refusal.IS_DISKLESS, s.disk == Disk.DISKLESS),
+        (Refusal.IN_TRANSIENT_STATE, s.disk in (Disk.ATTACHING, Disk.FAILED, Disk.NEGOTIATING)),
+        (Refusal.LOWER_THAN_OUTDATED, s.disk < Disk.OUTDATED),
+        (Refusal.CONNECTED_OUTDATES, s.conn >= Conn.CONNECTED),
+        # The peer may have been told of a good disk a moment ago.
+        (Refusal.IN_TRANSIENT_STATE, s.conn == Conn.WF_REPORT_PARAMS),
+        (Refusal.NO_UP_TO_DATE_DISK, s.role == Role.PRIMARY),
+    )
+    return next((why for why, holds in table if holds), None)
+
+
+def outdate(engine: Engine, volume: Volume) -> Script[None]:
+    """Call the local data Outdated, durably: this node is not promoted before it has met its peer again."""
+    return exclusively(engine, _outdate(engine, volume))
+
+
+def _outdate(engine: Engine, volume: Volume) -> Script[None]:
+    why = outdate_refusal(volume.state)
+    if why is not None:
+        raise StateRefused(engine.options.resource, why)
+    engine.set_state(volume, disk=Disk.OUTDATED)
+    volume.touch()
+    yield from volume.persist()
+
+
+def pause_sync(engine: Engine, volume: Volume) -> Script[None]:
+    """Set this node's pause flag: a resync stands still, on either node, until it is cleared."""
+    return exclusively(engine, _pause(engine, volume, True))
+
+
+def resume_sync(engine: Engine, volume: Volume) -> Script[None]:
+    """Clear this node's pause flag; the peer's and a dependency's still count."""
+    return exclusively(engine, _pause(engine, volume, False))
+
+
+def _pause(engine: Engine, volume: Volume, on: bool) -> Script[None]:
+    name, state = engine.options.resource, volume.state
+    if on == state.user_isp:
+        raise CommandFailed(name, Failure.PAUSE_IS_SET if on else _why_not_clear(state))
+    engine.set_state(volume, user_isp=on)
+    # STATE says where a resync is as well: nothing of that may be told before it is durable.
+    volume.touch()
+    yield from volume.persist()
+    engine.send_state(volume)
+
+
+def _why_not_clear(state: State) -> Failure:
+    """Whose pause it is, when it is not ours."""
+    paused = state.conn in (Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T)
+    if paused and state.aftr_isp:
+        return Failure.PAUSED_BY_DEPENDENCY
+    return Failure.PAUSED_BY_PEER if paused and state.peer_isp else Failure.PAUSE_IS_CLEAR

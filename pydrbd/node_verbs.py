@@ -1,0 +1,70 @@
+"""What a verb of the control socket is, and the verbs on marks and options of a running resource.
+
+Floor: outer. Neighbours: node.py, whose table takes these in; engine/marks.py; integrations/describe.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydrbd.engine import marks
+from pydrbd.engine.engine import Engine
+from pydrbd.engine.orders import Script
+from pydrbd.engine.volume import Volume
+from pydrbd.errors import UsageError
+from pydrbd.integrations.describe import describe
+
+if TYPE_CHECKING:
+    from pydrbd.node import Node
+
+REQUIRED = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb: its function and its arguments with their types and defaults."""
+
+    function: Callable[..., Any]
+    arguments: Mapping[str, tuple[type, Any]] = field(default_factory=dict)
+
+    def check(self, resource: str, verb: str, args: dict[str, Any]) -> dict[str, Any]:
+        """`args` with defaults filled in. UsageError for an unknown, missing or mistyped one."""
+        if unknown := set(args) - set(self.arguments):
+            raise UsageError(f"{resource}: '{verb}' has no argument {min(unknown)[:40]!r}")
+        values = {}
+        for name, (kind, default) in self.arguments.items():
+            value = args.get(name, default)
+            if value is REQUIRED:
+                raise UsageError(f"{resource}: '{verb}' needs the argument {name!r}")
+            if kind is float and type(value) is int:
+                value = float(value)
+            if type(value) is not kind:
+                raise UsageError(f"{resource}: '{verb}': {name!r} must be of type {kind.__name__}")
+            values[name] = value
+        return values
+
+
+def _on_volume(script: Callable[[Engine, Volume], Script[None]]) -> Callable[..., None]:
+    """A verb that runs a script of the engine on a volume that exists."""
+
+    def act(node: Node, volume: int) -> None:
+        node.volume(node.snapshot(), volume)
+        node.driver.run(script(node.engine, node.engine.volumes[volume]))
+
+    return act
+
+
+def _describe(node: Node) -> dict[str, Any]:
+    return describe(node.view, node.config)
+
+
+_VOLUME = {"volume": (int, REQUIRED)}
+
+MORE_VERBS: Mapping[str, Verb] = {
+    "describe": Verb(_describe),
+    "outdate": Verb(_on_volume(marks.outdate), _VOLUME),
+    "pause-sync": Verb(_on_volume(marks.pause_sync), _VOLUME),
+    "resume-sync": Verb(_on_volume(marks.resume_sync), _VOLUME),
+}

@@ -1,0 +1,28 @@
+"""Deliberate faults in what an administrator marks: a pause, an Outdated disk.
+
+Floor: sim. Neighbours: edit (how they get in), the other tables of this package.
+"""
+
+from __future__ import annotations
+
+from pydrbd.engine import marks
+from pydrbd.sim.mutants.edit import Mutant, edit
+
+MARKS = (
+    Mutant(
+        "pause-end-untold",
+        10,
+        "the peer hears of a pause and not of its end",
+        (edit(marks._pause, ("engine.send_state(volume)", "engine.send_state(volume) if on else None")),),
+        actions=("pause_sync", "invalidate", "disconnect", "swap"),
+        swarm=True,
+    ),
+    Mutant(
+        "outdates-a-primary",
+        8,
+        "a Primary alone lets its disk be called Outdated under its clients",
+        (edit(marks.outdate_refusal, ("s.role == Role.PRIMARY", "False")),),
+        actions=("outdate", "disconnect", "partition"),
+        swarm=True,
+    ),
+)
