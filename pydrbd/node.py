@@ -139,6 +139,12 @@ def handler_environment(view: ResourceView, run_for: int) -> dict[str, str]:
     }
 
 
+def handlers_of(node: Node, view: ResourceView) -> Handlers:
+    """What runs the handlers that `view` configures."""
+    commands = {spec.name: str(view.handlers.value(spec.name)) for spec in view.handlers.specs()}
+    return Handlers(commands, partial(handler_environment, view), node.log, told=partial(feed.handler, node))
+
+
 class Node:
     """A resource's process from start() to `down`."""
 
@@ -163,10 +169,7 @@ class Node:
         self.workers = Workers()
         self.driver = Driver(self.engine, self.disks, self.workers, self.log)
         self.driver.lane = NativeLane.make(self.engine, self.driver.mutex, self.disks)
-        commands = {spec.name: str(view.handlers.value(spec.name)) for spec in view.handlers.specs()}
-        self.driver.handlers = Handlers(
-            commands, partial(handler_environment, view), self.log, told=partial(feed.handler, self)
-        )
+        self.driver.handlers = handlers_of(self, view)
         self.history = HistoryFile(self.paths.history_file)
         self.loop = LoopThread()
         self.link = Link(link_options(view), self.driver, self.loop)
@@ -175,7 +178,7 @@ class Node:
         )
         #: Names the time that this node is Primary, from its promotion on; a resumed one keeps its name.
         self.tenure = ""
-        self._down = threading.Lock()
+        self._down, self.adjusting = threading.Lock(), threading.Lock()
         self._closed = threading.Lock()
 
     def start(self, lock: int | None = None) -> None:

@@ -14,6 +14,7 @@ from pydrbd.engine.engine import Engine
 from pydrbd.engine.orders import Script
 from pydrbd.engine.volume import Volume
 from pydrbd.errors import UsageError
+from pydrbd.integrations.adjust import adjust
 from pydrbd.integrations.describe import describe
 
 if TYPE_CHECKING:
@@ -60,10 +61,17 @@ def _describe(node: Node) -> dict[str, Any]:
     return describe(node.view, node.config)
 
 
+def _adjust(node: Node, config: str, groups: str, dry_run: bool) -> dict[str, list[str]]:
+    with node.adjusting:
+        return adjust(node, config, groups.split(), dry_run)
+
+
 _VOLUME = {"volume": (int, REQUIRED)}
+_ADJUST = {"config": (str, ""), "groups": (str, ""), "dry_run": (bool, False)}
 
 MORE_VERBS: Mapping[str, Verb] = {
     "describe": Verb(_describe),
+    "adjust": Verb(_adjust, _ADJUST),
     "outdate": Verb(_on_volume(marks.outdate), _VOLUME),
     "pause-sync": Verb(_on_volume(marks.pause_sync), _VOLUME),
     "resume-sync": Verb(_on_volume(marks.resume_sync), _VOLUME),

@@ -27,9 +27,7 @@ def up_command(app: App, names: tuple[str, ...], no_supervisor: bool) -> None:
     that was given up. When a disk cannot be attached, nothing is left running. PYDRBD_SUPERVISOR=no
     in the environment means --no-supervisor.
     """
-    from pydrbd.supervisor.remote import SWITCH, Remote
-
-    wanted = not no_supervisor and os.environ.get(SWITCH, "") != "no"
+    from pydrbd.supervisor.remote import Remote
 
     def act(target: Target) -> None:
         if app.would(f"up {target}"):
@@ -38,14 +36,23 @@ def up_command(app: App, names: tuple[str, ...], no_supervisor: bool) -> None:
         if target.resource.pid() is None:
             remote.stop()  # it waits before its next attempt; this one is now, and its errors are ours
         bring_up(target)
-        if wanted:
-            remote.start(target.resource.view, app.config_file)
+        if not no_supervisor:
+            start_supervisor(target)
 
     for_each(app.targets(names), act)
 
 
-def bring_up(target: Target) -> None:
-    """Start the process if there is none, then attach and connect what is not."""
+def start_supervisor(target: Target) -> None:
+    """Start a supervisor, unless there is one or the environment says that none is wanted."""
+    from pydrbd.supervisor.remote import SWITCH, Remote
+
+    if os.environ.get(SWITCH, "") != "no":
+        app = target.resource.app
+        Remote(app.run_dir, app.node, target.resource.name).start(target.resource.view, app.config_file)
+
+
+def bring_up(target: Target, *, disk: bool = True, net: bool = True) -> None:
+    """Start the process if there is none, then attach (`disk`) and connect (`net`) what is not."""
     from pydrbd.config import require_implemented
     from pydrbd.runtime.launch import start
 
@@ -55,7 +62,7 @@ def bring_up(target: Target) -> None:
     if started:
         start(resource.view, resource.app.config_file, resource.run_dir)
     try:
-        _attach_and_connect(target)
+        attach_and_connect(target, disk=disk, net=net)
     except BaseException:
         if started:
             with contextlib.suppress(PydrbdError):
@@ -63,14 +70,17 @@ def bring_up(target: Target) -> None:
         raise
 
 
-def _attach_and_connect(target: Target) -> None:
+def attach_and_connect(target: Target, *, disk: bool = True, net: bool = True) -> None:
+    """Attach the disks and make the connection that are not there; in a dry run say so."""
     resource = target.resource
+    would = resource.app.would
     snapshot = resource.snapshot()
     diskless = {volume.number for volume in snapshot.volumes if volume.disk is Disk.DISKLESS}
     for volume in target.volumes:
-        if volume in diskless and resource.view.volumes[volume].disk is not None:
+        missing = volume in diskless and resource.view.volumes[volume].disk is not None
+        if disk and missing and not would(f"attach {resource.name}/{volume}"):
             resource.call("attach", volume=volume)
-    if snapshot.connection is Conn.STANDALONE:
+    if net and snapshot.connection is Conn.STANDALONE and not would(f"connect {resource.name}"):
         resource.call("connect", discard_my_data=False)
 
 

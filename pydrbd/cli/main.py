@@ -24,6 +24,11 @@ from pydrbd.errors import PydrbdError
 VERBS: dict[str, tuple[str, str]] = {
     "create-md": ("metadata", "Write new metadata to the backing disks."),
     "up": ("lifecycle", "Start a resource: attach its disks and connect to the peer."),
+    "adjust": ("adjust", "Make a resource run as the edited configuration says."),
+    "net-options": ("adjust", "Take over the section 'net' of the edited configuration."),
+    "disk-options": ("adjust", "Take over the options of the disks."),
+    "peer-device-options": ("adjust", "Take over the pace of resyncs."),
+    "resource-options": ("adjust", "Take over the section 'options'."),
     "down": ("lifecycle", "Stop a resource and its process."),
     "restart": ("supervise", "Replace a resource's process, under a mounted file system if need be."),
     "attach": ("lifecycle", "Attach a backing disk."),

@@ -174,7 +174,6 @@ def has_peer(call: Call) -> int:
 
 def options(call: Call) -> int:
     """disk-options, net-options, resource-options, peer-device-options: what the configuration says now."""
-    _require(call.verb)
     return _pass(call, call.verb, call.target)
 
 
@@ -184,7 +183,6 @@ def adjust(call: Call) -> int:
         for line in backend.adjust(call.view, list(call.volumes), call.options()):
             out(backend.printed(line))
         return 0
-    _require("adjust")
     return _pass(call, *dry, "adjust", *call.options(), call.view.name)
 
 

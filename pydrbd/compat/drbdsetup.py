@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydrbd.compat import setup_verbs as do
 from pydrbd.compat.getopt import NONE, OPTIONAL, REQUIRED, Option, parse
 from pydrbd.compat.processes import Here
-from pydrbd.compat.refused import REFUSED
+from pydrbd.compat.refused import REFUSED, SETUP_REFUSED
 from pydrbd.compat.run import Ended, guarded, out
 
 #: What drbdsetup ends with after wrong use.
@@ -131,7 +131,7 @@ def _run(arguments: list[str], config: str, here: Here) -> int:
         return 0
     name, verb = arguments[0], VERBS.get(arguments[0])
     if verb is None:
-        if reason := REFUSED.get(name):
+        if reason := REFUSED.get(name) or SETUP_REFUSED.get(name):
             raise Ended(USAGE, f"drbdsetup: {name}: {reason}")
         raise Ended(
             USAGE, f"drbdsetup: Unknown command '{name}'\nUse 'drbdsetup help' for a list of commands."

@@ -11,6 +11,14 @@ _STACKED = "stacked resources are not implemented"
 _PROXY = "DRBD Proxy is a product of its own, which pydrbd does not speak to"
 _LATER = "not implemented yet"
 
+#: What only drbdsetup is asked for; drbdadm has a way.
+SETUP_REFUSED: dict[str, str] = dict.fromkeys(
+    ("new-resource", "new-minor", "new-peer", "new-path"), _OWN_STEP
+) | dict.fromkeys(
+    ("net-options", "disk-options", "peer-device-options", "resource-options"),
+    "options come from the configuration: edit it, then `drbdadm adjust`",
+)
+
 REFUSED: dict[str, str] = {
     "proxy-up": _PROXY,
     "proxy-down": _PROXY,
@@ -23,11 +31,6 @@ REFUSED: dict[str, str] = {
     "sh-lr-of": _STACKED,
     "adjust-with-progress": "`drbdadm adjust` waits until all is done",
     "verify": _LATER,
-    "adjust": _LATER,
-    "disk-options": _LATER,
-    "net-options": _LATER,
-    "peer-device-options": _LATER,
-    "resource-options": _LATER,
     "resize": _LATER,
     "check-resize": "pydrbd keeps no note of a disk's size, so there is none to bring up to date",
     "suspend-io": _LATER,

@@ -13,6 +13,7 @@ Verbs that a resource's process answers (argument names with their defaults; `vo
 
     status ()                       -> ResourceSnapshot as `plain` makes it
     describe ()                     -> what it runs with, see integrations/describe.py
+    adjust (config='', groups='', dry_run=False) -> {"steps": [str], "left": [str]}
     attach (volume)                 detach (volume, force=False)
     primary (force=False)           secondary ()
     connect (discard_my_data=False) disconnect (force=False)

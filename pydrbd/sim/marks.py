@@ -1,15 +1,21 @@
-"""An administrator who pauses resyncs and calls disks Outdated, at any moment.
+"""An administrator who pauses resyncs, calls disks Outdated and changes options, at any moment.
 
-Floor: sim. Neighbours: engine/marks.py (what is done here), scenario.py. A pause is always taken back, so
-that what waits for a human comes to an end; whoever is Outdated gets well when it meets its peer.
+Floor: sim. Neighbours: engine/marks.py and retune.py (what is done here), scenario.py. A pause is always
+taken back, so that what waits for a human comes to an end; whoever is Outdated gets well when it meets
+its peer.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydrbd.engine import marks
+from pydrbd.engine.engine import Engine
+from pydrbd.engine.options import EngineOptions
+from pydrbd.engine.orders import Script
+from pydrbd.engine.retune import take_options
 from pydrbd.errors import PydrbdError
 from pydrbd.sim import peek
 from pydrbd.sim.clock import Process, Violation
@@ -19,7 +25,7 @@ from pydrbd.vocabulary import Conn
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
 
-MARK_ACTIONS: dict[str, int] = {"pause_sync": 3, "outdate": 3}
+MARK_ACTIONS: dict[str, int] = {"pause_sync": 3, "outdate": 3, "retune": 2}
 
 
 def draw_marks(seed: int) -> tuple[str, ...]:
@@ -68,3 +74,29 @@ class MarkActions(Steps):
             raise Violation(
                 "exposure", f"{node.name} is Primary, and its disk was called Outdated under its clients"
             )
+
+    def _do_retune(self) -> Process:
+        """Change options of a node under whatever it does."""
+        node = self.rng.choice(self.nodes)
+        yield 0.0
+        if node.engine is None:
+            return
+        old = node.engine.options
+        rng = self.rng
+        volume = replace(
+            old.volumes[0], c_max_rate=rng.choice((0, old.volumes[0].c_max_rate + self.world.profile.size))
+        )
+        options = replace(
+            old,
+            max_epoch_size=rng.choice((1, 2, 3, 20, 2048)),
+            max_buffers=rng.choice((32, 256, 2048)) * 4096,
+            use_rle=rng.random() < 0.5,
+            ping_int=rng.choice((0.5, 2.0)),
+            volumes={0: volume},
+        )
+        yield from self._command(node, "retune", lambda e: _retuned(e, options))
+
+
+def _retuned(engine: Engine, options: EngineOptions) -> Script[None]:
+    yield from ()
+    assert take_options(engine, options)

@@ -1,0 +1,40 @@
+"""Options that a running engine takes over.
+
+Floor: engine. Neighbours: options; integrations/adjust.py, which knows which ones may change when. What was
+begun under the old value ends under it: requests asked for, the epoch that is open, timers that run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydrbd.engine.options import EngineOptions
+from pydrbd.engine.pacing import Pace
+
+if TYPE_CHECKING:
+    from pydrbd.engine.engine import Engine
+
+#: What both nodes have agreed to in the handshake, or what the activity log was made with.
+_FIXED = ("resource", "node", "peer")
+
+
+def take_options(engine: Engine, options: EngineOptions) -> bool:
+    """Take over `options`, which has the same volumes. False: nothing was changed, for a session is there
+    whose handshake the new ones would contradict."""
+    old = engine.options
+    agreed = ("protocol", "cram_hmac_alg", "shared_secret")
+    if engine.session is not None and any(getattr(old, name) != getattr(options, name) for name in agreed):
+        return False
+    assert old.volumes.keys() == options.volumes.keys()
+    assert all(getattr(old, name) == getattr(options, name) for name in _FIXED)
+    if engine.lane is not None:
+        # It opens again at the end of this hold, with the new epoch size.
+        engine.lane.close()
+    engine.options = replace(options, max_logged=old.max_logged, bitmap_batch=old.bitmap_batch)
+    for number, volume in engine.volumes.items():
+        volume.options = options.volumes[number]
+        pace = Pace(volume.options)
+        pace.begin(engine.now)
+        volume.resync.pace = pace
+    return True

@@ -1,0 +1,190 @@
+"""What separates a running resource from its edited configuration, and how each difference is made up for.
+
+Floor: outer. Neighbours: node_verbs.py (the verb `adjust` of the control socket), cli/adjust.py. HOW says for
+every option when another value takes effect; what it does not name needs a new process (`pydrbd restart`). In
+the process everything is decided under one lock, and nothing is changed before all of it is understood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydrbd.config.options import Handlers, OptionGroup
+from pydrbd.config.optionspec import value_text
+from pydrbd.config.reader import load
+from pydrbd.config.view import ResourceView, for_node, require_implemented
+from pydrbd.engine.retune import take_options
+from pydrbd.errors import StateRefused
+from pydrbd.integrations.describe import describe
+from pydrbd.vocabulary import Conn, Refusal
+
+if TYPE_CHECKING:
+    from pydrbd.node import Node
+
+
+class How(StrEnum):
+    """When a changed value takes effect."""
+
+    NOW = "now"
+    #: With the next connection: the peer agrees to it in the handshake.
+    RECONNECT = "reconnect"
+    RESTART = "restart"
+
+
+#: Group of options as the commands call it -> option -> how. Options that do nothing anyway are NOW.
+_NOW, _RECONNECT = How.NOW, How.RECONNECT
+HOW: Mapping[str, Mapping[str, How]] = {
+    "net": {
+        **dict.fromkeys(("timeout", "ping-timeout", "ping-int", "connect-int", "ko-count"), _NOW),
+        **dict.fromkeys(("max-buffers", "max-epoch-size", "use-rle", "tcp-cork", "transport"), _NOW),
+        **dict.fromkeys(("socket-check-timeout",), _NOW),
+        **dict.fromkeys(("protocol", "cram-hmac-alg", "shared-secret"), _RECONNECT),
+        **dict.fromkeys(("sndbuf-size", "rcvbuf-size"), _RECONNECT),
+    },
+    "disk": dict.fromkeys(("on-io-error", "discard-zeroes-if-aligned"), _NOW),
+    "peer-device": dict.fromkeys(
+        ("resync-rate", "c-plan-ahead", "c-delay-target", "c-fill-target", "c-max-rate", "c-min-rate"), _NOW
+    ),
+    "resource": {"auto-promote": _NOW},
+    "handlers": dict.fromkeys((spec.name for spec in Handlers.specs()), _NOW),
+}
+#: Parts of a description that are only names here.
+_NAMES = ("device", "minor", "config")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One difference. `group` is 'net', 'disk', 'peer-device', 'resource', or '' for what is no option."""
+
+    group: str
+    where: str
+    name: str
+    old: str
+    new: str
+    how: How
+
+    def __str__(self) -> str:
+        plain = {"": "configuration", "handlers": "handlers"}
+        verb = plain.get(self.group, f"{self.group}-options")
+        if self.name == "shared-secret":
+            return f"{verb} {self.where} shared-secret"
+        return f"{verb} {self.where} {self.name} {self.old or 'none'} -> {self.new or 'none'}"
+
+
+def differences(running: ResourceView, wanted: ResourceView) -> list[Difference]:
+    """Everything that separates the two, options and the rest."""
+    found = list(_structure(running, wanted))
+    if found:
+        return found
+    name = running.name
+    found += _options("net", name, running.net, wanted.net)
+    found += _options("resource", name, running.options, wanted.options)
+    found += _options("handlers", name, running.handlers, wanted.handlers)
+    for number, volume in running.volumes.items():
+        other, where = wanted.volumes[number], f"{name}/{number}"
+        found += _options("disk", where, volume.disk_options, other.disk_options)
+        found += _options("peer-device", where, volume.peer_device_options, other.peer_device_options)
+    return found
+
+
+def _options(group: str, where: str, old: OptionGroup, new: OptionGroup) -> Iterator[Difference]:
+    for spec in old.specs():
+        # Whether auto-promote was written counts, not only its value.
+        written = spec.name == "auto-promote" and (spec.name in old.given) != (spec.name in new.given)
+        before, after = old.value(spec.name), new.value(spec.name)
+        if before != after or written:
+            how = HOW[group].get(spec.name, How.RESTART)
+            yield Difference(group, where, spec.name, value_text(spec, before), value_text(spec, after), how)
+
+
+def _structure(running: ResourceView, wanted: ResourceView) -> Iterator[Difference]:
+    """Addresses, node ids, volumes and their disks."""
+
+    def plain(view: ResourceView) -> dict[str, Any]:
+        found = describe(view)
+        options = ("options", "net", "config", "volumes")
+        top = {key: value for key, value in found.items() if key not in options}
+        for volume in found["volumes"]:
+            for key in ("disk", "meta_disk", "meta_index"):
+                top[f"volume {volume['number']} {key}"] = volume[key]
+        return top
+
+    old, new = plain(running), plain(wanted)
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            before, after = (str(x.get(key, "")) for x in (old, new))
+            yield Difference("", running.name, key, before, after, How.RESTART)
+
+
+def adjust(node: Node, config: str, groups: list[str], dry_run: bool) -> dict[str, list[str]]:
+    """Make the process run with the configuration in `config` ('': the default file), as far as it can.
+
+    `groups`: only these groups of options; empty for all. Returns what was done (or would be), and what needs
+    a new process. ConfigError, NotImplementedOption: nothing was changed.
+    """
+    from pydrbd.runtime.addresses import is_local
+
+    loaded = load(Path(config) if config else None)
+    wanted = for_node(loaded, node.view.name, node.view.node_name, is_local)
+    require_implemented(wanted)
+    found = [one for one in differences(node.view, wanted) if not groups or one.group in groups]
+    left = [str(one) for one in found if one.how is How.RESTART]
+    todo = [one for one in found if one.how is not How.RESTART]
+    agreed = any(one.how is How.RECONNECT for one in todo)
+    reconnect = agreed and node.snapshot().connection is not Conn.STANDALONE
+    steps = [str(one) for one in todo]
+    if reconnect:
+        steps = [f"disconnect {node.view.name}", *steps, f"connect {node.view.name}"]
+    if todo and not dry_run:
+        if reconnect:
+            node.driver.run(node.engine.disconnect(False))
+        _apply(node, _partly(node.view, wanted, todo))
+        if reconnect:
+            node.link.reserve()
+            node.driver.run(node.engine.connect(False))
+    return {"steps": steps, "left": left}
+
+
+def _partly(running: ResourceView, wanted: ResourceView, todo: list[Difference]) -> ResourceView:
+    """`running` with the values of `wanted` that are to be taken over now."""
+
+    def taken(group: str, where: str, old: OptionGroup, new: OptionGroup) -> Any:
+        names = {one.name for one in todo if (one.group, one.where) == (group, where)}
+        changes: dict[str, Any] = {name.replace("-", "_"): new.value(name) for name in names}
+        changes["given"] = (old.given - names) | (new.given & names)
+        return replace(old, **changes)
+
+    volumes = {}
+    for number, volume in running.volumes.items():
+        other, where = wanted.volumes[number], f"{running.name}/{number}"
+        volumes[number] = replace(
+            volume,
+            disk_options=taken("disk", where, volume.disk_options, other.disk_options),
+            peer_device_options=taken(
+                "peer-device", where, volume.peer_device_options, other.peer_device_options
+            ),
+        )
+    commands = any(one.group == "handlers" for one in todo)
+    return replace(
+        running,
+        handlers=wanted.handlers if commands else running.handlers,
+        volumes=volumes,
+        net=taken("net", running.name, running.net, wanted.net),
+        options=taken("resource", running.name, running.options, wanted.options),
+    )
+
+
+def _apply(node: Node, view: ResourceView) -> None:
+    """All parts of the process take the options of `view`."""
+    from pydrbd.node import engine_options, handlers_of, link_options
+
+    options = engine_options(view)
+    if not node.driver.call(lambda: take_options(node.engine, options)):
+        raise StateRefused(view.name, Refusal.IN_TRANSIENT_STATE, "It was connected meanwhile.")
+    node.link.options = link_options(view)
+    node.driver.handlers = handlers_of(node, view)
+    node.view = view

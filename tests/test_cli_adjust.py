@@ -1,0 +1,178 @@
+"""adjust and its like: a running resource takes over an edited configuration, with the fewest steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pydrbd.cli.demo_nbd import NbdClient
+from pydrbd.compat import drbdsetup
+from pydrbd.config.options import (
+    GROUPS,
+    DiskOptions,
+    Handlers,
+    NetOptions,
+    OptionGroup,
+    PeerDeviceOptions,
+    ResourceOptions,
+)
+from pydrbd.integrations.adjust import HOW
+from pydrbd.runtime import launch
+from tests.support.cli import CliNode, CliPair
+from tests.support.waiting import wait_equal, wait_until
+
+
+@pytest.fixture
+def pair(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliPair]:
+    monkeypatch.setenv("PYDRBD_NODE", "alpha")
+    made = CliPair(tmp_path, run_dir)
+    yield made
+    made.end()
+
+
+def edit(pair: CliPair, *changes: tuple[str, str]) -> None:
+    text = pair.alpha.config.read_text()
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    pair.alpha.config.write_text(text)
+
+
+def running(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    assert drbdsetup.run(["show", "--json", "r0"]) == 0
+    (values,) = json.loads(capsys.readouterr().out)
+    (connection,) = values["connections"]
+    found = values["options"] | values["_this_host"]["volumes"][0]["disk"]
+    everything: dict[str, object] = found | connection["net"] | connection["volumes"][0]["disk"]
+    return everything
+
+
+def drops(node: CliNode) -> int:
+    log = launch.paths(node.run_dir, node.name, "r0").log_file.read_text()
+    return log.count("connection lost") + log.count("conn( Established ->")
+
+
+def test_options_change_under_a_connected_primary_without_a_stir(
+    pair: CliPair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alpha = pair.alpha
+    pair.up_to_date()
+    alpha.ok("primary", "r0")
+    client = NbdClient(launch.paths(alpha.run_dir, "alpha", "r0").nbd_socket, "0")
+    client.write(0, b"before".ljust(4096))
+    pid, before = alpha.pid, drops(alpha)
+    assert alpha.ok("-d", "adjust", "r0") == ""
+    edit(
+        pair,
+        ("connect-int 1;", "connect-int 2; timeout 50; max-epoch-size 7; max-buffers 4000; use-rle no;"),
+        (
+            "resource r0 {",
+            "resource r0 { disk { c-max-rate 7M; on-io-error pass_on; } options { auto-promote yes; }",
+        ),
+    )
+    planned = alpha.ok("-d", "adjust", "r0").splitlines()
+    assert "net-options r0 timeout 60 -> 50" in planned
+    assert "peer-device-options r0/0 c-max-rate 102400 -> 7168" in planned
+    assert not [line for line in planned if line.startswith(("connect", "disconnect"))]
+    assert running(capsys)["connect-int"] == 1
+    alpha.ok("peer-device-options", "r0")
+    assert running(capsys)["c-max-rate"] == 7168
+    assert running(capsys)["connect-int"] == 1
+    alpha.ok("adjust", "r0")
+    now = running(capsys)
+    assert (now["connect-int"], now["timeout"], now["max-epoch-size"], now["on-io-error"]) == (
+        2,
+        50,
+        7,
+        "pass_on",
+    )
+    assert alpha.ok("-d", "adjust", "r0") == ""
+    for number in range(50):
+        client.write(4096 * number, b"after".ljust(4096))
+    client.flush()
+    client.close()
+    assert (alpha.pid, drops(alpha)) == (pid, before)
+    assert alpha.ok("cstate", "r0") == "Connected\n"
+    assert alpha.ok("dstate", "r0") == "UpToDate/UpToDate\n"
+
+
+def test_what_both_nodes_agree_to_needs_the_connection_made_anew(
+    pair: CliPair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair.up_to_date()
+    edit(pair, ("connect-int 1;", "connect-int 1; cram-hmac-alg sha256; shared-secret geheim;"))
+    steps = pair.alpha.ok("-d", "adjust", "r0").splitlines()
+    assert (steps[0], steps[-1]) == ("disconnect r0", "connect r0")
+    assert "geheim" not in "".join(steps)
+    for node in (pair.beta, pair.alpha):
+        node.ok("adjust", "r0")
+    # Whoever met the other before it knew the secret may have given up; adjust tries again.
+    wait_until(
+        lambda: (
+            all(node("adjust", "r0").code == 0 for node in (pair.alpha, pair.beta))
+            and pair.alpha.ok("cstate", "r0") == "Connected\n"
+        ),
+        20,
+        "the nodes to connect with the new secret",
+    )
+    assert running(capsys)["cram-hmac-alg"] == "sha256"
+    wait_equal(lambda: pair.alpha.ok("dstate", "r0"), "UpToDate/UpToDate\n", 10, "the disks")
+
+
+def test_what_needs_a_new_process_is_named_and_nothing_else_is_held_back(
+    pair: CliPair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alpha = pair.alpha
+    pair.up_to_date()
+    edit(
+        pair, ("connect-int 1;", "connect-int 3;"), ("resource r0 {", "resource r0 { disk { al-extents 67; }")
+    )
+    refused = alpha("adjust", "r0")
+    assert refused.code == 10
+    assert "disk-options r0/0 al-extents 1237 -> 67" in refused.err
+    assert "`pydrbd restart r0`" in refused.err
+    assert running(capsys)["connect-int"] == 3
+    # A configuration that cannot be read or done changes nothing.
+    edit(pair, ("connect-int 3;", "connect-int 4; fencing resource-only;"))
+    assert alpha("adjust", "r0").code == 10
+    edit(pair, ("fencing resource-only;", "bogus;"))
+    assert alpha("adjust", "r0").code == 10
+    assert running(capsys)["connect-int"] == 3
+    assert alpha.ok("-h").startswith("Usage")
+
+
+def test_adjust_brings_back_what_is_missing(pair: CliPair) -> None:
+    alpha, beta = pair.alpha, pair.beta
+    for node in (alpha, beta):
+        node.ok("create-md", "r0")
+    assert alpha.ok("-d", "adjust", "r0") == "up r0\n"
+    alpha.ok("adjust", "--skip-net", "r0")
+    assert (alpha.ok("cstate", "r0"), alpha.ok("dstate", "r0")) == ("StandAlone\n", "Inconsistent/DUnknown\n")
+    alpha.ok("detach", "r0")
+    assert alpha.ok("-d", "adjust", "r0") == "attach r0/0\nconnect r0\n"
+    alpha.ok("adjust", "--skip-disk", "r0")
+    assert (alpha.ok("cstate", "r0"), alpha.ok("dstate", "r0")[:9]) == ("Connecting\n", "Diskless/")
+    alpha.ok("adjust", "all")
+    beta.ok("adjust", "r0")
+    alpha.ok("wait-connect", "-t", "20", "r0")
+    wait_equal(lambda: alpha.ok("dstate", "r0"), "Inconsistent/Inconsistent\n", 10, "the disks")
+
+
+def test_every_option_that_works_has_its_way() -> None:
+    """Or is known to need a new process; so a new option is not forgotten here."""
+    restart = {"size", "al-extents", "backing-io"}
+    groups: dict[str, type[OptionGroup]] = {
+        "net": NetOptions,
+        "disk": DiskOptions,
+        "peer-device": PeerDeviceOptions,
+        "resource": ResourceOptions,
+        "handlers": Handlers,
+    }
+    for name, group in groups.items():
+        works = {spec.name for spec in group.specs() if spec.implemented}
+        assert not works - HOW[name].keys() - restart, name
+        assert HOW[name].keys() <= {spec.name for spec in group.specs()}
+        assert group in GROUPS
