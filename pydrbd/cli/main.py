@@ -67,6 +67,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Check this machine and its resources, and say what to change."),
     "supervise": ("supervise", "Watch over a resource's process, in the foreground."),
     "install-units": ("supervise", "Write the units for systemd."),
+    "install-man": ("manpages", "Write the manual pages."),
+    "completion": ("completion", "Print the completion script for a shell."),
     "install-compat": ("compat", "Install drbdadm, drbdsetup and drbdmeta for scripts."),
     "demo": ("demo", "Show two nodes on this machine, a crash and a fail-over."),
     "version": ("show", "Print versions."),
