@@ -15,11 +15,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from pydrbd.cli.main import VERBS as PYDRBD_VERBS
 from pydrbd.cli.main import run as pydrbd_run
 from pydrbd.compat import drbdadm, drbdmeta, drbdsetup
 from pydrbd.compat.adm_verbs import HANDLERS, VERBS
+from pydrbd.compat.commanddocs import refused_verbs
 from pydrbd.compat.refused import REFUSED
 from tests.support import drbdmeta as real_meta
 from tests.support.cli import CliPair, Result
@@ -29,19 +31,19 @@ from tests.support.waiting import wait_equal
 CONFIG = """
 resource r0 {
   net { protocol C; }
-  on alpha { node-id 0; device /dev/drbd0 minor 0; disk /dev/sda7; address 10.0.0.1:7789; }
-  on beta { node-id 1; device /dev/drbd1 minor 1; disk /dev/sdb8; meta-disk internal; address 10.0.0.2:7790; }
+  on alpha { node-id 0; device /dev/drbd0 minor 0; disk /dev/none/sda7; address 10.0.0.1:7789; }
+  on beta { node-id 1; device /dev/drbd1 minor 1; disk /dev/none/sdb8; address 10.0.0.2:7790; }
 }
 resource r1 {
   options { auto-promote no; }
   disk { c-max-rate 40M; al-extents 257; }
   net { ping-int 3; shared-secret "a b"; cram-hmac-alg sha1; }
   on alpha { address 10.0.0.1:7799;
-    volume 0 { device minor 10; disk /dev/sdc; meta-disk internal; }
-    volume 1 { device minor 11; disk /dev/sdd; meta-disk /dev/sde[3]; } }
+    volume 0 { device minor 10; disk /dev/none/sdc; meta-disk internal; }
+    volume 1 { device minor 11; disk /dev/none/sdd; meta-disk /dev/none/sde[3]; } }
   on beta { address 10.0.0.2:7800;
-    volume 0 { device minor 12; disk /dev/sdc1; meta-disk internal; }
-    volume 1 { device minor 13; disk /dev/sdd1; meta-disk /dev/sde1[3]; } }
+    volume 0 { device minor 12; disk /dev/none/sdc1; meta-disk internal; }
+    volume 1 { device minor 13; disk /dev/none/sdd1; meta-disk /dev/none/sde1[3]; } }
 }
 """
 
@@ -76,7 +78,15 @@ DRY = (
     *("disconnect", "disconnect --force", "primary", "primary --force", "secondary", "invalidate"),
     *("invalidate-remote", "create-md", "create-md --force", "dump-md", "wipe-md", "apply-al", "get-gi"),
     *("show-gi", "role", "cstate", "dstate", "status", "wait-connect", "wait-sync", "pause-sync"),
-    *("resume-sync", "suspend-io", "resume-io", "verify", "verify --start 8 --stop=16", "net-options"),
+    *(
+        "resume-sync",
+        "peer-device-options",
+        "suspend-io",
+        "resume-io",
+        "verify",
+        "verify --start 8 --stop=16",
+        "net-options",
+    ),
     *("disk-options", "new-resource", "new-minor", "new-peer", "new-path", "adjust", "adjust --skip-net"),
     *("adjust --skip-disk", "-- --force primary", "primary --for", "before-resync-target"),
 )
@@ -168,10 +178,8 @@ def test_a_broken_configuration_ends_with_10(config: Path) -> None:
     assert adm(config, "role", "r0").code == real_drbdadm(config, "role", "r0", node="alpha").returncode == 10
 
 
-@pytest.mark.parametrize("verb", REFUSED)
+@pytest.mark.parametrize("verb", refused_verbs())
 def test_what_is_refused_is_refused_by_name_and_reason(config: Path, verb: str) -> None:
-    if verb in PYDRBD_VERBS:
-        pytest.fail(f"{verb} is implemented: take it out of REFUSED")
     option = [] if verb not in VERBS else ["r0"]
     mine = adm(config, verb, *option)
     assert mine.code == 1
@@ -407,6 +415,54 @@ def test_objects_that_are_not_there(sides: tuple[Side, Side]) -> None:
     assert alpha.setup("attach", "0", "/dev/null", "/dev/null", "internal").code == 10
     alpha.ok("setup", "attach", "0", disk, disk, "internal")
     assert alpha.ok("adm", "dstate", "r0") == "Inconsistent/DUnknown\n"
+
+
+def test_the_steps_of_a_cluster_agent(sides: tuple[Side, Side]) -> None:
+    """start, promote, demote, stop as ocf:linbit:drbd does it."""
+    for side in sides:
+        side.ok("adm", "create-md", "r0")
+        for step in (["check-resize"], ["new-resource"], ["new-minor"], ["adjust", "--skip-net"], ["adjust"]):
+            side.ok("adm", *step, "r0")
+        assert side.ok("adm", "sh-dev", "r0").startswith("/dev/drbd")
+        assert side.ok("adm", "-d", "-v", "dump", "r0").startswith("#")
+    alpha, beta = sides
+    alpha.ok("setup", "wait-connect-resource", "r0", "--wfc-timeout=20", "--degr-wfc-timeout=20")
+    alpha.ok("adm", "new-current-uuid", "--clear-bitmap", "r0/0")
+    alpha.ok("adm", "primary", "r0")
+    beta.ok("adm", "-v", "adjust", "r0:alpha")
+    connected = beta.adm("outdate", "r0")
+    assert connected.code == 11
+    assert connected.err.endswith("terminated with exit code 11\n")
+    alpha.ok("adm", "secondary", "r0")
+    for side in sides:
+        side.ok("setup", "down", "r0")
+    beta.ok("adm", "outdate", "r0")
+    assert beta.ok("adm", "dstate", "r0") == "Outdated/DUnknown\n"
+
+
+WORDS = st.one_of(
+    st.sampled_from(
+        [*VERBS, *REFUSED, *drbdsetup.VERBS, "r0", "r1/1", "r0:beta", "all", "--force", "-d", "-c"]
+    ),
+    st.sampled_from(
+        ["--", "-", "--=", "", "minor-1", "minor-", "v08", "internal", "-", "0", "99", "/dev/null"]
+    ),
+    st.text(alphabet="-=/:~é\n\0 7", max_size=6),
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(words=st.lists(WORDS, max_size=5))
+def test_whatever_the_words_are_there_is_an_answer(config: Path, words: list[str]) -> None:
+    """Nothing runs, so nothing can be changed, and no word is a file: -c is always followed by nothing."""
+    words = [
+        word for word in words if word not in ("up", "new-resource", "adjust", "wait-con-int", "events2")
+    ]
+    for program, first in ((drbdadm.run, ["-c", str(config)]), (drbdsetup.run, []), (drbdmeta.run, [])):
+        result = run(program, *first, *words)
+        assert result.code in range(51), (program, words)
+        assert "internal error" not in result.err, (program, words, result.err)
+        assert "Traceback" not in result.err
 
 
 def test_show_tells_what_runs(sides: tuple[Side, Side], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pydrbd.compat import backend, drbdsetup
 from pydrbd.compat.quick import ask
 from pydrbd.compat.refused import REFUSED
+from pydrbd.compat.refused_options import WITHOUT_EFFECT
 from pydrbd.compat.run import Ended, implements, out, pydrbd, say
 from pydrbd.compat.setup_verbs import map_devices, udev_lines
 from pydrbd.config.model import DeviceKind, Volume
@@ -34,7 +35,17 @@ def _pass(call: Call, *arguments: str) -> int:
 
 def same(call: Call) -> int:
     """pydrbd's verb of the same name and with the same options."""
-    return _pass(call, call.verb, *map(_plain, call.options()), call.target)
+    useless = ("--force" if (call.verb, "force") in WITHOUT_EFFECT else "",)
+    options = [option for option in map(_plain, call.options()) if option not in useless]
+    return _pass(call, call.verb, *options, call.target)
+
+
+def invalidate(call: Call) -> int:
+    """The only peer there is may be named."""
+    source = call.adm.parsed.value("sync-from-peer-node-id", str(call.view.peer_node_id))
+    if source != str(call.view.peer_node_id):
+        raise Ended(_NO_OBJECT, f"{call.view.name}: No such connection")
+    return _pass(call, "invalidate", call.target)
 
 
 def _plain(option: str) -> str:
@@ -62,6 +73,11 @@ def if_implemented(call: Call) -> int:
     """`same`, for a verb that may be missing."""
     _require(call.verb)
     return same(call)
+
+
+def check_resize(call: Call) -> int:
+    """pydrbd keeps no note of a disk's size that would have to be brought up to date; agents call this."""
+    return same(call) if implements("check-resize") else 0
 
 
 def create_md(call: Call) -> int:

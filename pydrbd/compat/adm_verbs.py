@@ -68,11 +68,9 @@ _RES, _VOL, _ONE, _NONE = Takes.RESOURCES, Takes.VOLUMES, Takes.VOLUME, Takes.NO
 def _commands() -> dict[str, AdmVerb]:
     return {
         "adjust": AdmVerb(_RES, act.adjust, None, _SKIPS),
-        "apply-al": AdmVerb(_VOL, act.same, to.on_metadata("apply-al")),
+        "apply-al": AdmVerb(_VOL, act.same, to.on_metadata("apply-al"), _FORCE),
         "attach": AdmVerb(_VOL, act.same, to.attach),
-        "connect": AdmVerb(
-            _RES, act.same, to.on_peer("connect"), _options(OPTIONAL, "discard-my-data tentative")
-        ),
+        "connect": AdmVerb(_RES, act.same, to.on_peer("connect"), _options(OPTIONAL, "discard-my-data")),
         "create-md": AdmVerb(
             _VOL,
             act.create_md,
@@ -84,13 +82,18 @@ def _commands() -> dict[str, AdmVerb]:
         "disconnect": AdmVerb(_RES, act.same, to.on_peer("disconnect"), _FORCE),
         "disk-options": AdmVerb(_VOL, act.options, to.disk_options),
         "down": AdmVerb(_RES, act.same, to.on_resource("down")),
-        "dstate": AdmVerb(_VOL, act.query, to.setup_then_meta(to.on_minors("dstate"), "dstate")),
+        "dstate": AdmVerb(_VOL, act.query, to.setup_then_meta(to.on_minors("dstate"), "dstate"), _FORCE),
         "dump": AdmVerb(Takes.NAMES, act.dump, None),
         "dump-md": AdmVerb(_VOL, act.same, to.on_metadata("dump-md"), _FORCE),
         "dump-xml": AdmVerb(Takes.NAMES, act.dump, None),
-        "get-gi": AdmVerb(_VOL, act.same, to.setup_then_meta(to.on_peer_devices("get-gi"), "get-gi")),
+        "get-gi": AdmVerb(_VOL, act.same, to.setup_then_meta(to.on_peer_devices("get-gi"), "get-gi"), _FORCE),
         "hidden-commands": AdmVerb(_NONE, act.hidden_commands, None),
-        "invalidate": AdmVerb(_VOL, act.same, to.setup_then_meta(to.on_minors("invalidate"), "invalidate")),
+        "invalidate": AdmVerb(
+            _VOL,
+            act.invalidate,
+            to.setup_then_meta(to.on_minors("invalidate"), "invalidate"),
+            (*_FORCE, *_options(REQUIRED, "sync-from-peer-node-id")),
+        ),
         "invalidate-remote": AdmVerb(_VOL, act.same, to.on_peer_devices("invalidate-remote")),
         "net-options": AdmVerb(_RES, act.options, to.net_options),
         "new-path": AdmVerb(_RES, act.has_peer, to.new_path),
@@ -109,7 +112,9 @@ def _commands() -> dict[str, AdmVerb]:
         "resume-sync": AdmVerb(_VOL, act.same, to.on_peer_devices("resume-sync")),
         "role": AdmVerb(_RES, act.query, to.on_resource("role")),
         "secondary": AdmVerb(_RES, act.same, to.on_resource("secondary")),
-        "show-gi": AdmVerb(_VOL, act.same, to.setup_then_meta(to.on_peer_devices("show-gi"), "show-gi")),
+        "show-gi": AdmVerb(
+            _VOL, act.same, to.setup_then_meta(to.on_peer_devices("show-gi"), "show-gi"), _FORCE
+        ),
         "status": AdmVerb(
             Takes.NAMES, act.query, to.on_resource("status"), _options(NONE, "json statistics")
         ),
@@ -150,6 +155,7 @@ def _experts() -> dict[str, AdmVerb]:
 
     clear = _options(OPTIONAL, "clear-bitmap")
     return {
+        "check-resize": expert(_VOL, act.check_resize, to.on_minors("check-resize")),
         "new-current-uuid": expert(_ONE, act.same, to.on_minors("new-current-uuid"), *clear),
         "new-minor": expert(_VOL, act.has_volume, to.new_minor),
         "resume-io": expert(_VOL, act.if_implemented, to.on_minors("resume-io")),

@@ -150,10 +150,15 @@ def new_path(view: ResourceView, _volumes: list[int], _options: list[str]) -> li
 def peer_device_options(view: ResourceView, volumes: list[int], options: list[str]) -> list[Line]:
     found = []
     for number in volumes:
-        if given := options_of(view.volumes[number].peer_device_options):
-            call = ["drbdsetup", "peer-device-options", view.name, str(view.peer_node_id), str(number)]
-            found.append([*call, *options, *given])
+        call = ["drbdsetup", "peer-device-options", view.name, str(view.peer_node_id), str(number)]
+        found.append([*call, *options, *options_of(view.volumes[number].peer_device_options)])
     return found
+
+
+def _given_peer_device_options(view: ResourceView, volumes: list[int], options: list[str]) -> list[Line]:
+    """Where nothing is configured there is nothing to call."""
+    given = [n for n in volumes if options_of(view.volumes[n].peer_device_options)]
+    return peer_device_options(view, given, options)
 
 
 def disk_options(view: ResourceView, volumes: list[int], options: list[str]) -> list[Line]:
@@ -181,7 +186,7 @@ def up(view: ResourceView, volumes: list[int], options: list[str]) -> list[Line]
         new_minor,
         new_peer,
         new_path,
-        peer_device_options,
+        _given_peer_device_options,
         attach,
         on_peer("connect"),
     )
@@ -194,7 +199,7 @@ def adjust(view: ResourceView, volumes: list[int], options: list[str]) -> list[L
     found = [*new_resource(view, volumes, []), *new_minor(view, volumes, [])]
     if net:
         found += [*new_peer(view, volumes, []), *new_path(view, volumes, [])]
-        found += peer_device_options(view, volumes, ["--set-defaults"])
+        found += _given_peer_device_options(view, volumes, ["--set-defaults"])
     if disk:
         found += attach(view, volumes, [])
     return [*found, *(on_peer("connect")(view, volumes, []) if net else [])]

@@ -18,6 +18,7 @@ from pydrbd.compat.adm_verbs import VERBS, AdmVerb, Kind, Takes
 from pydrbd.compat.getopt import NONE, OPTIONAL, REQUIRED, Option, Parsed, parse
 from pydrbd.compat.processes import Here
 from pydrbd.compat.refused import REFUSED
+from pydrbd.compat.refused_options import REFUSED_OPTIONS
 from pydrbd.compat.run import Ended, guarded, out, say
 from pydrbd.config.model import Config
 from pydrbd.config.names import resources_here
@@ -91,7 +92,8 @@ class Call:
     @property
     def target(self) -> str:
         """What pydrbd's commands are given."""
-        whole = len(self.volumes) == len(self.view.volumes)
+        named = VERBS[self.verb].takes is Takes.VOLUME
+        whole = len(self.volumes) == len(self.view.volumes) and not named
         return self.view.name if whole else f"{self.view.name}/{self.volumes[0]}"
 
     def options(self) -> list[str]:
@@ -120,9 +122,13 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     every = {option.name: option for verb in VERBS.values() for option in verb.options}
-    name = parse("drbdadm", arguments, (*GENERAL, *every.values())).words[:1]
+    every |= {option: Option(option, OPTIONAL) for _, option in REFUSED_OPTIONS if option not in every}
+    name = _verb_of(arguments)
     verb = VERBS.get(name[0]) if name else None
-    parsed = parse("drbdadm", arguments, (*GENERAL, *(verb.options if verb else every.values())))
+    parsed = parse("drbdadm", arguments, (*GENERAL, *(options_of(name[0]) if verb else every.values())))
+    for option in parsed.options:
+        if name and (reason := REFUSED_OPTIONS.get((name[0], option))):
+            raise Ended(USAGE, f"drbdadm: {name[0]}: --{option}: {reason}")
     if parsed.flag("version"):
         from pydrbd.compat.versions import version_lines
 
@@ -141,6 +147,25 @@ def _run(arguments: list[str]) -> int:
             USAGE, f"drbdadm: {name[0]}: {reason}" if reason else f"drbdadm: Unknown command '{name[0]}'"
         )
     return _perform(Adm(parsed), name[0], verb, parsed.words[1:])
+
+
+def _verb_of(arguments: Sequence[str]) -> list[str]:
+    """The first word that is neither an option nor the value of a general one, if there is any."""
+    takes = {f"--{option.name}" for option in GENERAL if option.argument == REQUIRED}
+    takes |= {f"-{option.short}" for option in GENERAL if option.argument == REQUIRED}
+    rest = iter(arguments)
+    for word in rest:
+        if word in takes:
+            next(rest, None)
+        elif not word.startswith("-"):
+            return [word]
+    return []
+
+
+def options_of(verb: str) -> tuple[Option, ...]:
+    """The options that a verb knows, if only to refuse them."""
+    refused = [Option(option, OPTIONAL) for known, option in REFUSED_OPTIONS if known == verb]
+    return (*VERBS[verb].options, *refused)
 
 
 def _perform(adm: Adm, name: str, verb: AdmVerb, words: list[str]) -> int:

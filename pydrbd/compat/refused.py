@@ -1,6 +1,7 @@
 """Verbs of drbdadm, drbdsetup and drbdmeta that pydrbd refuses, each with the reason that a user reads.
 
-Floor: outer. docs/commands.md is made from this table too.
+Floor: outer. Neighbour: refused_options.py. docs/commands.md is made from these tables too. A verb that
+`pydrbd` has by now counts as implemented, whatever stands here.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ _TWO = "between two nodes of DRBD 8.4 there is one peer"
 _STACKED = "stacked resources are not implemented"
 _PROXY = "DRBD Proxy is a product of its own, which pydrbd does not speak to"
 _LATER = "not implemented yet"
+FROM_FILE = "options come from the configuration: edit it, then `drbdadm adjust`"
 
 #: What only drbdsetup is asked for; drbdadm has a way.
 SETUP_REFUSED: dict[str, str] = dict.fromkeys(
     ("new-resource", "new-minor", "new-peer", "new-path"), _OWN_STEP
 ) | dict.fromkeys(
     ("net-options", "disk-options", "peer-device-options", "resource-options"),
-    "options come from the configuration: edit it, then `drbdadm adjust`",
+    FROM_FILE,
 )
 
 REFUSED: dict[str, str] = {
@@ -32,9 +34,11 @@ REFUSED: dict[str, str] = {
     "adjust-with-progress": "`drbdadm adjust` waits until all is done",
     "verify": _LATER,
     "resize": _LATER,
-    "check-resize": "pydrbd keeps no note of a disk's size, so there is none to bring up to date",
     "suspend-io": _LATER,
     "resume-io": _LATER,
     "restore-md": "not implemented: old metadata over newer data make two different disks look equal",
     "verify-dump": "not implemented, as restore-md",
+    "sh-b-pri": "for init scripts that promote at boot; a cluster manager or `drbdadm primary` does that",
+    "sh-status": "DRBD 9 has it no more; use `drbdadm status --json`",
+    "syncer": "the section of DRBD 8.3; its options are in `disk` and `net`",
 }

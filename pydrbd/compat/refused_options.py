@@ -1,0 +1,59 @@
+"""Options of drbdadm's verbs that pydrbd refuses, each with the reason that a user reads.
+
+Floor: outer. Neighbours: refused.py, drbdadm.py. A test holds these and adm_verbs.py against the options that
+the real drbdadm lists for each verb.
+"""
+
+from __future__ import annotations
+
+from pydrbd.compat.refused import FROM_FILE
+from pydrbd.config.options import DiskOptions, NetOptions, OptionGroup, PeerDeviceOptions, ResourceOptions
+
+_ONE_SIZE = "v08 metadata are made in the one form that every version of DRBD reads"
+_ON_TRIAL = "the decision of a handshake is not made on trial"
+_BY_BITMAP = "a resync by bitmap comes with `drbdadm disconnect` and `connect`"
+_CLIENT = "DRBD 8.4 knows no intentionally diskless node"
+_REQUESTS = "the size of requests is agreed at every connection"
+
+_GROUPS: dict[str, tuple[type[OptionGroup], ...]] = {
+    "attach": (DiskOptions,),
+    "disk-options": (DiskOptions,),
+    "net-options": (NetOptions,),
+    "new-peer": (NetOptions,),
+    "peer-device-options": (PeerDeviceOptions,),
+    "resource-options": (ResourceOptions,),
+    "new-resource": (ResourceOptions,),
+}
+
+#: (verb, option) -> reason.
+REFUSED_OPTIONS: dict[tuple[str, str], str] = {
+    **{
+        (verb, spec.name): FROM_FILE
+        for verb, groups in _GROUPS.items()
+        for group in groups
+        for spec in group.specs()
+        if not spec.ours
+    },
+    ("net-options", "_name"): FROM_FILE,
+    ("new-peer", "_name"): FROM_FILE,
+    ("adjust", "tentative"): _ON_TRIAL,
+    ("connect", "tentative"): _ON_TRIAL,
+    ("adjust", "discard-my-data"): "data are given up by name only: `drbdadm connect --discard-my-data`",
+    ("create-md", "peer-max-bio-size"): _REQUESTS,
+    ("create-md", "al-stripes"): _ONE_SIZE,
+    ("create-md", "al-stripe-size-kB"): _ONE_SIZE,
+    ("resize", "al-stripes"): _ONE_SIZE,
+    ("resize", "al-stripe-size-kB"): _ONE_SIZE,
+    ("detach", "diskless"): _CLIENT,
+    ("new-minor", "diskless"): _CLIENT,
+    ("new-minor", "max-bio-size"): _REQUESTS,
+    ("invalidate", "reset-bitmap"): _BY_BITMAP,
+    ("invalidate-remote", "reset-bitmap"): _BY_BITMAP,
+    ("secondary", "force"): "not implemented: `pydrbd unmap --force` takes the device from its users first",
+    ("new-current-uuid", "force-resync"): "`drbdadm invalidate-remote` does that",
+}
+
+#: Options that are taken and have nothing to do here.
+WITHOUT_EFFECT = frozenset(
+    ((verb, "force") for verb in ("apply-al", "get-gi", "show-gi", "dstate", "invalidate")),
+)
