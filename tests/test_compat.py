@@ -426,6 +426,16 @@ def test_the_steps_of_a_cluster_agent(sides: tuple[Side, Side]) -> None:
         assert side.ok("adm", "sh-dev", "r0").startswith("/dev/drbd")
         assert side.ok("adm", "-d", "-v", "dump", "r0").startswith("#")
     alpha, beta = sides
+    assert alpha.ok("adm", "-d", "adjust", "r0") == ""
+    alpha.ok("adm", "detach", "r0")
+    text = alpha.config.read_text()
+    alpha.config.write_text(text.replace("connect-int 1;", "connect-int 1; ping-int 7;"))
+    lines = alpha.ok("adm", "-d", "adjust", "r0").splitlines()
+    assert lines[0] == "drbdsetup net-options r0 1 --set-defaults --_name=beta --ping-int=7 --connect-int=1"
+    assert [line.split()[:2] for line in lines[1:]] == [["drbdmeta", "0"], ["drbdsetup", "attach"]]
+    assert len(alpha.ok("adm", "-d", "adjust", "--skip-net", "r0").splitlines()) == 2
+    alpha.ok("adm", "adjust", "r0")
+    assert alpha.ok("adm", "-d", "adjust", "r0") == ""
     alpha.ok("setup", "wait-connect-resource", "r0", "--wfc-timeout=20", "--degr-wfc-timeout=20")
     alpha.ok("adm", "new-current-uuid", "--clear-bitmap", "r0/0")
     alpha.ok("adm", "primary", "r0")

@@ -20,10 +20,11 @@ from pydrbd.compat.setup_verbs import map_devices, udev_lines
 from pydrbd.config.model import DeviceKind, Volume
 from pydrbd.config.view import ResourceView, require_implemented
 from pydrbd.errors import CommandFailed
-from pydrbd.vocabulary import Failure
+from pydrbd.vocabulary import Conn, Disk, Failure
 
 if TYPE_CHECKING:
     from pydrbd.compat.drbdadm import Call
+    from pydrbd.compat.processes import Process
 
 #: What drbdsetup ends with when there is no such object.
 _NO_OBJECT = 10
@@ -36,7 +37,8 @@ def _pass(call: Call, *arguments: str) -> int:
 def same(call: Call) -> int:
     """pydrbd's verb of the same name and with the same options."""
     useless = ("--force" if (call.verb, "force") in WITHOUT_EFFECT else "",)
-    options = [option for option in map(_plain, call.options()) if option not in useless]
+    given = [option for option in call.options() if not option.endswith("=no")]
+    options = [option for option in map(_plain, given) if option not in useless]
     return _pass(call, call.verb, *options, call.target)
 
 
@@ -55,7 +57,8 @@ def _plain(option: str) -> str:
 
 def primary(call: Call) -> int:
     """Promote, and make the devices; `--overwrite-data-of-peer` is the name that --force had."""
-    force = any(option.startswith(("--force", "--overwrite")) for option in call.options())
+    parsed = call.adm.parsed
+    force = parsed.flag("force") or parsed.flag("overwrite-data-of-peer")
     code = _pass(call, "primary", *(["--force"] if force else []), call.target)
     process = call.adm.here.process(call.view.name)
     if code == 0 and process is not None:
@@ -194,12 +197,45 @@ def options(call: Call) -> int:
 
 
 def adjust(call: Call) -> int:
-    dry = ["--dry-run"] if call.adm.dry_run else []
-    if dry and call.adm.here.process(call.view.name) is None:
-        for line in backend.adjust(call.view, list(call.volumes), call.options()):
-            out(backend.printed(line))
-        return 0
-    return _pass(call, *dry, "adjust", *call.options(), call.view.name)
+    """The verb `adjust`; a dry run prints the calls of drbdsetup."""
+    if not call.adm.dry_run:
+        return _pass(call, "adjust", *call.options(), call.view.name)
+    process = call.adm.here.process(call.view.name)
+    if process is None:
+        lines = backend.adjust(call.view, list(call.volumes), call.options())
+    else:
+        lines = _changes(call, process)
+    for line in lines:
+        out(backend.printed(line))
+    return 0
+
+
+def _changes(call: Call, process: Process) -> list[backend.Line]:
+    """What separates a running resource from its configuration, as calls of drbdsetup."""
+    view, skip = call.view, [option.removeprefix("--skip-") for option in call.options()]
+    path = _path(call)
+    answer = process.call("adjust", config=str(path.absolute()) if path else "", groups="", dry_run=True)
+    verbs = [step.partition(" ")[0] for step in (*answer["steps"], *answer["left"])]
+    groups = {
+        "disk-options": ("disk", backend.disk_options),
+        "peer-device-options": ("disk", backend.peer_device_options),
+        "net-options": ("net", backend.net_options),
+        "resource-options": ("resource", backend.resource_options),
+    }
+    lines: list[backend.Line] = []
+    if "disconnect" in verbs and "net" not in skip:
+        lines += backend.on_peer("disconnect")(view, [], [])
+    for verb, (part, made) in groups.items():
+        if verb in verbs and part not in skip:
+            lines += made(view, list(call.volumes), ["--set-defaults"])
+    snapshot = process.snapshot()
+    diskless = [volume.number for volume in snapshot.volumes if volume.disk is Disk.DISKLESS]
+    if "disk" not in skip:
+        lines += backend.attach(view, [number for number in call.volumes if number in diskless], [])
+    alone = snapshot.connection is Conn.STANDALONE
+    if ("disconnect" in verbs or alone) and "net" not in skip:
+        lines += backend.on_peer("connect")(view, [], [])
+    return lines
 
 
 def handler(call: Call) -> int:
