@@ -24,6 +24,7 @@ from pydrbd.errors import DiskError, ExistingDataError, MetadataError
 from pydrbd.format import al_ring, gi
 from pydrbd.format.bitmap_pages import BITS_PER_EXTENT, bitmap_bytes_for, bitmap_span_of_extent
 from pydrbd.format.dump import dump_text
+from pydrbd.format.dump_reader import read_dump
 from pydrbd.format.gi import MdFlag
 from pydrbd.format.layout import (
     SLOT_BYTES,
@@ -36,7 +37,7 @@ from pydrbd.format.layout import (
 from pydrbd.format.superblock import Superblock, decode, new_superblock, validate
 from pydrbd.metadata_probe import find_metadata, find_signature, user_of
 from pydrbd.runtime.blockfile import BlockFile, Slot
-from pydrbd.units import BIT_BYTES, KIB
+from pydrbd.units import BIT_BYTES, KIB, SECTOR
 
 INTERNAL = MetaDisk()
 #: Data that a user must remove himself: metadata at the end of the disk is sure to damage it.
@@ -82,16 +83,53 @@ def create_md(
             _refuse_metadata(place)
         if not (force and ignore_sanity_checks):
             _refuse_data(place, force)
-        layout, file = place.layout, place.file
-        # No old superblock may ever stand beside a new bitmap: it would call the disks equal.
-        file.write_durable(layout.superblock_offset, bytes(SUPERBLOCK_BYTES))
-        # All that is set aside for the bitmap; on an external device that may be far more than used.
-        bitmap = layout.bitmap_area_bytes if layout.kind == "internal" else layout.bitmap_bytes
-        file.zero(layout.bitmap_offset, bitmap, unmap=False)
-        file.write(layout.al_offset, al_ring.EMPTY_RING)
-        file.flush()
-        place.put(new_superblock(layout, device_uuid=secrets.randbits(64) or 1))
+        _make(place, new_superblock(place.layout, device_uuid=secrets.randbits(64) or 1), b"")
     return "New drbd meta data block successfully created."
+
+
+def restore_md(text: str, disk: str, meta: MetaDisk = INTERNAL, *, force: bool = False) -> str:
+    """Write the metadata that `dump_md` printed as `text`. Returns the line to print.
+
+    Old metadata over newer data say that blocks are in sync which are not: whoever does this with `force`
+    must know that nothing was written since the dump. Errors as `create_md`; nothing is written unless
+    all of `text` was understood and fits the disk.
+    """
+    with _opened(disk, meta) as place:
+        layout = place.layout
+        dump = read_dump(text, layout.data_bytes // SECTOR)
+        if not force:
+            _refuse_metadata(place)
+        _refuse_data(place, force)
+        made = replace(
+            new_superblock(layout, device_uuid=dump.device_uuid),
+            generation=dump.generation,
+            flags=dump.flags | MdFlag.AL_CLEAN,
+            size_sectors=dump.size_sectors,
+            peer_max_bio=dump.peer_max_bio,
+        )
+        _make(place, made, dump.bitmap)
+    return "Successfully restored meta data"
+
+
+def verify_dump(text: str, disk: str, meta: MetaDisk = INTERNAL) -> str:
+    """Whether `restore_md` would understand `text` for this disk: the line to print, or MetadataError."""
+    with _opened(disk, meta) as place:
+        read_dump(text, place.layout.data_bytes // SECTOR)
+    return "input file parsed ok"
+
+
+def _make(place: _Place, superblock: Superblock, bitmap: bytes) -> None:
+    """Write metadata from nothing; `bitmap` may be shorter than its place, the rest is in sync."""
+    layout, file = place.layout, place.file
+    # No old superblock may ever stand beside a new bitmap: it would call the disks equal.
+    file.write_durable(layout.superblock_offset, bytes(SUPERBLOCK_BYTES))
+    # All that is set aside for the bitmap; on an external device that may be far more than used.
+    length = layout.bitmap_area_bytes if layout.kind == "internal" else layout.bitmap_bytes
+    file.zero(layout.bitmap_offset, length, unmap=False)
+    file.write(layout.bitmap_offset, bitmap)
+    file.write(layout.al_offset, al_ring.EMPTY_RING)
+    file.flush()
+    place.put(superblock)
 
 
 def _refuse_metadata(place: _Place) -> None:

@@ -56,6 +56,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "show-gi": ("metadata", "Print the generation identifiers with explanations."),
     "dump-md": ("metadata", "Print the metadata as text."),
     "apply-al": ("metadata", "Mark what a crashed Primary may have been writing as out of sync."),
+    "restore-md": ("metadata", "Write metadata that dump-md has printed."),
     "wipe-md": ("metadata", "Remove the metadata from the backing disks."),
     "dump": ("show", "Print the configuration, normalised."),
     "dump-xml": ("show", "Print the configuration as XML."),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import click
 
@@ -120,6 +121,31 @@ def wipe_md_command(app: App, names: tuple[str, ...], force: bool) -> None:
     if not (force or app.dry_run or _confirmed("Do you really want to wipe out the DRBD meta data?")):
         raise MetadataError("Operation refused: nothing was changed. Use --force where nobody can be asked.")
     on_disks(app, names, "wipe-md", metadata_tool.wipe_md)
+
+
+@click.command("restore-md", epilog=examples("pydrbd dump-md r0/0 > r0.md", "pydrbd restore-md r0.md r0/0"))
+@click.option("--force", is_flag=True, help="Go over metadata that are there already.")
+@click.argument("dump", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@resource_arguments()
+@pass_app
+def restore_md_command(app: App, dump: Path, names: tuple[str, ...], force: bool) -> None:
+    """Write the metadata that dump-md printed into the file DUMP. The resource must be down.
+
+    For a disk whose metadata were lost or moved, when nothing was written since the dump. Over newer
+    data, old metadata call blocks equal that are not. The volume must be named.
+    """
+    from pydrbd import metadata_tool
+
+    text = dump.read_text(encoding="utf-8", errors="replace")
+    targets = app.targets(names)
+    if len(targets) != 1 or targets[0].volume is None:
+        raise UsageError(f"restore-md needs one volume, for instance {targets[0].resource.name}/0")
+    on_disks(
+        app,
+        names,
+        f"restore-md{' --force' if force else ''} {dump}",
+        lambda disk, meta: metadata_tool.restore_md(text, disk, meta, force=force),
+    )
 
 
 @click.command("set-gi", epilog=examples("pydrbd get-gi r0/0", "pydrbd set-gi --force ::::1:1 r0/0"))

@@ -109,7 +109,7 @@ def _setup_rows(refused: dict[str, str]) -> Iterable[tuple[str, ...]]:
 def _meta_rows() -> Iterable[tuple[str, str]]:
     for name in drbdmeta.COMMANDS:
         yield f"`{name}`", "implemented"
-    for name in ("restore-md", "verify-dump", "forget-peer"):
+    for name in ("forget-peer",):
         yield f"`{name}`", f"refused: {REFUSED[name]}"
 
 

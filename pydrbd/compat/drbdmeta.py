@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pydrbd import metadata_tool as tool
 from pydrbd.compat.getopt import NONE, REQUIRED, Option, Parsed, parse
@@ -67,6 +68,30 @@ def _wipe_md(parsed: Parsed, disk: str, meta: MetaDisk, _words: list[str]) -> st
     return f"Wiping meta data...\n{tool.wipe_md(disk, meta)}"
 
 
+def _restore_md(parsed: Parsed, disk: str, meta: MetaDisk, words: list[str]) -> str:
+    text = _text(words, "restore-md")
+    try:
+        return tool.restore_md(text, disk, meta, force=parsed.flag("force"))
+    except ExistingDataError as error:
+        if not error.forcible or parsed.flag("force"):
+            raise
+        _confirm(parsed, f"{error}\nOverwrite it all the same?")
+        return tool.restore_md(text, disk, meta, force=True)
+
+
+def _verify_dump(_parsed: Parsed, disk: str, meta: MetaDisk, words: list[str]) -> str:
+    return tool.verify_dump(_text(words, "verify-dump"), disk, meta)
+
+
+def _text(words: list[str], command: str) -> str:
+    if not words:
+        raise Ended(USAGE, f"drbdmeta: {command} needs a file")
+    try:
+        return Path(words[0]).read_text(encoding="utf-8", errors="replace")
+    except (OSError, ValueError) as error:
+        raise Ended(USAGE, f"open of '{words[0]}' failed: {error}") from None
+
+
 def _plain(work: Callable[[str, MetaDisk], str]) -> Command:
     return lambda _parsed, disk, meta, _words: work(disk, meta)
 
@@ -82,6 +107,8 @@ COMMANDS: dict[str, Command] = {
     "dstate": _plain(tool.dstate),
     "create-md": _create_md,
     "set-gi": _set_gi,
+    "restore-md": _restore_md,
+    "verify-dump": _verify_dump,
 }
 
 
