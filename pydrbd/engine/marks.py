@@ -49,12 +49,12 @@ def _outdate(engine: Engine, volume: Volume) -> Script[None]:
 
 def pause_sync(engine: Engine, volume: Volume) -> Script[None]:
     """Set this node's pause flag: a resync stands still, on either node, until it is cleared."""
-    return exclusively(engine, _pause(engine, volume, True))
+    return exclusively(engine, _pause(engine, volume, True), "pause-sync")
 
 
 def resume_sync(engine: Engine, volume: Volume) -> Script[None]:
     """Clear this node's pause flag; the peer's and a dependency's still count."""
-    return exclusively(engine, _pause(engine, volume, False))
+    return exclusively(engine, _pause(engine, volume, False), "resume-sync")
 
 
 def _pause(engine: Engine, volume: Volume, on: bool) -> Script[None]:
