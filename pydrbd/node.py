@@ -45,7 +45,7 @@ from pydrbd.runtime.loop import LoopThread
 from pydrbd.runtime.workers import Workers
 from pydrbd.units import SECTOR
 from pydrbd.version import __version__
-from pydrbd.vocabulary import Conn, Failure, OnIoError, Role
+from pydrbd.vocabulary import AfterSb, Conn, Failure, OnIoError, Role, RrConflict
 
 PAGE = 4096
 #: New container objects until the youngest generation is collected (Python's own number: 700).
@@ -72,6 +72,11 @@ def engine_options(view: ResourceView) -> EngineOptions:
         cram_hmac_alg=net.cram_hmac_alg,
         shared_secret=net.shared_secret.encode(),
         # DRBD 8.4 never promotes by itself: only where the configuration says so in words.
+        after_sb_0pri=AfterSb(net.after_sb_0pri),
+        after_sb_1pri=AfterSb(net.after_sb_1pri),
+        after_sb_2pri=AfterSb(net.after_sb_2pri),
+        always_asbp=net.always_asbp,
+        rr_conflict=RrConflict(net.rr_conflict),
         auto_promote="auto-promote" in view.options.given and view.options.auto_promote,
         volumes={
             number: VolumeOptions(

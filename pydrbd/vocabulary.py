@@ -197,6 +197,48 @@ class OnIoError(StrEnum):
     CALL_HANDLER = "call-local-io-error"
 
 
+class AfterSb(StrEnum):
+    """What to do about a split brain by itself (net options after-sb-0pri, -1pri, -2pri)."""
+
+    DISCONNECT = "disconnect"
+    YOUNGER_PRIMARY = "discard-younger-primary"
+    OLDER_PRIMARY = "discard-older-primary"
+    ZERO_CHANGES = "discard-zero-changes"
+    LEAST_CHANGES = "discard-least-changes"
+    LOCAL = "discard-local"
+    REMOTE = "discard-remote"
+    CONSENSUS = "consensus"
+    SECONDARY = "discard-secondary"
+    CALL_HANDLER = "call-pri-lost-after-sb"
+    VIOLENTLY = "violently-as0p"
+
+    @property
+    def number(self) -> int:
+        """The number in packet PROTOCOL."""
+        return _AFTER_SB.index(self)
+
+    @property
+    def mirrored(self) -> AfterSb:
+        """What the peer must have: the same policy, seen from its side."""
+        return {AfterSb.LOCAL: AfterSb.REMOTE, AfterSb.REMOTE: AfterSb.LOCAL}.get(self, self)
+
+
+_AFTER_SB = tuple(AfterSb)
+
+
+def after_sb_word(number: int) -> str:
+    """The word of a number in packet PROTOCOL, for messages."""
+    return _AFTER_SB[number].value if number < len(_AFTER_SB) else f"number {number}"
+
+
+class RrConflict(StrEnum):
+    """What a Primary does that a resync would make the target (net option rr-conflict)."""
+
+    DISCONNECT = "disconnect"
+    CALL_HANDLER = "call-pri-lost"
+    VIOLENTLY = "violently"
+
+
 class Failure(IntEnum):
     """Why an administrative command fails (drbdsetup prints `Failure: (N) TEXT`, exit code 10)."""
 

@@ -136,14 +136,19 @@ class NetOptions(OptionGroup):
     allow_two_primaries: bool = _flag(False)
     after_sb_0pri: str = _choice(
         "disconnect discard-younger-primary discard-older-primary discard-zero-changes "
-        "discard-least-changes discard-local discard-remote"
+        "discard-least-changes discard-local discard-remote",
+        ANY,
     )
     after_sb_1pri: str = _choice(
-        "disconnect consensus discard-secondary call-pri-lost-after-sb violently-as0p"
+        "disconnect consensus discard-secondary call-pri-lost-after-sb violently-as0p", ANY
     )
-    after_sb_2pri: str = _choice("disconnect call-pri-lost-after-sb violently-as0p")
-    always_asbp: bool = _flag(False)
-    rr_conflict: str = _choice("disconnect call-pri-lost violently retry-connect auto-discard")
+    after_sb_2pri: str = _choice("disconnect call-pri-lost-after-sb violently-as0p", ANY)
+    always_asbp: bool = _flag(False, ANY)
+    #: retry-connect and auto-discard are DRBD 9's.
+    rr_conflict: str = _choice(
+        "disconnect call-pri-lost violently retry-connect auto-discard",
+        frozenset({"call-pri-lost", "violently"}),
+    )
     fencing: str = _choice("dont-care resource-only resource-and-stonith")
     on_congestion: str = _choice("block pull-ahead disconnect")
     congestion_fill: int = _number(0, 0, 20971520, _SECTORS, scale=512)
@@ -242,10 +247,10 @@ class Handlers(OptionGroup):
     SECTION = "handlers"
 
     pri_on_incon_degr: str = _text()
-    pri_lost_after_sb: str = _text()
-    pri_lost: str = _text()
-    initial_split_brain: str = _text()
-    split_brain: str = _text()
+    pri_lost_after_sb: str = _text(ANY)
+    pri_lost: str = _text(ANY)
+    initial_split_brain: str = _text(ANY)
+    split_brain: str = _text(ANY)
     fence_peer: str = _text()
     unfence_peer: str = _text()
     local_io_error: str = _text(ANY)

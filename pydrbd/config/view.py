@@ -166,7 +166,7 @@ def _address(resource: Resource, host: Host, ends: Mapping[str, Endpoint]) -> Ad
 
 def unimplemented(view: ResourceView) -> list[str]:
     """Options given explicitly with a value that pydrbd does not implement, as
-    'net/after-sb-0pri discard-zero-changes'; each once, in the order of the table."""
+    'net/rr-conflict retry-connect'; each once, in the order of the table."""
     return list(dict.fromkeys(name for name, _ in _refused(view)))
 
 

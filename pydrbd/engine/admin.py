@@ -236,8 +236,7 @@ def _demote(engine: Engine) -> Script[None]:
     engine.auto_promoted = False
     for volume in engine.volumes.values():
         if volume.generation is not None:
-            current = generations.masked(volume.generation.current)
-            volume.generation = replace(volume.generation, current=current)
+            volume.generation = generations.demoted(volume.generation)
     with engine.journal.step():
         for volume in engine.volumes.values():
             engine.set_state(volume, role=Role.SECONDARY)
@@ -249,24 +248,24 @@ def _demote(engine: Engine) -> Script[None]:
 # --- connection ----------------------------------------------------------------------------------
 
 
-def connect(engine: Engine, discard_my_data: bool) -> Script[None]:
-    """Start to look for the peer."""
-    words = "connect --discard-my-data" if discard_my_data else "connect"
-    return exclusively(engine, _connect(engine, discard_my_data), words)
+def connect(engine: Engine, discard_my_data: bool, tentative: bool = False) -> Script[None]:
+    """Start to look for the peer. `tentative`: to log what would be decided, and be StandAlone again."""
+    words = "connect" + " --discard-my-data" * discard_my_data + " --tentative" * tentative
+    return exclusively(engine, _connect(engine, discard_my_data, tentative), words)
 
 
-def _connect(engine: Engine, discard_my_data: bool) -> Script[None]:
+def _connect(engine: Engine, discard_my_data: bool, tentative: bool) -> Script[None]:
     while engine.connection == Conn.DISCONNECTING:
         ticket = engine.timer(1.0)
         engine.watch(ticket)
         yield Await(ticket)
     if engine.connection != Conn.STANDALONE:
-        if discard_my_data:
+        if discard_my_data or tentative:
             raise CommandFailed(engine.options.resource, Failure.NET_CONFIGURED)
         return
     if discard_my_data and engine.role == Role.PRIMARY:
         raise CommandFailed(engine.options.resource, Failure.DISCARD_IMPOSSIBLE)
-    engine.discard_my_data = discard_my_data
+    engine.discard_my_data, engine.tentative = discard_my_data, tentative
     for conn in (Conn.UNCONNECTED, Conn.WF_CONNECTION):
         with engine.journal.step():
             engine.connection = conn

@@ -46,6 +46,8 @@ class Session:
         #: The peer is a pydrbd whose flush waits for our durable ack.
         self.flush_waits = False
         self.opened = engine.now
+        #: One of the nodes only wants to know what would be decided (connect --tentative).
+        self.dry_run = False
         self.challenge = b""
         self.sequences: dict[int, int] = {}
         #: Our reads of the peer's disk, oldest first: ticket, volume, offset, length, when they were sent.

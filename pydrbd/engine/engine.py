@@ -58,7 +58,7 @@ class Engine:
         self.transfer_log = TransferLog(self)
         self.pressure = Pressure(self)
         self.lane: Lane | None = None  # made by who drives the engine; one volume only
-        self.discard_my_data = False
+        self.discard_my_data = self.tentative = False
         self.auto_promoted = False
         self.last_disconnect = ""
         #: This node was a Primary that crashed, and another one has been Primary since.
@@ -401,9 +401,9 @@ class Engine:
     def demote(self) -> Script[None]:
         return admin.demote(self)
 
-    def connect(self, discard_my_data: bool = False) -> Script[None]:
+    def connect(self, discard_my_data: bool = False, tentative: bool = False) -> Script[None]:
         """Returns at once with the connection in state WFConnection."""
-        return admin.connect(self, discard_my_data)
+        return admin.connect(self, discard_my_data, tentative)
 
     def disconnect(self, force: bool = False) -> Script[None]:
         return admin.disconnect(self, force)

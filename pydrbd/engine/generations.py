@@ -295,6 +295,11 @@ def target_ends(gen: Generation, peer: Generation, primary: bool) -> Generation:
     )
 
 
+def demoted(gen: Generation) -> Generation:
+    """The owner is not Primary any more."""
+    return replace(gen, current=masked(gen.current))
+
+
 def with_role(uuid: int, primary: bool) -> int:
     """`uuid` with bit 0 telling whether its owner is Primary (0 and 4 stay what they are)."""
     if uuid in (0, JUST_CREATED):

@@ -15,17 +15,20 @@ from pydrbd.engine import causes, peer_state
 from pydrbd.engine.orders import Await, Script
 from pydrbd.errors import ProtocolViolation
 from pydrbd.version import PROTOCOL_MAX, PROTOCOL_MIN
-from pydrbd.vocabulary import Conn
+from pydrbd.vocabulary import Conn, after_sb_word
 from pydrbd.wire import auth, packets
 from pydrbd.wire.packets import Features, Packet
 
 if TYPE_CHECKING:
     from pydrbd.engine.connection import Session
+    from pydrbd.engine.options import EngineOptions
 
 OUR_FEATURES = Features.TRIM | Features.THIN_RESYNC | Features.WSAME | Features.WZEROES
 #: In the reserved bytes of CONNECTION_FEATURES, which DRBD ignores: our flush waits for the peer's
 #: barrier ack, so the peer need not flush before it takes the writes behind a barrier.
 FLUSH_WAITS_MARK = b"pydrbd:flush-waits"
+#: Flags of PROTOCOL.
+DISCARD_MY_DATA, DRY_RUN = 1, 2
 
 
 class Phase(Enum):
@@ -121,8 +124,11 @@ def _configure_later(session: Session) -> Script[None]:
 def _configure(session: Session) -> None:
     session.phase = Phase.PROTOCOL
     engine = session.engine
-    discard = 1 if engine.discard_my_data else 0
-    session.send(packets.Protocol(engine.options.protocol.number, 0, 0, 0, discard, 0, ""))
+    session.dry_run = engine.tentative
+    flags = DISCARD_MY_DATA * engine.discard_my_data | DRY_RUN * engine.tentative
+    o = engine.options
+    policies = (o.after_sb_0pri.number, o.after_sb_1pri.number, o.after_sb_2pri.number)
+    session.send(packets.Protocol(o.protocol.number, *policies, flags, 0, ""))
     for volume in engine.volumes.values():
         volume.peer_uuids = volume.peer_sizes = None
         volume.discard_my_data = engine.discard_my_data
@@ -132,27 +138,34 @@ def _configure(session: Session) -> None:
 
 def _on_protocol(session: Session, packet: packets.Protocol) -> None:
     engine = session.engine
-    problem = protocol_mismatch(packet, engine.options.protocol.number, engine.discard_my_data)
+    problem = protocol_mismatch(packet, engine.options, engine.discard_my_data)
     if problem:
-        engine.refuse_peer(f"incompatible {problem} settings")
+        engine.refuse_peer(f"incompatible {problem}")
         return
+    session.dry_run |= bool(packet.flags & DRY_RUN)
     session.phase = Phase.RUNNING
 
 
-def protocol_mismatch(packet: packets.Protocol, protocol: int, discard: bool) -> str | None:
-    """The first net option of packet PROTOCOL that does not fit ours, by name."""
-    table = (
-        ("protocol", packet.protocol, protocol),
-        ("after-sb-0pri", packet.after_sb_0p, 0),
-        ("after-sb-1pri", packet.after_sb_1p, 0),
-        ("after-sb-2pri", packet.after_sb_2p, 0),
-        ("allow-two-primaries", packet.two_primaries, 0),
-        ("data-integrity-alg", packet.integrity_alg, ""),
+def protocol_mismatch(packet: packets.Protocol, options: EngineOptions, discard: bool) -> str | None:
+    """The first net option of packet PROTOCOL that does not fit ours: its name, and what both nodes have."""
+    ours = (options.after_sb_0pri, options.after_sb_1pri, options.after_sb_2pri)
+    theirs = (packet.after_sb_0p, packet.after_sb_1p, packet.after_sb_2p)
+    table: tuple[tuple[str, object, object, str, str], ...] = (
+        ("protocol", packet.protocol, options.protocol.number, "", ""),
+        *(
+            (f"after-sb-{n}pri", number, policy.mirrored.number, after_sb_word(number), policy.value)
+            for n, (policy, number) in enumerate(zip(ours, theirs, strict=True))
+        ),
+        ("allow-two-primaries", packet.two_primaries, 0, "", ""),
+        ("data-integrity-alg", packet.integrity_alg, "", "", ""),
     )
-    for name, theirs, ours in table:
-        if theirs != ours:
-            return name
-    return "discard-my-data (both nodes want to discard)" if discard and packet.flags & 1 else None
+    for name, told, fits, word, mine in table:
+        if told != fits:
+            values = f": {mine} here, {word} on the peer" if mine else ""
+            return f"{name} settings{values}"
+    if discard and packet.flags & DISCARD_MY_DATA:
+        return "discard-my-data (both nodes want to discard) settings"
+    return None
 
 
 _STEPS: dict[Phase, tuple[type[Packet], Callable[[Session, Any], None]]] = {

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydrbd.engine.orders import Ticket
+
 
 @dataclass(slots=True)
 class Negotiation:
@@ -25,6 +27,13 @@ class Negotiation:
     generation_owed: bool = False
     #: The rule of the last sync decision (0: unrelated data, or none yet).
     rule: int = 0
+
+    #: What UUIDS told the peer last, and the STATE behind it: how many blocks are out of sync, and whether
+    #: this node is Primary. Both nodes judge a split brain by what was told, whatever happens meanwhile.
+    told_bits: int = 0
+    told_primary: bool = False
+    #: Handlers of a split brain run; a resync waits for them.
+    alarm: Ticket | None = None
 
     def connection_lost(self) -> None:
         """Nothing that the peer announced or is owed counts any more."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydrbd.vocabulary import OnIoError, Protocol
+from pydrbd.vocabulary import AfterSb, OnIoError, Protocol, RrConflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,4 +50,9 @@ class EngineOptions:
     cram_hmac_alg: str = ""
     shared_secret: bytes = b""
     auto_promote: bool = False
+    after_sb_0pri: AfterSb = AfterSb.DISCONNECT
+    after_sb_1pri: AfterSb = AfterSb.DISCONNECT
+    after_sb_2pri: AfterSb = AfterSb.DISCONNECT
+    always_asbp: bool = False
+    rr_conflict: RrConflict = RrConflict.DISCONNECT
     volumes: Mapping[int, VolumeOptions] = field(default_factory=lambda: {0: VolumeOptions()})

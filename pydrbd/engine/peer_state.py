@@ -91,7 +91,9 @@ def send_uuids(session: Session, volume: Volume, extra: UuidFlags = NO_UUID_FLAG
         flags |= UuidFlags.CACHE_LOST
     if volume.attached_as == Disk.INCONSISTENT and volume.state.disk in (Disk.NEGOTIATING, Disk.INCONSISTENT):
         flags |= UuidFlags.INCONSISTENT
-    session.send(packets.Uuids(*g.values(), volume.bitmap.count, flags, volume.number))
+    told = volume.negotiation
+    told.told_bits, told.told_primary = volume.bitmap.count, volume.state.role == Role.PRIMARY
+    session.send(packets.Uuids(*g.values(), told.told_bits, flags, volume.number))
 
 
 def send_generation(session: Session, volume: Volume) -> None:
@@ -223,27 +225,33 @@ def on_state(session: Session, packet: packets.State) -> None:
     if peer.conn == Conn.AHEAD:
         conn = Conn.BEHIND
     disk = old.disk
+    verdict: Conn | str = Conn.CONNECTED
     # A kernel's node may have answered to the state before, Attaching; one without a disk has no UUIDs.
     unaware = session.flush_waits or peer.pdsk == Disk.DISKLESS
     met = causes.peer(f"the peer said what it is: {peer.role.word}, its disk {peer.disk.word}")
     unseen = disk == Disk.NEGOTIATING <= peer.disk and volume.negotiation.answer_due and unaware
-    if not unseen and _considers_resync(volume, peer):
+    decided = not unseen and _considers_resync(volume, peer)
+    if decided:
         verdict = sync.decide(session, volume, peer.role, peer_disk)
-        if isinstance(verdict, str):
-            if old.disk == Disk.NEGOTIATING:
-                engine.log("error", f"volume {volume.number}: {verdict} The disk is not attached.")
-                engine.attach_aborted(volume, verdict)
-                return
-            if peer.disk == Disk.NEGOTIATING:
-                engine.log("warning", f"volume {volume.number}: the attach of the peer's disk was aborted")
-                peer_disk = Disk.DISKLESS
-                conn = Conn.CONNECTED
-            else:
-                engine.refuse_peer(f"volume {volume.number}: {verdict}", volume.negotiation.rule)
-                return
+        old = volume.state  # no Primary any more, perhaps
+    if session.dry_run and old.conn < Conn.CONNECTED:
+        sync.end_dry_run(session, volume, verdict if isinstance(verdict, str) else sync.NO_DISKS)
+        return
+    if isinstance(verdict, str):
+        if old.disk == Disk.NEGOTIATING:
+            engine.log("error", f"volume {volume.number}: {verdict} The disk is not attached.")
+            engine.attach_aborted(volume, verdict)
+            return
+        if peer.disk == Disk.NEGOTIATING:
+            engine.log("warning", f"volume {volume.number}: the attach of the peer's disk was aborted")
+            peer_disk = Disk.DISKLESS
+            conn = Conn.CONNECTED
         else:
-            conn = verdict
-            met = causes.decided(volume.negotiation.rule, _MEANS[conn])
+            engine.refuse_peer(f"volume {volume.number}: {verdict}", volume.negotiation.rule)
+            return
+    elif decided:
+        conn = verdict
+        met = causes.decided(volume.negotiation.rule, _MEANS[conn])
     volume.consider_resync = volume.consider_resync and unseen
     if disk == Disk.NEGOTIATING and conn in (Conn.CONNECTED, Conn.WF_BITMAP_S) and not unseen:
         disk = volume.attached_as

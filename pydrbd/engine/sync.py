@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import causes, generations
+from pydrbd.engine import causes, generations, split_brain
 from pydrbd.engine.causes import Cause
 from pydrbd.engine.generations import Side, Verdict
 from pydrbd.engine.orders import Script
@@ -35,6 +35,8 @@ _FULL = (Verdict.SOURCE_FULL, Verdict.TARGET_FULL)
 _MISSED_AS_SOURCE = frozenset((34, 36))
 _MISSED_AS_TARGET = frozenset((35, 37))
 _DONE = causes.resync("the resync has ended")
+#: What a dry run says where no two disks meet.
+NO_DISKS = "dry-run connect: No resync, one of the nodes has no disk."
 _SPLIT = (Verdict.SPLIT_BRAIN, Verdict.SPLIT_BRAIN_FAR)
 
 
@@ -87,16 +89,17 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     verdict = _by_caches(verdict, decision.rule, (own, told), (peer, peer_disk))
     verdict = _by_disk_states(verdict, own_disk, peer_disk)
     if verdict in _SPLIT:
-        theirs = bool(uuids.flags & UuidFlags.DISCARD_MY_DATA)
-        resolved = _discard(verdict, volume.discard_my_data, theirs)
-        if resolved is None:
-            return "Split-Brain detected but unresolved, dropping connection!"
-        verdict = resolved
-        engine.log("warning", f"volume {volume.number}: split brain, manually solved: {verdict.value}")
+        settled = split_brain.settle(session, volume, verdict, peer_role)
+        if isinstance(settled, str):
+            return settled
+        verdict = settled
     if verdict in _SOURCES and own_disk <= Disk.INCONSISTENT:
         return "I shall become SyncSource, but I am inconsistent!"
-    if verdict in _TARGETS and volume.state.role == Role.PRIMARY and volume.state.disk >= Disk.CONSISTENT:
+    primary = volume.state.role == Role.PRIMARY and volume.state.disk >= Disk.CONSISTENT
+    if verdict in _TARGETS and primary and not split_brain.primary_as_target(session, volume):
         return "I shall become SyncTarget, but I am primary!"
+    if session.dry_run:
+        return would_be(verdict)
     if decision.own != volume.generation:
         volume.generation = decision.own
         volume.touch()
@@ -134,15 +137,22 @@ def _by_disk_states(verdict: Verdict, own: Disk, peer: Disk) -> Verdict:
     return Verdict.TARGET_FULL if full else Verdict.TARGET_BITMAP
 
 
-def _discard(verdict: Verdict, mine: bool, theirs: bool) -> Verdict | None:
-    """The verdict when exactly one side discards its data. A common point beyond the bitmaps' reach
-    needs a full sync."""
-    if mine == theirs:
-        return None
-    far = verdict is Verdict.SPLIT_BRAIN_FAR
-    if mine:
-        return Verdict.TARGET_FULL if far else Verdict.TARGET_BITMAP
-    return Verdict.SOURCE_FULL if far else Verdict.SOURCE_BITMAP
+def would_be(verdict: Verdict) -> str:
+    """What a dry run has found."""
+    if verdict is Verdict.NO_SYNC:
+        return "dry-run connect: No resync, would become Connected immediately."
+    side = "SyncSource" if verdict in _SOURCES else "SyncTarget"
+    how = "full" if verdict in _FULL else "bit-map based"
+    return f"dry-run connect: Would become {side}, doing a {how} resync."
+
+
+def end_dry_run(session: Session, volume: Volume, text: str) -> None:
+    """connect --tentative: its node is StandAlone again, the other one goes on looking for it."""
+    engine, text = session.engine, f"volume {volume.number}: {text}"
+    if engine.tentative:
+        engine.refuse_peer(text)
+    else:
+        engine.drop(session, Conn.TEAR_DOWN, text)
 
 
 # --- start -------------------------------------------------------------------------------------
@@ -150,7 +160,8 @@ def _discard(verdict: Verdict, mine: bool, theirs: bool) -> Verdict | None:
 
 def exchange_begins(session: Session, volume: Volume, start: int) -> Script[None]:
     """WFBitMapS or WFBitMapT has been entered: make set bits durable; the source sends its bitmap."""
-    if not (yield from settle_full_sync(volume)):
+    yield from split_brain.heard(volume)
+    if not session.is_start(volume, start) or not (yield from settle_full_sync(volume)):
         return
     if not session.is_start(volume, start):
         return

@@ -13,7 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from pydrbd.engine.options import VolumeOptions
-from pydrbd.engine.orders import CloseDisk, OpenDisk, Order, ReadBlocks, ReadMeta, WriteBlocks, WriteMeta
+from pydrbd.engine.orders import (
+    CloseDisk,
+    OpenDisk,
+    Order,
+    ReadBlocks,
+    ReadMeta,
+    RunHandler,
+    WriteBlocks,
+    WriteMeta,
+)
 from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk
 from pydrbd.vocabulary import Conn, Disk
 from tests.support.engine_bench import Bench, Pair, good_disk
@@ -155,7 +164,7 @@ def counted(bench: Bench, death: Death | None, seen: list[Order]) -> Callable[[O
     """A hook that lists the orders of a bench and lets it die."""
 
     def hook(order: Order) -> object:
-        if isinstance(order, OpenDisk | CloseDisk | ReadMeta | ReadBlocks):
+        if isinstance(order, OpenDisk | CloseDisk | ReadMeta | ReadBlocks | RunHandler):
             return NotImplemented
         seen.append(order)
         if death is None or death.name != bench.name or death.number != len(seen):
