@@ -338,11 +338,11 @@ def _resume(node: Node, tenure: str, alone: bool, seconds: float) -> None:
     node.resume(tenure, alone, seconds)
 
 
-def _connect(node: Node, discard_my_data: bool) -> None:
+def _connect(node: Node, discard_my_data: bool, tentative: bool) -> None:
     # The port is taken here, so that a port in use is this command's error and not a line in the log.
     node.link.reserve()
     try:
-        node.driver.run(node.engine.connect(discard_my_data))
+        node.driver.run(node.engine.connect(discard_my_data, tentative))
     except BaseException:
         node.link.unreserve()
         raise
@@ -412,7 +412,7 @@ VERBS: Mapping[str, Verb] = {
     "status": Verb(_status),
     "attach": Verb(_volume_script("attach"), _VOLUME),
     "detach": Verb(_volume_script("detach"), {**_VOLUME, **_FORCE}),
-    "connect": Verb(_connect, {"discard_my_data": (bool, False)}),
+    "connect": Verb(_connect, {"discard_my_data": (bool, False), "tentative": (bool, False)}),
     "disconnect": Verb(_script("disconnect"), _FORCE),
     "primary": Verb(_primary, _FORCE),
     "resume": Verb(_resume, {"tenure": (str, REQUIRED), "alone": (bool, False), "seconds": (float, 0.0)}),

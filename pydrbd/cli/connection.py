@@ -9,20 +9,23 @@ from pydrbd.cli.context import App, examples, for_each, pass_app, resource_argum
 
 @click.command("connect", epilog=examples("pydrbd connect r0", "pydrbd connect --discard-my-data r0"))
 @click.option("--discard-my-data", is_flag=True, help="After a split brain: give up this node's changes.")
+@click.option("--tentative", is_flag=True, help="Only let the log say what would be decided.")
 @resource_arguments()
 @pass_app
-def connect_command(app: App, names: tuple[str, ...], discard_my_data: bool) -> None:
+def connect_command(app: App, names: tuple[str, ...], discard_my_data: bool, tentative: bool) -> None:
     """Connect to the peer.
 
     A resource that is StandAlone, after `disconnect` or after a split brain was found, tries to
-    reach its peer again. With --discard-my-data, what this node wrote since the split is lost.
+    reach its peer again. With --discard-my-data, what this node wrote since the split is lost,
+    unless a split-brain policy decides otherwise. With --tentative nothing is done when the peer is
+    reached: the resource is StandAlone again, and its log says what would have been decided.
     """
-    flag = " --discard-my-data" if discard_my_data else ""
+    flag = " --discard-my-data" * discard_my_data + " --tentative" * tentative
     for_each(
         app.targets(names),
         lambda target: (
             app.would(f"connect{flag} {target.resource.name}")
-            or target.resource.call("connect", discard_my_data=discard_my_data)
+            or target.resource.call("connect", discard_my_data=discard_my_data, tentative=tentative)
         ),
     )
 

@@ -16,7 +16,8 @@ Verbs that a resource's process answers (argument names with their defaults; `vo
     adjust (config='', groups='', dry_run=False) -> {"steps": [str], "left": [str]}
     attach (volume)                 detach (volume, force=False)
     primary (force=False)           secondary ()
-    connect (discard_my_data=False) disconnect (force=False)
+    connect (discard_my_data=False, tentative=False)
+    disconnect (force=False)
     invalidate (volume)             invalidate-remote (volume)
     outdate (volume)                pause-sync (volume), resume-sync (volume)
     new-current-uuid (volume, clear_bitmap=False)

@@ -9,7 +9,7 @@ and (through peek) bitmaps, states and transfer logs. The numbers are those of t
  5 a new current UUID is durable before a lone write is acknowledged   on_ack
  6 older data never replaces newer                                _changed
  8, 10 good data, equal disks at the end                          history, finish
- 9 no two Primaries connected; divergence never resolved silently after_step, _claim
+ 9 no two Primaries connected; divergence never resolved silently after_step, _claim, Verdicts
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pydrbd.sim.driver import Observer, Task
 from pydrbd.sim.history import ZERO, Branch, Write, payload, values_of
 from pydrbd.sim.power import PowerChecks
 from pydrbd.sim.promises import Promises
+from pydrbd.sim.verdicts import Verdicts
 from pydrbd.units import AL_EXTENT_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk
 from pydrbd.wire.packets import Data, Packet, Trim, Zeroes
@@ -61,6 +62,7 @@ class Checker(PowerChecks, Observer):
         #: Counts changes of blocks, of either disk.
         self.changes = 0
         self.promises = Promises(self)
+        self.verdicts = Verdicts(self)
         self._disk_state: dict[str, Disk] = {}
         self._was_primary: dict[str, bool] = {}
 
@@ -202,6 +204,7 @@ class Checker(PowerChecks, Observer):
                     )
 
     def on_send(self, name: str, packet: Packet) -> None:
+        self.verdicts.on_send(name, packet)
         node = self.world.nodes[name]
         if isinstance(packet, Data) and node.engine is not None and peek.usable(node.engine, 0):
             self._check_al(node, packet.sector * SECTOR, len(packet.data), "sent")
@@ -285,6 +288,7 @@ class Checker(PowerChecks, Observer):
         peer = world.other(node)
         assert node.engine is not None
         s = peek.state(node.engine, 0)
+        self.verdicts.look(node, peer)
         if s.disk != self._disk_state[name]:
             old, self._disk_state[name] = self._disk_state[name], s.disk
             if old == Disk.INCONSISTENT and s.disk == Disk.UP_TO_DATE:

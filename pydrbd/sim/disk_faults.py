@@ -8,7 +8,6 @@ other faults of a seed are.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from pydrbd.sim.steps import Steps
 from pydrbd.vocabulary import Conn, Disk
 
 if TYPE_CHECKING:
-    from pydrbd.sim.node import Node
+    pass
 
 #: Actions of this module, `_do_NAME` below, and how often one is chosen when it is switched on.
 DISK_ACTIONS: dict[str, int] = {
@@ -50,8 +49,6 @@ def draw_disk_faults(seed: int) -> tuple[DiskFaults, tuple[str, ...]]:
 
 class DiskActions(Steps):
     """The actions of DISK_ACTIONS, for the scenario."""
-
-    _demote: Callable[[Node], Process]
 
     def _do_lose_power(self) -> Process:
         """Either node, whatever it does."""

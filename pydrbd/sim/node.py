@@ -174,6 +174,7 @@ class Node(Host):
         driver = self.driver
         if driver is None:
             return None
+        self.world.checker.verdicts.link_up(self.name, resolve_conflicts)
         return driver.enter("link_up", lambda: driver.engine.link_up(resolve_conflicts))
 
     def link_down(self, session: int, reason: Conn, text: str) -> None:

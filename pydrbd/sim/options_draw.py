@@ -12,7 +12,10 @@ from dataclasses import replace
 
 from pydrbd.engine.options import EngineOptions, VolumeOptions
 from pydrbd.units import KIB, MIB
-from pydrbd.vocabulary import Protocol
+from pydrbd.vocabulary import AfterSb, Protocol, RrConflict
+
+AFTER_0PRI_WORDS = tuple(AfterSb)[: tuple(AfterSb).index(AfterSb.CONSENSUS)]
+AFTER_1PRI_WORDS = (AfterSb.DISCONNECT, *tuple(AfterSb)[len(AFTER_0PRI_WORDS) :])
 
 
 def draw_options(seed: int, plain: Mapping[str, EngineOptions], size: int) -> dict[str, EngineOptions]:
@@ -33,6 +36,32 @@ def draw_options(seed: int, plain: Mapping[str, EngineOptions], size: int) -> di
         "volumes": {0: volume},
     }
     return {name: replace(options, **common) for name, options in plain.items()}  # type: ignore[arg-type]
+
+
+def draw_policies(seed: int, plain: Mapping[str, EngineOptions]) -> dict[str, EngineOptions]:
+    """The options with policies for a split brain; in a third of the seeds there are none."""
+    rng = random.Random(f"policies {seed}")
+    if rng.random() < 1 / 3:
+        return dict(plain)
+    zero = rng.choice(AFTER_0PRI_WORDS)
+    common = {
+        "after_sb_1pri": rng.choice(AFTER_1PRI_WORDS),
+        "after_sb_2pri": rng.choice((AfterSb.DISCONNECT, AfterSb.CALL_HANDLER, AfterSb.VIOLENTLY)),
+        "always_asbp": rng.random() < 0.5,
+        "rr_conflict": rng.choice(tuple(RrConflict)),
+    }
+    return with_policies(plain, zero, **common)
+
+
+def with_policies(
+    plain: Mapping[str, EngineOptions], zero: AfterSb, **common: object
+) -> dict[str, EngineOptions]:
+    """after-sb-0pri `zero` on the first node (mirrored on the other), and what both have in common."""
+    policies = dict(zip(plain, (zero, zero.mirrored), strict=True))
+    return {
+        name: replace(options, after_sb_0pri=policies[name], **common)  # type: ignore[arg-type]
+        for name, options in plain.items()
+    }
 
 
 def _volume(rng: random.Random, plain: VolumeOptions, size: int) -> VolumeOptions:

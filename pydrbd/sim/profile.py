@@ -17,7 +17,7 @@ from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.marks import MARK_ACTIONS, draw_marks
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
 from pydrbd.sim.network import NetProfile
-from pydrbd.sim.options_draw import draw_options
+from pydrbd.sim.options_draw import draw_options, draw_policies
 from pydrbd.sim.resume import RESUME_ACTIONS, draw_resume
 from pydrbd.sim.squeeze import Squeeze, draw_squeeze
 from pydrbd.units import KIB, MIB, SECTOR
@@ -88,6 +88,8 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     net_faults, net_actions = draw_net_faults(seed)
     squeeze, broken = draw_squeeze(seed), draw_broken_disks(seed)
     drawn = draw_options(seed, profile.options, profile.size)
+    if profile.split_brain:
+        drawn = draw_policies(seed, drawn)
     actions = profile.actions + disk_actions + net_actions + draw_resume(seed) + broken.actions
     actions += draw_careless(seed) + draw_marks(seed)
     return replace(

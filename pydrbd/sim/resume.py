@@ -32,7 +32,6 @@ class ResumeActions(Steps):
 
     may_promote: Callable[[Node], bool]
     _promote: Callable[[Node], None]
-    _demote: Callable[[Node], Process]
     _boot: Callable[[Node], None]
 
     def _do_crash_and_resume(self) -> Process:

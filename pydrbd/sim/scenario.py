@@ -2,8 +2,8 @@
 
 Floor: sim. Safety while faults go on is the checker's; liveness is demanded here, after they end.
 Promotion follows the rules of a careful cluster manager: never where the other node may be Primary
-out of sight, never on a disk that may miss acknowledged writes. The split-brain scenario breaks
-them on purpose and demands that the nodes notice.
+out of sight, never on a disk that may miss acknowledged writes. The split-brain scenario (split_brain.py)
+breaks them on purpose and demands that the nodes notice.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pydrbd.sim.marks import MarkActions
 from pydrbd.sim.net_faults import NetActions
 from pydrbd.sim.profile import WEIGHTS
 from pydrbd.sim.resume import ResumeActions
+from pydrbd.sim.split_brain import SplitBrainActions
 from pydrbd.sim.steps import Standstill
 from pydrbd.vocabulary import Conn, Disk
 
@@ -31,7 +32,15 @@ if TYPE_CHECKING:
 CONVERGE = 150.0
 
 
-class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, CarelessActions, MarkActions):
+class Scenario(
+    DiskActions,
+    NetActions,
+    ResumeActions,
+    BrokenDiskActions,
+    CarelessActions,
+    MarkActions,
+    SplitBrainActions,
+):
     """Runs one world from its start to its end; raises Violation."""
 
     def run(self) -> None:
@@ -155,15 +164,6 @@ class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, Carele
         node.command("promote", lambda e: e.promote(auto=e.options.auto_promote), done)
         self.clock.spawn(watch())
 
-    def _demote(self, node: Node) -> Process:
-        if not node.primary:
-            return
-        self.manual.add(node.name)
-        yield from self.world.workload.close(node, flush=self.rng.random() < 0.7)
-        if node.primary:
-            yield from self._command(node, "demote", lambda e: e.demote())
-        self.manual.discard(node.name)
-
     # --- actions ------------------------------------------------------------------------------
     def _do_crash_primary(self) -> Process:
         node = self.world.primary()
@@ -264,91 +264,6 @@ class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, Carele
                 yield from self._command(node, "invalidate", lambda e: e.invalidate(0))
             else:
                 yield from self._command(other, "invalidate-remote", lambda e: e.invalidate_remote(0))
-
-    # --- split brain --------------------------------------------------------------------------
-    def _split_brain(self) -> Process:
-        """Two Primaries out of each other's sight, both write; they must notice; one is discarded."""
-        yield from self._calm_down(serve=True)
-        first = self.world.primary()
-        if first is None:
-            return
-        second = self.world.other(first)
-        self.clock.note("", "split brain begins")
-        self.manual.update((first.name, second.name))
-        self._partitions += 1
-        self.world.network.partition()
-        yield from self._until(
-            # A handshake that was begun before is a state in which no promotion is allowed.
-            lambda: all(self._conn(n) < Conn.WF_REPORT_PARAMS for n in self.nodes),
-            "noticing the partition",
-        )
-        yield from self._promote_anyway(second)
-        for node in self.nodes:
-            self.world.workload.open(node)
-        yield from self._until(
-            lambda: all(self.world.checker.branch[n.name].acked > 2 for n in self.nodes), "lone writes"
-        )
-        self.world.network.heal()
-        yield from self._until(self._split_noticed, "the split brain to be noticed")
-        yield from self._resolve(self.rng.choice(self.nodes))
-        if self.world.profile.swarm:
-            # The recovery ends before its victim may be anything else again.
-            yield from self._agree()
-        self.manual.clear()
-        self.calm = False
-        self.world.network.faults = self.world.profile.net_faults
-        self.world.squeeze = self.world.profile.squeeze
-
-    def _promote_anyway(self, node: Node) -> Process:
-        yield from self._command(node, "promote", lambda e: e.promote())
-        if not node.primary:
-            raise Violation(
-                "promotion", f"{node.name} refuses promotion while disconnected with an UpToDate disk"
-            )
-
-    def _split_noticed(self) -> bool:
-        conns = [self._conn(node) for node in self.nodes]
-        return Conn.STANDALONE in conns and all(
-            conn in (Conn.STANDALONE, Conn.WF_CONNECTION) for conn in conns
-        )
-
-    def _resolve(self, victim: Node) -> Process:
-        """Discard the data of `victim`, as an administrator does."""
-        winner = self.world.other(victim)
-        self.victim = victim
-        self.clock.note(victim.name, "is the split-brain victim")
-        checker = self.world.checker
-        if checker.branch[victim.name] is not checker.branch[winner.name]:
-            checker.branch[victim.name].discarded = True
-        else:
-            # Only one of them has acknowledged anything since they parted.
-            self.world.counts["needless split brain"] += 1
-        checker.mark(victim.name, True)
-        checker.alone[victim.name] = False
-        yield from self._demote(victim)
-        # What the victim acknowledged until then is discarded too.
-        checker.mark(winner.name, False)
-        self.manual.update((victim.name, winner.name))
-        for _ in range(20):
-            if self._conn(victim) != Conn.STANDALONE:
-                yield from self._command(victim, "disconnect", lambda e: e.disconnect(True))
-            yield from self._command(
-                victim, "connect --discard-my-data", lambda e: e.connect(discard_my_data=True)
-            )
-            yield from self._reconnect(winner)
-            yield from self._wait(self._in_step, 5.0)
-            if self._in_step():
-                # From here on clients of the victim are served from the winner's data.
-                checker.branch[victim.name] = checker.branch[winner.name]
-                self.manual.clear()
-                return
-        if any(n.engine and "Unrelated data" in n.engine.last_disconnect for n in self.nodes):
-            # Its recovery was cut off so often that no common UUID is left: create-md is the remedy.
-            raise Standstill("the victim's data count as unrelated")
-        raise Violation("split brain", f"discarding {victim.name} does not connect the nodes: {self._tell()}")
-
-    def _in_step(self) -> bool:
-        return all(self._conn(node) >= Conn.CONNECTED for node in self.nodes)
 
     # --- healing ------------------------------------------------------------------------------
     def _heal(self) -> Process:

@@ -78,6 +78,15 @@ class Steps:
                 "liveness", f"{node.name}: {name} has not ended after {STEP:.0f} s: {self._tell()}"
             )
 
+    def _demote(self, node: Node) -> Process:
+        if not node.primary:
+            return
+        self.manual.add(node.name)
+        yield from self.world.workload.close(node, flush=self.rng.random() < 0.7)
+        if node.primary:
+            yield from self._command(node, "demote", lambda e: e.demote())
+        self.manual.discard(node.name)
+
     def _secondary(self) -> Node | None:
         """A node that is up and not Primary, while the other may be."""
         candidates = [
