@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from pydrbd.vocabulary import Conn, Role, RrConflict
+from pydrbd.vocabulary import AfterSb, Conn, Role, RrConflict
 from pydrbd.wire.packets import Protocol
 from tests.support.engine_bench import Pair, connect
 from tests.support.split import (
@@ -356,6 +356,14 @@ def test_policies_that_disagree_are_refused(
     assert f"{mine[key]} here, {theirs[key]} on the peer" in pair.one.engine.last_disconnect
     assert f"{theirs[key]} here, {mine[key]} on the peer" in pair.two.engine.last_disconnect
     assert handlers(pair.one) == handlers(pair.two) == []
+
+
+def test_one_file_for_both_nodes_cannot_say_discard_local() -> None:
+    pair = parted(Split("alpha", 1, 1), options())
+    for bench in (pair.one, pair.two):
+        bench.engine.options = replace(bench.engine.options, after_sb_0pri=AfterSb.LOCAL)
+    connect(pair)
+    both_stand_alone(pair, "(discard-local on one node is discard-remote on the other)")
 
 
 def test_an_unknown_policy_of_the_peer_is_named() -> None:
