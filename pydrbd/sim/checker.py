@@ -294,7 +294,8 @@ class Checker(PowerChecks, Observer):
             if old == Disk.INCONSISTENT and s.disk == Disk.UP_TO_DATE:
                 world.counts["resyncs"] += 1
             if s.disk == Disk.UP_TO_DATE and s.conn >= Conn.CONNECTED and old < Disk.UP_TO_DATE:
-                self._claim(node, peer)
+                if self.verdicts.winner != name:
+                    self._claim(node, peer)
             elif s.disk == Disk.INCONSISTENT:
                 self.becomes_target(name)
                 self.mark(name, True)

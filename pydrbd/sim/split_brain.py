@@ -65,6 +65,8 @@ class SplitBrainActions(Steps):
         yield from self._promote_anyway(second)
         if self._has_policies():
             yield from self._write_apart(draw)
+            if draw.random() < 0.25:
+                yield from self._part_again(draw.choice(self.nodes))
         else:
             for node in self.nodes:
                 self.world.workload.open(node)
@@ -104,6 +106,14 @@ class SplitBrainActions(Steps):
                 yield from self.world.workload.close(node, flush=draw.random() < 0.5)
             else:
                 self.world.workload.open(node)
+
+    def _part_again(self, node: Node) -> Process:
+        """Its bitmap does not reach back to the common point any more, by its UUIDs."""
+        # Who was Primary when it parted the first time is in no UUID of it any more.
+        self.world.checker.verdicts.older = None
+        yield from self._command(node, "disconnect", lambda e: e.disconnect(True))
+        yield from self._command(node, "new-current-uuid", lambda e: e.new_current_uuid(0))
+        yield from self._reconnect(node)
 
     def _has_written(self, node: Node, count: int) -> Callable[[], bool]:
         branch = self.world.checker.branch

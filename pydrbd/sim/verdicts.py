@@ -51,6 +51,8 @@ class Verdicts:
         self.told: dict[str, Told] = {}
         #: Who is known to have been Primary when the two parted on purpose; None: nothing is known.
         self.older: str | None = None
+        #: The node that has found in this very step that it is to be the source.
+        self.winner = ""
         self._conn: dict[str, Conn] = {}
 
     # --- hearing ---------------------------------------------------------------------------------
@@ -71,6 +73,7 @@ class Verdicts:
     def look(self, node: Node, peer: Node) -> None:
         """After any step of `node`."""
         assert node.engine is not None
+        self.winner = ""
         conn = peek.state(node.engine, 0).conn
         before, self._conn[node.name] = self._conn.get(node.name, Conn.STANDALONE), conn
         if conn == before:
@@ -100,6 +103,9 @@ class Verdicts:
                     f" {self._tell(node)}; {self._tell(peer)}",
                 )
             self.checker.world.counts[f"split brain solved by {_name(node.options, mine, theirs)}"] += 1
+        if side == "source":
+            self._goes_by_itself(node, peer)
+            self.winner = node.name
         if side == "target":
             rr = node.options.rr_conflict
             if node.primary and rr is not RrConflict.VIOLENTLY:
@@ -136,23 +142,28 @@ class Verdicts:
         link = self.checker.world.network.link
         return mine.link is theirs.link is link and None not in (mine.state, theirs.state)
 
+    def _goes_by_itself(self, winner: Node, loser: Node) -> None:
+        """The winner counts as good with what it has, whether the loser takes that over or refuses."""
+        checker = self.checker
+        before = checker.branch[winner.name]
+        if before is checker.branch[loser.name] and checker.stale[winner.name]:
+            # Only the loser's client was told of writes, or it was the winner of an earlier verdict.
+            own = checker.world.fork(winner)
+            for request in checker.world.workload.flying[winner.name]:
+                if request.write is not None:
+                    own.take_over(request.write)
+        checker.mark(winner.name, False)
+
     def _discard(self, loser: Node, winner: Node) -> None:
         """From here on the winner's content is the truth; what only the loser has is given up."""
         checker = self.checker
         self.older = None
+        self._goes_by_itself(winner, loser)
         mine, theirs = checker.branch[loser.name], checker.branch[winner.name]
         if mine is not theirs:
             mine.discarded = True
-        elif checker.stale[winner.name]:
-            # Only the loser's client was told of writes; the policy does not ask for that.
-            mine.discarded = True
-            theirs = checker.world.fork(winner)
-            for request in checker.world.workload.flying[winner.name]:
-                if request.write is not None:
-                    theirs.take_over(request.write)
         checker.branch[loser.name] = theirs
         checker.mark(loser.name, True)
-        checker.mark(winner.name, False)
         checker.alone[loser.name] = False
 
     # --- the policies, once more -------------------------------------------------------------------
