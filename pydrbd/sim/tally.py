@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _STANDSTILL = "standstill: "
 _ACTION = "action "
+_SPLIT_BRAIN = "split brain "
 
 
 class Tally:
@@ -78,7 +79,11 @@ class Tally:
                 f"{self.counts[name]} {name}" for name in ("crashes", "power cuts", "partitions", "resyncs")
             ),
         ]
-        for title, prefix in (("actions", _ACTION), ("standstills", _STANDSTILL)):
+        for title, prefix in (
+            ("actions", _ACTION),
+            ("split brains", _SPLIT_BRAIN),
+            ("standstills", _STANDSTILL),
+        ):
             found = sorted(
                 (name.removeprefix(prefix), n) for name, n in self.counts.items() if name.startswith(prefix)
             )
