@@ -5,8 +5,11 @@ Each began as a seed of the simulator. Neighbours: test_engine_told.py, test_eng
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks, WriteMeta
 from pydrbd.errors import CommandFailed, StateRefused
+from pydrbd.format.gi import MdFlag
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal
 from tests.support.engine_bench import Bench, Pair, connect, fresh_disk, good_disk, pair_of
 
@@ -48,6 +51,31 @@ def test_an_attach_that_loses_the_peer_on_the_way_does_not_bring_older_data() ->
     assert pair.run(one, one.engine.attach(0)) is None
     pair.pass_time(2)
     assert pair.run(one, one.engine.read(0, 0, 4096)) == NEW
+
+
+def test_a_disk_that_is_attached_is_not_read_before_the_bitmaps_are_exchanged() -> None:
+    """It is Inconsistent, and what was written while it was away is in the peer's bitmap only."""
+    pair = primary_pair()
+    one = pair.one
+    assert pair.run(one, one.engine.write(0, 0, OLD)) is None
+    pair.pass_time(1)
+    assert pair.run(one, one.engine.detach(0)) is None
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    pair.pass_time(1)
+    superblock = one.disk.superblock()
+    flags = superblock.flags & ~MdFlag.CONSISTENT
+    one.disk.write_meta([(one.disk.layout.superblock_offset, replace(superblock, flags=flags).encode())])
+    pair.two.hold = lambda order: isinstance(order, WriteMeta)
+    one.start("attach", one.engine.attach(0))
+    pair.settle()
+    assert (one.volume.state.conn, one.volume.state.disk) == (Conn.WF_BITMAP_T, Disk.INCONSISTENT)
+    assert one.volume.bitmap.count == 0
+    assert pair.run(one, one.engine.read(0, 0, 4096)) == NEW
+    pair.two.hold = lambda _order: False
+    pair.two.release()
+    pair.pass_time(2)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks[0] == NEW
 
 
 def test_no_extent_leaves_the_log_of_a_disk_that_has_failed() -> None:

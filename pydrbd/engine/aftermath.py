@@ -26,6 +26,8 @@ _TARGETS = (
     Conn.SYNC_TARGET,
     Conn.PAUSED_SYNC_T,
 )
+#: What this disk misses may be in the peer's bitmap alone: what a Primary wrote while it had none, for one.
+_BEFORE_EXCHANGE = (Conn.CONNECTED, Conn.WF_BITMAP_T)
 
 
 def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
@@ -34,7 +36,7 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
     if new.conn >= Conn.CONNECTED and new.pdsk >= Disk.INCONSISTENT:
         # A peer without a disk cannot take our current UUID over.
         volume.shared = True
-    if new.conn == Conn.CONNECTED and new.disk == Disk.INCONSISTENT:
+    if new.conn in _BEFORE_EXCHANGE and new.disk == Disk.INCONSISTENT:
         volume.resync.bits_elsewhere = True
     elif new.conn in (Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T):
         volume.resync.bits_elsewhere = False
