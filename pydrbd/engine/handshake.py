@@ -162,7 +162,7 @@ def protocol_mismatch(packet: packets.Protocol, options: EngineOptions, discard:
     for name, told, fits, word, mine in table:
         if told != fits:
             values = f": {mine} here, {word} on the peer" if mine else ""
-            if mine == word:
+            if mine and mine == word:
                 values += " (discard-local on one node is discard-remote on the other)"
             return f"{name} settings{values}"
     if discard and packet.flags & DISCARD_MY_DATA:

@@ -272,7 +272,10 @@ def _gave_up_primary(engine: Engine) -> bool:
     for volume in volumes:
         if volume.generation is not None:
             volume.generation = generations.demoted(volume.generation)
-        engine.set_state(volume, role=Role.SECONDARY)
+    with engine.journal.step():
+        for volume in volumes:
+            engine.set_state(volume, role=Role.SECONDARY)
+    for volume in volumes:
         # The bitmap goes to the disk before the mark of a Primary leaves it (Volume.persist).
         engine.persist_later(volume)
         engine.send_state(volume)
