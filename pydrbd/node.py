@@ -71,12 +71,12 @@ def engine_options(view: ResourceView) -> EngineOptions:
         use_rle=net.use_rle,
         cram_hmac_alg=net.cram_hmac_alg,
         shared_secret=net.shared_secret.encode(),
-        # DRBD 8.4 never promotes by itself: only where the configuration says so in words.
         after_sb_0pri=AfterSb(net.after_sb_0pri),
         after_sb_1pri=AfterSb(net.after_sb_1pri),
         after_sb_2pri=AfterSb(net.after_sb_2pri),
         always_asbp=net.always_asbp,
         rr_conflict=RrConflict(net.rr_conflict),
+        # DRBD 8.4 never promotes by itself: only where the configuration says so in words.
         auto_promote="auto-promote" in view.options.given and view.options.auto_promote,
         volumes={
             number: VolumeOptions(

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pydrbd.sim.clock import Process
 from pydrbd.sim.steps import Steps
 from pydrbd.vocabulary import Conn, Disk
-
-if TYPE_CHECKING:
-    pass
 
 #: Actions of this module, `_do_NAME` below, and how often one is chosen when it is switched on.
 DISK_ACTIONS: dict[str, int] = {
