@@ -370,7 +370,8 @@ def test_commands_on_a_resource_that_is_not_up(pair: Pair, unchanged: Callable[[
     cli = Cli(pair.alpha)
     for verb in (
         *("attach", "detach", "primary", "secondary", "connect", "disconnect", "invalidate"),
-        *("invalidate-remote", "new-current-uuid", "role", "cstate", "status", "wait-connect", "wait-sync"),
+        *("invalidate-remote", "verify", "new-current-uuid", "role", "cstate", "status"),
+        *("wait-connect", "wait-sync"),
     ):
         name = "r0/0" if verb == "new-current-uuid" else "r0"
         cli.fails(10, verb, name, says=("r0", "pydrbd up r0"))

@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "invalidate": ("sync", "Discard the local data and fetch all of it from the peer."),
     "invalidate-remote": ("sync", "Discard the peer's data and send all of ours."),
     "new-current-uuid": ("sync", "Start a new data generation, for instance to skip the first sync."),
+    "verify": ("verify", "Compare the data of both nodes while they are in use."),
     "status": ("show", "Show the state of the resources that are up."),
     "events2": ("events2", "Print what exists and every change of state, as drbdsetup does."),
     "explain": ("explain", "Say in plain words what the state means and what to do next."),

@@ -48,6 +48,7 @@ def volume_snapshot(v: Volume) -> VolumeSnapshot:
         unacked=c.unacked,
         open_count=v.open_count,
         resync=v.resync.snapshot(),
+        verify=v.verify.snapshot(),
     )
 
 

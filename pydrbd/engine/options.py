@@ -49,5 +49,7 @@ class EngineOptions:
     use_rle: bool = True
     cram_hmac_alg: str = ""
     shared_secret: bytes = b""
+    #: Names of hash algorithms as the kernel spells them, '' for none.
+    verify_alg: str = ""
     auto_promote: bool = False
     volumes: Mapping[int, VolumeOptions] = field(default_factory=lambda: {0: VolumeOptions()})

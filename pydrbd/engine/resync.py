@@ -53,6 +53,8 @@ _REGION = 16 << 20
 _PREPARING = (Conn.STARTING_SYNC_S, Conn.WF_BITMAP_S)
 
 
+#: A resync runs, or is paused.
+_RUNNING = (Conn.SYNC_SOURCE, Conn.SYNC_TARGET, Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T)
 #: Most blocks with data show that at their beginning.
 _PROBE = bytes(64)
 
@@ -124,10 +126,10 @@ class Resync:
         self.pace.begin(now)
 
     def snapshot(self) -> ResyncSnapshot | None:
-        """Progress for status, None when none runs."""
+        """Progress for status, also of a verify; None when none runs."""
         volume = self.volume
-        if not Conn.SYNC_SOURCE <= volume.state.conn <= Conn.PAUSED_SYNC_T:
-            return None
+        if volume.state.conn not in _RUNNING:
+            return volume.verify.progress()
         now, left = volume.engine.now, volume.bitmap.count * BIT_BYTES
         # It has not begun yet when its state has just been entered.
         total, started = (self.total_bits, self.started) if self.active else (volume.bitmap.count, now)

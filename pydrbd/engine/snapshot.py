@@ -14,7 +14,7 @@ from pydrbd.vocabulary import Conn, Disk, Role
 
 @dataclass(frozen=True, slots=True)
 class ResyncSnapshot:
-    """Progress of a running resync."""
+    """Progress of a running resync or verify."""
 
     total: int
     left: int
@@ -26,6 +26,16 @@ class ResyncSnapshot:
     now: float
     mark_time: float
     mark_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifySnapshot:
+    """What an online verify looks at: bytes of the volume."""
+
+    start: int
+    #: 0: up to the end.
+    stop: int
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +66,9 @@ class VolumeSnapshot:
     unacked: int
     #: Open NBD handles.
     open_count: int
+    #: Progress of a resync or of a verify; `verify` is what the latter has besides.
     resync: ResyncSnapshot | None
+    verify: VerifySnapshot | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pydrbd.sim.network import NetProfile
 from pydrbd.sim.options_draw import draw_options
 from pydrbd.sim.resume import RESUME_ACTIONS, draw_resume
 from pydrbd.sim.squeeze import Squeeze, draw_squeeze
+from pydrbd.sim.verify import VERIFY_ACTIONS, draw_verify, with_algorithm
 from pydrbd.units import KIB, MIB, SECTOR
 
 #: Actions of the scenario and how often one is chosen when it is switched on.
@@ -37,6 +38,7 @@ ACTIONS = {
 }
 #: The same for every action there is; those that are not in ACTIONS happen in swarm runs only.
 WEIGHTS = {**ACTIONS, **DISK_ACTIONS, **NET_ACTIONS, **RESUME_ACTIONS, **BROKEN_ACTIONS, **CARELESS_ACTIONS}
+WEIGHTS |= VERIFY_ACTIONS
 NODES = ("alpha", "beta")
 
 
@@ -80,7 +82,8 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     squeeze, broken = draw_squeeze(seed), draw_broken_disks(seed)
     drawn = draw_options(seed, profile.options, profile.size)
     actions = profile.actions + disk_actions + net_actions + draw_resume(seed) + broken.actions
-    actions += draw_careless(seed)
+    actions += draw_careless(seed) + draw_verify(seed)
+    drawn = {name: with_algorithm(seed, options) for name, options in drawn.items()}
     return replace(
         profile,
         actions=actions,

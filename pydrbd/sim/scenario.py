@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine.engine import Engine
 from pydrbd.errors import PydrbdError
 from pydrbd.sim import peek
 from pydrbd.sim.broken_disks import BrokenDiskActions
@@ -21,6 +20,7 @@ from pydrbd.sim.net_faults import NetActions
 from pydrbd.sim.profile import WEIGHTS
 from pydrbd.sim.resume import ResumeActions
 from pydrbd.sim.steps import Standstill
+from pydrbd.sim.verify import VerifyActions
 from pydrbd.vocabulary import Conn, Disk
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CONVERGE = 150.0
 
 
-class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, CarelessActions):
+class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, CarelessActions, VerifyActions):
     """Runs one world from its start to its end; raises Violation."""
 
     def run(self) -> None:
@@ -352,6 +352,7 @@ class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, Carele
     # --- healing ------------------------------------------------------------------------------
     def _heal(self) -> Process:
         yield from self._calm_down(serve=False)
+        yield from self._repair()
         self.world.checker.finish()
 
     def _calm_down(self, *, serve: bool) -> Process:
@@ -436,14 +437,9 @@ class Scenario(DiskActions, NetActions, ResumeActions, BrokenDiskActions, Carele
 
     def _healthy(self) -> bool:
         return all(
-            node.up
+            node.engine is not None
             and self._conn(node) == Conn.CONNECTED
             and self._disk(node) == Disk.UP_TO_DATE
-            and peek.state(_engine(node), 0).pdsk == Disk.UP_TO_DATE
+            and peek.state(node.engine, 0).pdsk == Disk.UP_TO_DATE
             for node in self.nodes
         )
-
-
-def _engine(node: Node) -> Engine:
-    assert node.engine is not None
-    return node.engine

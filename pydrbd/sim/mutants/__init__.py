@@ -2,7 +2,8 @@
 
 Floor: sim. Each is a mistake that somebody could make, put into one or two functions (edit.py) while it is
 hunted. The tables: writes.py (a write, flushes, marks, the activity log), generations.py (UUIDs, the sync
-decision, roles), resync.py (blocks, bits, start and end; packets that make no sense), lane.py.
+decision, roles), resync.py (blocks, bits, start and end; packets that make no sense), lane.py,
+verify.py.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from pydrbd.sim.mutants.edit import Mutant
 from pydrbd.sim.mutants.generations import GENERATIONS
 from pydrbd.sim.mutants.lane import LANE
 from pydrbd.sim.mutants.resync import RESYNC
+from pydrbd.sim.mutants.verify import VERIFY
 from pydrbd.sim.mutants.writes import WRITES
 from pydrbd.sim.profile import ACTIONS, Profile
 
 __all__ = ["MUTANTS", "Mutant", "adapted", "applied"]
 
-MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in (*WRITES, *GENERATIONS, *RESYNC, *LANE)}
+MUTANTS: dict[str, Mutant] = {
+    mutant.name: mutant for mutant in (*WRITES, *GENERATIONS, *RESYNC, *LANE, *VERIFY)
+}
 
 
 def adapted(name: str, profile: Profile) -> Profile:
