@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pydrbd.engine import causes, generations
 from pydrbd.engine.causes import Cause
 from pydrbd.engine.generations import Side, Verdict
-from pydrbd.engine.orders import Script
+from pydrbd.engine.orders import Await, Script
 from pydrbd.format.gi import Generation
 from pydrbd.units import BIT_BYTES, KIB
 from pydrbd.vocabulary import Conn, Disk, Role
@@ -152,6 +152,9 @@ def exchange_begins(session: Session, volume: Volume, start: int) -> Script[None
     """WFBitMapS or WFBitMapT has been entered: make set bits durable; the source sends its bitmap."""
     if not (yield from settle_full_sync(volume)):
         return
+    # The peer decides by our UUIDS and STATE, and these wait until the generation in them is durable.
+    while volume.negotiation.generation_owed and (minting := volume.minting) is not None:
+        yield Await(minting)
     if not session.is_start(volume, start):
         return
     if volume.state.conn == Conn.WF_BITMAP_S:
