@@ -132,8 +132,8 @@ class NetOptions(OptionGroup):
     tcp_cork: bool = _flag(True, ANY)
     socket_check_timeout: int = _number(0, 0, 300, _TENTHS, works=ANY)
     verify_alg: str = _text(_DIGESTS, 63)
-    csums_alg: str = _text(longest=63)
-    csums_after_crash_only: bool = _flag(False)
+    csums_alg: str = _text(_DIGESTS, 63)
+    csums_after_crash_only: bool = _flag(False, ANY)
     data_integrity_alg: str = _text(longest=63)
     allow_two_primaries: bool = _flag(False)
     after_sb_0pri: str = _choice(

@@ -6,17 +6,20 @@ The target reads a range before it asks, and asks with the digest (CSUM_RS_REQUE
 same range in the order of its writes, as for any resync request; equal digests it answers with
 RS_IS_IN_SYNC, others with the data. Why that clears no bit wrongly: the target's digest is of its
 disk in the order of arrival, the source's of its own in the order of sending, and what the source
-wrote in between is on its way to the target. A bit that is set on the target meanwhile stays set, and is asked
-for again. As with all blocks of a resync, the target flushes before cleared bits get to its disk.
+wrote in between is on its way to the target. A bit that is set on the target meanwhile stays set, and is
+asked for again. A source whose disk has refused a write (on-io-error pass_on) compares no more: the write is
+on its way to the target all the same. As with all blocks of a resync, the target flushes before cleared bits
+get to its disk.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine.orders import DigestBlocks, IoFailed, Script
+from pydrbd.engine.orders import DigestBlocks, IoFailed, Script, Ticket
 from pydrbd.errors import ProtocolViolation
-from pydrbd.units import SECTOR
+from pydrbd.format.bitmap_pages import bits_touched
+from pydrbd.units import KIB, SECTOR
 from pydrbd.vocabulary import Disk
 from pydrbd.wire import auth
 from pydrbd.wire.packets import RESYNC_ID, CsumRsRequest, RsDataRequest, RsIsInSync
@@ -37,22 +40,24 @@ def are_wanted(volume: Volume) -> bool:
     return configured and (not engine.options.csums_after_crash_only or volume.crashed_primary)
 
 
-def ask(resync: Resync, session: Session, offset: int, length: int) -> Script[None]:
-    """Target: ask for a range that counts as asked for already, with its digest."""
-    volume, asked = resync.volume, resync.requested[offset]
+def ask(resync: Resync, session: Session, offset: int, asked: tuple[int, Ticket]) -> Script[None]:
+    """Target: ask for a range that counts as asked for already (`asked`: its end), with its digest."""
+    volume, length = resync.volume, asked[0] - offset
+    if resync.requested.get(offset) is not asked:
+        return
     mine = volume.ranges.enter(offset, length, reads=True)
     yield from mine.turn()
     digest: bytes | IoFailed = IoFailed(5, "the disk is gone")
     if volume.has_disk:
-        digest = yield from volume.perform(
-            DigestBlocks(volume.number, offset, length, session.csums_alg)
-        )
+        digest = yield from volume.perform(DigestBlocks(volume.number, offset, length, session.csums_alg))
     volume.ranges.leave(mine)
     if volume.engine.session is not session or resync.requested.get(offset) is not asked:
         return
     sector = offset // SECTOR
     if isinstance(digest, IoFailed):
-        # A block that cannot be read here may still be written.
+        # What cannot be read here may still be written; until now nothing was asked for that a mark could
+        # outdate, and the failed read itself has marked it.
+        resync.set_meanwhile.difference_update(bits_touched(offset, length))
         session.send(RsDataRequest(sector, RESYNC_ID, length, volume.number))
     else:
         session.send(CsumRsRequest(sector, RESYNC_ID, length, bytes(digest), volume.number))
@@ -62,9 +67,22 @@ def is_same(volume: Volume, session: Session, packet: CsumRsRequest) -> Script[b
     """Source: do our blocks have this digest?"""
     if volume.engine.session is not session or volume.state.disk != Disk.UP_TO_DATE:
         return False
+    if volume.resync.own_failed:
+        # The target has, or will get, a write that our disk refused; its digest may be older than that.
+        return False
     order = DigestBlocks(volume.number, packet.sector * SECTOR, packet.size, session.csums_alg)
     digest = yield from volume.perform(order)
     return not isinstance(digest, IoFailed) and bytes(digest) == packet.digest
+
+
+def summary(resync: Resync) -> str:
+    """What the checksums have saved, for the log; '' if they were not compared."""
+    total = resync.same + resync.transferred
+    if not resync.by_checksums or not total:
+        return ""
+    percent, same = resync.same * 100 // total, resync.same // KIB
+    sent = resync.transferred // KIB
+    return f"; {percent}% had equal checksums, eliminated: {same}K; transferred {sent}K total {total // KIB}K"
 
 
 def on_request(session: Session, packet: CsumRsRequest) -> None:
@@ -82,5 +100,3 @@ def on_request(session: Session, packet: CsumRsRequest) -> None:
 def on_in_sync(session: Session, packet: RsIsInSync) -> None:
     """RS_IS_IN_SYNC."""
     session.ranged(packet, packet.size).resync.same_already(session, packet)
-
-

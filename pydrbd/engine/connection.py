@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.engine import handshake, peer_requests, peer_state, sync, verify
+from pydrbd.engine import checksums, handshake, peer_requests, peer_state, sync, verify
 from pydrbd.engine.handshake import Phase
 from pydrbd.engine.orders import Ticket
 from pydrbd.errors import ProtocolViolation
@@ -46,8 +46,9 @@ class Session:
         #: The peer is a pydrbd whose flush waits for our durable ack.
         self.flush_waits = False
         self.opened = engine.now
-        #: verify-alg; a kernel peer may change its configuration while we are connected.
+        #: A kernel peer may change its configuration while we are connected.
         self.verify_alg = engine.options.verify_alg
+        self.csums_alg = engine.options.csums_alg
         self.challenge = b""
         self.sequences: dict[int, int] = {}
         #: Our reads of the peer's disk, oldest first: ticket, volume, offset, length, when they were sent.
@@ -324,18 +325,18 @@ def _on_sync_param(session: Session, packet: packets.SyncParam) -> None:
     """While connecting both must have the same algorithms; later the peer's configuration may change."""
     for name, theirs, ours in (
         ("verify-alg", packet.verify_alg, session.verify_alg),
-        ("csums-alg", packet.csums_alg, ""),
+        ("csums-alg", packet.csums_alg, session.csums_alg),
     ):
         if theirs == ours:
             continue
         volume = session.engine.volumes.get(packet.volume)
         connected = volume is not None and volume.state.conn >= Conn.CONNECTED
-        if not connected or name != "verify-alg" or not (theirs == "" or auth.digest_available(theirs)):
+        if not connected or not (theirs == "" or auth.digest_available(theirs)):
             text = f"the peer has {theirs or 'none'}, we have {ours or 'none'}"
             session.engine.refuse_peer(f"incompatible {name} settings: {text}")
             return
         session.engine.log("info", f"the peer changes {name} to {theirs or 'none'}")
-        session.verify_alg = theirs
+        setattr(session, name.replace("-", "_"), theirs)
 
 
 def _ignore(_session: Session, _packet: Packet) -> None:
@@ -410,6 +411,8 @@ HANDLERS: dict[type[Packet], Handler] = {
     packets.NegDReply: Session.on_neg_reply,
     packets.RsDataRequest: _on_resync_request,
     packets.RsThinRequest: _on_resync_request,
+    packets.CsumRsRequest: checksums.on_request,
+    packets.RsIsInSync: checksums.on_in_sync,
     packets.RsDataReply: _on_resync_reply,
     packets.RsDeallocated: _on_deallocated,
     packets.NegRsDReply: _on_resync_refused,

@@ -51,5 +51,8 @@ class EngineOptions:
     shared_secret: bytes = b""
     #: Names of hash algorithms as the kernel spells them, '' for none.
     verify_alg: str = ""
+    csums_alg: str = ""
+    #: csums_alg counts for a target that was Primary when it crashed, and for no other.
+    csums_after_crash_only: bool = False
     auto_promote: bool = False
     volumes: Mapping[int, VolumeOptions] = field(default_factory=lambda: {0: VolumeOptions()})

@@ -56,7 +56,15 @@ _MEANS = {
 def send_parameters(session: Session, volume: Volume) -> None:
     """SYNC_PARAM89, SIZES, UUIDS (with a disk) and STATE of one volume, in this order."""
     o = volume.options
-    rates = (o.resync_rate // KIB, session.verify_alg, "", o.c_plan_ahead, 10, 100, o.c_max_rate // KIB)
+    rates = (
+        o.resync_rate // KIB,
+        session.verify_alg,
+        session.csums_alg,
+        o.c_plan_ahead,
+        10,
+        100,
+        o.c_max_rate // KIB,
+    )
     session.send(packets.SyncParam(*rates, volume.number))
     send_sizes(session, volume)
     send_uuids(session, volume)

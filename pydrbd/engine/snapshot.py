@@ -21,6 +21,8 @@ class ResyncSnapshot:
     failed: int
     #: Bytes received as data (target) or sent (source), and found equal or zero without a transfer.
     transferred: int
+    #: Bytes that were found equal by their checksums (csums-alg).
+    same: int
     started: float
     #: Engine clock now, and an earlier mark (time, bytes left) for the present rate.
     now: float

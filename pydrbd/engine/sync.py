@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import causes, generations
+from pydrbd.engine import causes, checksums, generations
 from pydrbd.engine.causes import Cause
 from pydrbd.engine.generations import Side, Verdict
 from pydrbd.engine.orders import Await, Script
@@ -276,12 +276,13 @@ def finish_target(volume: Volume) -> Script[None]:
         volume.generation, generation_of(volume.peer_uuids), volume.state.role == Role.PRIMARY
     )
     remember_equal(volume)
+    saved = checksums.summary(volume.resync)
     volume.resync.reset()
     volume.touch()
     engine.set_state(volume, cause=_DONE, conn=Conn.CONNECTED, disk=Disk.UP_TO_DATE)
     if (yield from volume.persist()) is not None:
         return
-    engine.log("info", f"volume {volume.number}: resync done (target)")
+    engine.log("info", f"volume {volume.number}: resync done (target){saved}")
     if engine.session is session:
         engine.send_state(volume)
 

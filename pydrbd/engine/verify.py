@@ -373,6 +373,7 @@ class Verify:
             left=max(self.left, 0),
             failed=0,
             transferred=0,
+            same=0,
             started=self.started,
             now=self.volume.engine.now,
             mark_time=self.mark_time,

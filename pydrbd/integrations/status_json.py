@@ -128,7 +128,7 @@ def _kind_details(volume: VolumeSnapshot) -> dict[str, Any]:
     resync, verify = volume.resync, volume.verify
     assert resync is not None
     if verify is None or not _verifies(volume):
-        return {"rs-failed": resync.failed // SECTOR, "rs-same-csum": 0}
+        return {"rs-failed": resync.failed // SECTOR, "rs-same-csum": resync.same // SECTOR}
     return {
         "ov-start-sector": verify.start // SECTOR,
         "ov-stop-sector": verify.stop // SECTOR if verify.stop else -1,

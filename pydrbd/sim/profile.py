@@ -19,7 +19,7 @@ from pydrbd.sim.network import NetProfile
 from pydrbd.sim.options_draw import draw_options
 from pydrbd.sim.resume import RESUME_ACTIONS, draw_resume
 from pydrbd.sim.squeeze import Squeeze, draw_squeeze
-from pydrbd.sim.verify import VERIFY_ACTIONS, draw_verify, with_algorithm
+from pydrbd.sim.verify import VERIFY_ACTIONS, draw_verify, with_algorithms
 from pydrbd.units import KIB, MIB, SECTOR
 
 #: Actions of the scenario and how often one is chosen when it is switched on.
@@ -83,7 +83,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     drawn = draw_options(seed, profile.options, profile.size)
     actions = profile.actions + disk_actions + net_actions + draw_resume(seed) + broken.actions
     actions += draw_careless(seed) + draw_verify(seed)
-    drawn = {name: with_algorithm(seed, options) for name, options in drawn.items()}
+    drawn = {name: with_algorithms(seed, options) for name, options in drawn.items()}
     return replace(
         profile,
         actions=actions,

@@ -44,10 +44,15 @@ def draw_verify(seed: int) -> tuple[str, ...]:
     return tuple(VERIFY_ACTIONS) if random.Random(f"verify {seed}").random() < 0.5 else ()
 
 
-def with_algorithm(seed: int, options: EngineOptions) -> EngineOptions:
-    """The node's options with the seed's verify-alg; a few have none, and refuse."""
-    name = random.Random(f"verify-alg {seed}").choice(("crc32c", "crc32c", "crc32c", "md5", "sha1", ""))
-    return replace(options, verify_alg=name)
+def with_algorithms(seed: int, options: EngineOptions) -> EngineOptions:
+    """The node's options with the seed's algorithms; a few have no verify-alg, and refuse."""
+    rng = random.Random(f"digests {seed}")
+    return replace(
+        options,
+        verify_alg=rng.choice(("crc32c", "crc32c", "crc32c", "md5", "sha1", "")),
+        csums_alg=rng.choice(("crc32c", "sha1", "", "")),
+        csums_after_crash_only=rng.random() < 0.2,
+    )
 
 
 class Rotten:

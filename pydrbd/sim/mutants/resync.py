@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydrbd.engine import bitmap_disk, connection, requests, sync
+from pydrbd.engine import bitmap_disk, checksums, connection, requests, sync
 from pydrbd.engine.connection import Session
 from pydrbd.engine.resync import Resync
 from pydrbd.engine.transfer_log import TransferLog
@@ -23,12 +23,49 @@ def _slow_first_sync(profile: Profile) -> Profile:
     return replace(slow, fresh=True, size=5 * MIB, pause=0.2)
 
 
+def _by_checksums(profile: Profile) -> Profile:
+    """Resyncs by checksums, under many writes."""
+    options = {
+        name: replace(node, csums_alg="crc32c", csums_after_crash_only=False)
+        for name, node in profile.options.items()
+    }
+    return replace(profile, options=options, fresh=False, depth=16, think=0.002)
+
+
 RESYNC = (
     Mutant(
         "resync-read-unordered",
         6,
         "the source reads a block for the resync while a write to it is under way",
         (edit(Resync._read_for_peer, ("yield from mine.turn()", "yield from ()")),),
+    ),
+    Mutant(
+        "checksum-unordered",
+        6,
+        "the source compares a checksum while a write to the block is under way",
+        (
+            edit(Resync._read_for_peer, ("yield from mine.turn()", "yield from ()")),
+            edit(Resync._in_sync, ("kept = self.set_meanwhile", "kept = set() and self.set_meanwhile")),
+        ),
+        swarm=True,
+        actions=("invalidate", "disconnect", "swap"),
+        focus=True,
+        setting=_by_checksums,
+    ),
+    Mutant(
+        "checksum-not-compared",
+        7,
+        "the source takes every block whose checksum it is sent for equal",
+        (
+            edit(
+                checksums.is_same,
+                ("return not isinstance(digest, IoFailed) and bytes(digest) == packet.digest", "return True"),
+            ),
+        ),
+        swarm=True,
+        actions=("invalidate", "disconnect", "swap"),
+        focus=True,
+        setting=_by_checksums,
     ),
     Mutant(
         "resync-write-unordered",
