@@ -8,7 +8,7 @@ import pytest
 
 from pydrbd.engine import admin
 from pydrbd.engine.options import VolumeOptions
-from pydrbd.engine.orders import DigestBlocks, IoFailed, Order, RunHandler
+from pydrbd.engine.orders import DigestBlocks, IoFailed, Order, RunHandler, WriteBlocks
 from pydrbd.engine.snapshot import ResyncSnapshot
 from pydrbd.errors import StateRefused
 from pydrbd.sim.disk import BLOCK, SimDisk
@@ -450,3 +450,23 @@ def test_an_asking_node_that_cannot_go_on_releases_its_peer() -> None:
     assert refused(one.results["verify"]) is Refusal.INTERRUPTED
     assert pair.conns() == EQUAL
     assert two.volume.state.role == Role.SECONDARY
+
+
+def test_a_write_that_the_peer_had_in_sync_stays_marked_when_the_peer_is_lost() -> None:
+    """The peer writes and acknowledges first, the connection goes, and only then the own disk is done: the
+    peer may lose what is in its cache, so the block must be copied again."""
+    pair = slow()
+    one = pair.one
+    assert pair.run(one, one.engine.promote()) is None
+    assert verify(pair, one, 0) is None
+    one.hold = lambda order: isinstance(order, WriteBlocks)
+    one.start("write", one.engine.write(0, 900 * BLOCK, b"n" * BLOCK))
+    pair.settle()
+    assert any(isinstance(packet, p.RsWriteAck) for _, packet in pair.sent)
+    pair.cut()
+    one.hold = lambda _order: False
+    one.release()
+    pair.filter = lambda _bench, _packet: []
+    pair.settle()
+    assert one.results["write"] is None
+    assert 900 in marked(one)
