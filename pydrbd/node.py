@@ -74,6 +74,7 @@ def engine_options(view: ResourceView) -> EngineOptions:
         shared_secret=net.shared_secret.encode(),
         verify_alg=net.verify_alg,
         csums_alg=net.csums_alg,
+        data_integrity_alg=net.data_integrity_alg,
         csums_after_crash_only=net.csums_after_crash_only,
         # DRBD 8.4 never promotes by itself: only where the configuration says so in words.
         auto_promote="auto-promote" in view.options.given and view.options.auto_promote,

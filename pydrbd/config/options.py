@@ -134,7 +134,7 @@ class NetOptions(OptionGroup):
     verify_alg: str = _text(_DIGESTS, 63)
     csums_alg: str = _text(_DIGESTS, 63)
     csums_after_crash_only: bool = _flag(False, ANY)
-    data_integrity_alg: str = _text(longest=63)
+    data_integrity_alg: str = _text(_DIGESTS, 63)
     allow_two_primaries: bool = _flag(False)
     after_sb_0pri: str = _choice(
         "disconnect discard-younger-primary discard-older-primary discard-zero-changes "

@@ -21,11 +21,18 @@ from pydrbd.wire.packets import Features, Packet
 
 if TYPE_CHECKING:
     from pydrbd.engine.connection import Session
+    from pydrbd.engine.options import EngineOptions
 
 OUR_FEATURES = Features.TRIM | Features.THIN_RESYNC | Features.WSAME | Features.WZEROES
 #: In the reserved bytes of CONNECTION_FEATURES, which DRBD ignores: our flush waits for the peer's
 #: barrier ack, so the peer need not flush before it takes the writes behind a barrier.
 FLUSH_WAITS_MARK = b"pydrbd:flush-waits"
+
+
+def our_features(integrity_alg: str) -> Features:
+    """What we offer. Where there are digests a kernel's node takes the beginning of a ZEROES for one; without
+    WZEROES both sides send TRIM instead, which then means zeros."""
+    return OUR_FEATURES & ~Features.WZEROES if integrity_alg else OUR_FEATURES
 
 
 class Phase(Enum):
@@ -41,7 +48,8 @@ class Phase(Enum):
 def start(session: Session) -> None:
     """The sockets exist: say what we can."""
     reserved = FLUSH_WAITS_MARK.ljust(60, b"\0")
-    session.send(packets.ConnectionFeatures(PROTOCOL_MIN, OUR_FEATURES, PROTOCOL_MAX, reserved))
+    features = our_features(session.engine.options.data_integrity_alg)
+    session.send(packets.ConnectionFeatures(PROTOCOL_MIN, features, PROTOCOL_MAX, reserved))
 
 
 def take(session: Session, packet: Packet) -> None:
@@ -66,7 +74,7 @@ def _on_features(session: Session, packet: packets.ConnectionFeatures) -> None:
             f" the peer {packet.min}-{packet.max}"
         )
         return
-    session.features = packet.features & OUR_FEATURES
+    session.features = packet.features & our_features(session.engine.options.data_integrity_alg)
     session.flush_waits = packet.reserved.startswith(FLUSH_WAITS_MARK)
     if session.engine.options.cram_hmac_alg:
         session.challenge = session.engine.entropy(packets.CHALLENGE_BYTES)
@@ -122,7 +130,9 @@ def _configure(session: Session) -> None:
     session.phase = Phase.PROTOCOL
     engine = session.engine
     discard = 1 if engine.discard_my_data else 0
-    session.send(packets.Protocol(engine.options.protocol.number, 0, 0, 0, discard, 0, ""))
+    options = engine.options
+    integrity = options.data_integrity_alg
+    session.send(packets.Protocol(options.protocol.number, 0, 0, 0, discard, 0, integrity))
     for volume in engine.volumes.values():
         volume.peer_uuids = volume.peer_sizes = None
         volume.discard_my_data = engine.discard_my_data
@@ -132,22 +142,22 @@ def _configure(session: Session) -> None:
 
 def _on_protocol(session: Session, packet: packets.Protocol) -> None:
     engine = session.engine
-    problem = protocol_mismatch(packet, engine.options.protocol.number, engine.discard_my_data)
+    problem = protocol_mismatch(packet, engine.options, engine.discard_my_data)
     if problem:
         engine.refuse_peer(f"incompatible {problem} settings")
         return
     session.phase = Phase.RUNNING
 
 
-def protocol_mismatch(packet: packets.Protocol, protocol: int, discard: bool) -> str | None:
+def protocol_mismatch(packet: packets.Protocol, options: EngineOptions, discard: bool) -> str | None:
     """The first net option of packet PROTOCOL that does not fit ours, by name."""
     table = (
-        ("protocol", packet.protocol, protocol),
+        ("protocol", packet.protocol, options.protocol.number),
         ("after-sb-0pri", packet.after_sb_0p, 0),
         ("after-sb-1pri", packet.after_sb_1p, 0),
         ("after-sb-2pri", packet.after_sb_2p, 0),
         ("allow-two-primaries", packet.two_primaries, 0),
-        ("data-integrity-alg", packet.integrity_alg, ""),
+        ("data-integrity-alg", packet.integrity_alg, options.data_integrity_alg),
     )
     for name, theirs, ours in table:
         if theirs != ours:

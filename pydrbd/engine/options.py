@@ -54,5 +54,7 @@ class EngineOptions:
     csums_alg: str = ""
     #: csums_alg counts for a target that was Primary when it crashed, and for no other.
     csums_after_crash_only: bool = False
+    #: Who sends and receives the packets puts the digests on and checks them (wire/integrity.py).
+    data_integrity_alg: str = ""
     auto_promote: bool = False
     volumes: Mapping[int, VolumeOptions] = field(default_factory=lambda: {0: VolumeOptions()})

@@ -93,8 +93,13 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
         net_faults=net_faults,
         squeeze=squeeze,
         options={name: broken.options(squeeze.options(options)) for name, options in drawn.items()},
-        net=replace(profile.net, wire_bytes=True) if net_faults.torn else profile.net,
+        net=_net(profile.net, torn=net_faults.torn, integrity=next(iter(drawn.values())).data_integrity_alg),
     )
+
+
+def _net(plain: NetProfile, *, torn: bool, integrity: str) -> NetProfile:
+    """Digests and torn packets exist as bytes only."""
+    return replace(plain, wire_bytes=plain.wire_bytes or torn or bool(integrity), integrity=integrity)
 
 
 def _draw_lanes(seed: int) -> tuple[str, ...]:

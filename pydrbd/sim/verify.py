@@ -52,6 +52,7 @@ def with_algorithms(seed: int, options: EngineOptions) -> EngineOptions:
         verify_alg=rng.choice(("crc32c", "crc32c", "crc32c", "md5", "sha1", "")),
         csums_alg=rng.choice(("crc32c", "sha1", "", "")),
         csums_after_crash_only=rng.random() < 0.2,
+        data_integrity_alg=rng.choice(("crc32c", "", "", "", "", "")),
     )
 
 

@@ -15,6 +15,7 @@ from pydrbd.engine.volume import Volume
 from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
 from pydrbd.sim.profile import Profile
 from pydrbd.units import MIB
+from pydrbd.wire import integrity
 
 
 def _slow_first_sync(profile: Profile) -> Profile:
@@ -30,6 +31,13 @@ def _by_checksums(profile: Profile) -> Profile:
         for name, node in profile.options.items()
     }
     return replace(profile, options=options, fresh=False, depth=16, think=0.002)
+
+
+def _with_digests(profile: Profile) -> Profile:
+    """Every packet of data has its digest; bits change on the way."""
+    options = {name: replace(node, data_integrity_alg="crc32c") for name, node in profile.options.items()}
+    net = replace(profile.net, wire_bytes=True, integrity="crc32c")
+    return replace(profile, options=options, net=net, fresh=False, steps=20)
 
 
 RESYNC = (
@@ -182,6 +190,16 @@ RESYNC = (
         ),
         swarm=True,
         actions=("stray_packet",),
+    ),
+    Mutant(
+        "digest-unchecked",
+        11,
+        "data whose digest does not fit (data-integrity-alg) are written",
+        (edit(integrity.check, ("if auth.digest(algorithm, packet.data) != packet.digest:", "if False:")),),
+        swarm=True,
+        actions=("flip_bit",),
+        focus=True,
+        setting=_with_digests,
     ),
     Mutant(
         "range-unchecked",
