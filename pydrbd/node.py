@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pydrbd.config import MetaDiskKind, ResourceView
+from pydrbd.config.view import handler_environment
 from pydrbd.control.protocol import plain
 from pydrbd.control.server import ControlServer
 from pydrbd.engine import admin
@@ -120,28 +121,6 @@ def disk_specs(view: ResourceView) -> dict[int, DiskSpec]:
         direct = volume.disk_options.backing_io == "direct"
         specs[number] = DiskSpec(volume.disk, meta.kind.value, meta.path, index, direct)
     return specs
-
-
-def handler_environment(view: ResourceView, run_for: int) -> dict[str, str]:
-    """The variables that DRBD's handlers get, for an event of the volume `run_for`."""
-    volume = view.volumes[run_for]
-    names = {view.node_id: view.node_name, view.peer_node_id: view.peer_name}
-    return {
-        "DRBD_RESOURCE": view.name,
-        "DRBD_VOLUME": str(run_for),
-        "DRBD_MINOR": str(run_for if volume.device.minor is None else volume.device.minor),
-        "DRBD_LL_DISK": volume.disk or "none",
-        "DRBD_BACKING_DEV": volume.disk or "none",
-        "DRBD_MY_NODE_ID": str(view.node_id),
-        "DRBD_PEER_NODE_ID": str(view.peer_node_id),
-        "DRBD_PEER": view.peer_name,
-        "DRBD_PEERS": view.peer_name,
-        "DRBD_MY_AF": view.local_address.family,
-        "DRBD_MY_ADDRESS": view.local_address.host,
-        "DRBD_PEER_AF": view.peer_address.family,
-        "DRBD_PEER_ADDRESS": view.peer_address.host,
-        **{f"DRBD_NODE_ID_{number}": name for number, name in names.items()},
-    }
 
 
 class Node:
