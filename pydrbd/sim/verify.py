@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from pydrbd.sim.world import World
 
 VERIFY_ACTIONS: dict[str, int] = {"verify": 6}
-#: Numbers of contents that no client has written.
-_ROTTEN = 1 << 41
+#: Numbers from here on are contents that no client has written.
+ROTTEN = 1 << 41
 #: Bytes that are compared at once on a large device.
 _MOST = 2 * MIB
 _PER_BLOCK = BLOCK // SECTOR
@@ -63,7 +63,7 @@ class Rotten:
         self._world = world
         #: Blocks that differ because they were planted; nothing covers them.
         self.blocks: set[int] = set()
-        self._number = _ROTTEN
+        self._number = ROTTEN
 
     def plant(self, node: Node, blocks: list[int]) -> None:
         """Change blocks of a node's disk, durably, beneath the engine."""
