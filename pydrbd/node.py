@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from pydrbd.config import MetaDiskKind, ResourceView
+from pydrbd.config.view import handler_environment
 from pydrbd.control.protocol import plain
 from pydrbd.control.server import ControlServer
+from pydrbd.engine import admin
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.options import EngineOptions, VolumeOptions
 from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
@@ -76,6 +78,10 @@ def engine_options(view: ResourceView) -> EngineOptions:
         after_sb_2pri=AfterSb(net.after_sb_2pri),
         always_asbp=net.always_asbp,
         rr_conflict=RrConflict(net.rr_conflict),
+        verify_alg=net.verify_alg,
+        csums_alg=net.csums_alg,
+        data_integrity_alg=net.data_integrity_alg,
+        csums_after_crash_only=net.csums_after_crash_only,
         # DRBD 8.4 never promotes by itself: only where the configuration says so in words.
         auto_promote="auto-promote" in view.options.given and view.options.auto_promote,
         volumes={
@@ -120,28 +126,6 @@ def disk_specs(view: ResourceView) -> dict[int, DiskSpec]:
         direct = volume.disk_options.backing_io == "direct"
         specs[number] = DiskSpec(volume.disk, meta.kind.value, meta.path, index, direct)
     return specs
-
-
-def handler_environment(view: ResourceView, run_for: int) -> dict[str, str]:
-    """The variables that DRBD's handlers get, for an event of the volume `run_for`."""
-    volume = view.volumes[run_for]
-    names = {view.node_id: view.node_name, view.peer_node_id: view.peer_name}
-    return {
-        "DRBD_RESOURCE": view.name,
-        "DRBD_VOLUME": str(run_for),
-        "DRBD_MINOR": str(run_for if volume.device.minor is None else volume.device.minor),
-        "DRBD_LL_DISK": volume.disk or "none",
-        "DRBD_BACKING_DEV": volume.disk or "none",
-        "DRBD_MY_NODE_ID": str(view.node_id),
-        "DRBD_PEER_NODE_ID": str(view.peer_node_id),
-        "DRBD_PEER": view.peer_name,
-        "DRBD_PEERS": view.peer_name,
-        "DRBD_MY_AF": view.local_address.family,
-        "DRBD_MY_ADDRESS": view.local_address.host,
-        "DRBD_PEER_AF": view.peer_address.family,
-        "DRBD_PEER_ADDRESS": view.peer_address.host,
-        **{f"DRBD_NODE_ID_{number}": name for number, name in names.items()},
-    }
 
 
 def handlers_of(node: Node, view: ResourceView) -> Handlers:
@@ -326,6 +310,12 @@ def _script(name: str) -> Callable[..., None]:
     return act
 
 
+def _verify(node: Node, volume: int, start: int, stop: int) -> None:
+    node.volume(node.snapshot(), volume)
+    begin = None if start < 0 else start
+    node.driver.run(admin.verify(node.engine, node.engine.volumes[volume], begin, stop))
+
+
 def _status(node: Node) -> Any:
     return plain(node.snapshot())
 
@@ -420,6 +410,7 @@ VERBS: Mapping[str, Verb] = {
     "invalidate": Verb(_volume_script("invalidate"), _VOLUME),
     "invalidate-remote": Verb(_volume_script("invalidate_remote"), _VOLUME),
     "new-current-uuid": Verb(_volume_script("new_current_uuid"), {**_VOLUME, "clear_bitmap": (bool, False)}),
+    "verify": Verb(_verify, {**_VOLUME, "start": (int, -1), "stop": (int, 0)}),
     "get-gi": Verb(_get_gi, _VOLUME),
     "show-gi": Verb(_show_gi, _VOLUME),
     "wait": Verb(_wait, {"condition": (str, REQUIRED), "seconds": (float, 0.0)}),

@@ -189,6 +189,22 @@ _REFUSAL_TEXTS = {
 }
 
 
+#: Hash algorithms by the kernel's names; crc32c is none for a secret, but good for comparing blocks.
+HASHES = (
+    "md5",
+    "sha1",
+    "sha224",
+    "sha256",
+    "sha384",
+    "sha512",
+    "sha3-224",
+    "sha3-256",
+    "sha3-384",
+    "sha3-512",
+)
+DIGESTS = ("crc32c", *HASHES)
+
+
 class OnIoError(StrEnum):
     """What a node does about an error of its own disk (disk option on-io-error)."""
 

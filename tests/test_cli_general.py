@@ -146,6 +146,7 @@ def test_dry_runs_say_what_would_be_done(config: Path, capsys: pytest.CaptureFix
         (["attach", "r1"], "attach r1/0\nattach r1/1\n"),
         (["map", "r1/1", "/dev/nbd3"], "map r1/1 /dev/nbd3\n"),
         (["invalidate", "r1/1", "r0"], "invalidate r1/1\ninvalidate r0/0\n"),
+        (["verify", "--stop", "4M", "r0"], "verify --stop 4M r0/0\n"),
         (["new-current-uuid", "--clear-bitmap", "r0/0"], "new-current-uuid --clear-bitmap r0/0\n"),
         (["connect", "--tentative", "r0"], "connect --tentative r0\n"),
         (["down", "r0", "r0"], "down r0\n"),

@@ -200,7 +200,10 @@ def test_the_options_that_pydrbd_implements() -> None:
     names = {f"{s.section}/{s.name}" for s in _rows(implemented=True)}
     refused = {f"{s.section}/{s.name}" for s in _rows(implemented=False)}
     assert {"net/protocol", "net/shared-secret", "disk/resync-rate", "options/auto-promote"} <= names
-    assert {"net/verify-alg", "net/allow-two-primaries", "disk/al-updates", "handlers/quorum-lost"} <= refused
+    assert {"net/allow-two-primaries", "disk/al-updates", "handlers/quorum-lost"} <= refused
+    assert unimplemented(_view("net { verify-alg crc32c; cram-hmac-alg sha1; }")) == []
+    # crc32c is no hash for a secret.
+    assert unimplemented(_view("net { cram-hmac-alg crc32c; }")) == ["net/cram-hmac-alg crc32c"]
     assert "disk/c-min-rate" in refused
     assert unimplemented(_view("disk { c-min-rate 0; }")) == []
     assert unimplemented(_view("disk { c-min-rate 10; }")) == ["disk/c-min-rate 10"]
@@ -210,10 +213,10 @@ def test_the_options_that_pydrbd_implements() -> None:
 
 def test_each_unimplemented_option_is_named_once_and_with_its_value() -> None:
     text = SAMPLES["explicit volumes"].replace("resource r0 {", "resource r0 { disk { disk-barrier yes; }")
-    text = text.replace("on alpha", "net { rr-conflict auto-discard; verify-alg md5; } on alpha", 1)
+    text = text.replace("on alpha", "net { rr-conflict auto-discard; verify-alg rot13; } on alpha", 1)
     view = for_node(loads(text), "r0", "alpha")
     assert unimplemented(view) == [
-        "net/verify-alg md5",
+        "net/verify-alg rot13",
         "net/rr-conflict auto-discard",
         "disk/disk-barrier yes",
     ]

@@ -371,7 +371,8 @@ def test_commands_on_a_resource_that_is_not_up(pair: Pair, unchanged: Callable[[
     for verb in (
         # invalidate and outdate mark the metadata of what is down, as drbdadm has it.
         *("attach", "detach", "primary", "secondary", "connect", "disconnect", "pause-sync", "resume-sync"),
-        *("invalidate-remote", "new-current-uuid", "role", "cstate", "status", "wait-connect", "wait-sync"),
+        *("invalidate-remote", "verify", "new-current-uuid", "role", "cstate", "status"),
+        *("wait-connect", "wait-sync"),
     ):
         name = "r0/0" if verb == "new-current-uuid" else "r0"
         cli.fails(10, verb, name, says=("r0", "pydrbd up r0"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pydrbd.control.protocol import pack, plain, unpack
-from pydrbd.engine.snapshot import ResourceSnapshot, ResyncSnapshot, VolumeSnapshot
+from pydrbd.engine.snapshot import ResourceSnapshot, ResyncSnapshot, VerifySnapshot, VolumeSnapshot
 from pydrbd.errors import ControlError
 from pydrbd.format.gi import Generation, MdFlag
 from pydrbd.integrations.picture import Endpoint, Identity, Picture, snapshot_from
@@ -42,6 +42,7 @@ VOLUME = VolumeSnapshot(
     unacked=5,
     open_count=1,
     resync=None,
+    verify=None,
 )
 SNAPSHOT = ResourceSnapshot(
     name="r0",
@@ -72,6 +73,7 @@ RESYNC = ResyncSnapshot(
     left=40 * MIB,
     failed=0,
     transferred=24 * MIB,
+    same=3 * MIB,
     started=100.0,
     now=110.0,
     mark_time=106.0,
@@ -79,6 +81,15 @@ RESYNC = ResyncSnapshot(
 )
 SYNCING = replace(
     VOLUME, conn=Conn.SYNC_SOURCE, peer_disk=Disk.INCONSISTENT, out_of_sync=40 * MIB, resync=RESYNC
+)
+
+
+VERIFYING = replace(
+    VOLUME,
+    conn=Conn.VERIFY_S,
+    out_of_sync=8192,
+    resync=RESYNC,
+    verify=VerifySnapshot(start=1 * MIB, stop=0, position=25 * MIB),
 )
 
 
@@ -271,7 +282,7 @@ def test_json() -> None:
                         "rs-dt1-ms": 4000,
                         "rs-db1-sectors": 16384,
                         "rs-failed": 0,
-                        "rs-same-csum": 0,
+                        "rs-same-csum": 6144,
                         "want": 0.0,
                         "db0/dt0 [MiB/s]": 2.0,
                         "db1/dt1 [MiB/s]": 2.0,
@@ -283,6 +294,30 @@ def test_json() -> None:
             }
         ],
     }
+
+
+def test_a_verify() -> None:
+    assert "    replication:VerifyS peer-disk:UpToDate done:37.50\n" in render(
+        [picture(volumes=(VERIFYING,))]
+    )
+    (value,) = json.loads(render_json([picture(volumes=(VERIFYING,))]))
+    peer = value["connections"][0]["peer_devices"][0]
+    details = list(peer)[list(peer).index("has-sync-details") :]
+    assert details == [
+        *("has-sync-details", "has-online-verify-details", "percent-in-sync", "rs-total", "rs-dt-start-ms"),
+        *("rs-paused-ms", "rs-dt0-ms", "rs-db0-sectors", "rs-dt1-ms", "rs-db1-sectors", "ov-start-sector"),
+        *("ov-stop-sector", "ov-position", "ov-left", "ov-skipped", "want", "db0/dt0 [MiB/s]"),
+        *("db1/dt1 [MiB/s]", "estimated-seconds-to-finish", "db/dt [MiB/s]", "percent-resync-done"),
+    ]
+    assert (peer["has-sync-details"], peer["has-online-verify-details"]) == (True, True)
+    assert (peer["ov-start-sector"], peer["ov-stop-sector"], peer["ov-position"]) == (2048, -1, 51200)
+    assert (peer["ov-left"], peer["ov-skipped"], peer["rs-total"]) == (81920, 0, 131072)
+    assert (peer["percent-resync-done"], peer["out-of-sync"]) == (37.5, 8)
+    ending = replace(VERIFYING, resync=replace(RESYNC, left=0))
+    (value,) = json.loads(render_json([picture(volumes=(ending,))]))
+    # drbdsetup: without anything left it is no verify any more.
+    peer = value["connections"][0]["peer_devices"][0]
+    assert (peer["has-online-verify-details"], peer["rs-failed"]) == (False, 0)
 
 
 def test_json_of_a_resource_that_is_alone() -> None:
@@ -300,7 +335,7 @@ def test_json_of_a_resource_that_is_alone() -> None:
 
 
 def test_a_snapshot_survives_the_control_socket() -> None:
-    snapshot = replace(SNAPSHOT, volumes=(SYNCING, replace(VOLUME, number=1, generation=None)))
+    snapshot = replace(SNAPSHOT, volumes=(SYNCING, VERIFYING, replace(VOLUME, number=1, generation=None)))
     assert snapshot_from(unpack(pack({"ok": plain(snapshot)})[4:])["ok"]) == snapshot
 
 

@@ -240,7 +240,7 @@ def _changes(call: Call, process: Process) -> list[backend.Line]:
 
 def handler(call: Call) -> int:
     """Run the configured handler as an event would; its exit status."""
-    from pydrbd.node import handler_environment
+    from pydrbd.config.view import handler_environment
 
     command = str(call.view.handlers.value(call.verb))
     if not command:

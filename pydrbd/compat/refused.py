@@ -32,7 +32,6 @@ REFUSED: dict[str, str] = {
     "rename-resource": f"{_OWN_STEP} (down, rename it in the configuration, up)",
     "sh-lr-of": _STACKED,
     "adjust-with-progress": "`drbdadm adjust` waits until all is done",
-    "verify": _LATER,
     "resize": _LATER,
     "suspend-io": _LATER,
     "resume-io": _LATER,

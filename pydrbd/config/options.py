@@ -18,10 +18,12 @@ from typing import Any, ClassVar, Self, cast
 
 from pydrbd.config.optionspec import Kind, OptionSpec, Value
 from pydrbd.config.syntax import Place
-from pydrbd.vocabulary import Protocol
+from pydrbd.vocabulary import DIGESTS, HASHES, Protocol
 
 ANY: None = None
 _DEFAULT_ONLY: frozenset[Value] = frozenset()
+_HASHES: frozenset[Value] = frozenset(HASHES)
+_DIGESTS: frozenset[Value] = frozenset(DIGESTS)
 _SPEC = "spec"
 
 
@@ -124,15 +126,15 @@ class NetOptions(OptionGroup):
     max_epoch_size: int = _number(2048, 1, 20000, "writes", works=ANY)
     sndbuf_size: int = _number(0, 0, 10 << 20, "bytes", works=ANY)
     rcvbuf_size: int = _number(0, 0, 10 << 20, "bytes", works=ANY)
-    cram_hmac_alg: str = _text(ANY, 63)
+    cram_hmac_alg: str = _text(_HASHES, 63)
     shared_secret: str = _text(ANY, 63)
     use_rle: bool = _flag(True, ANY)
     tcp_cork: bool = _flag(True, ANY)
     socket_check_timeout: int = _number(0, 0, 300, _TENTHS, works=ANY)
-    verify_alg: str = _text(longest=63)
-    csums_alg: str = _text(longest=63)
-    csums_after_crash_only: bool = _flag(False)
-    data_integrity_alg: str = _text(longest=63)
+    verify_alg: str = _text(_DIGESTS, 63)
+    csums_alg: str = _text(_DIGESTS, 63)
+    csums_after_crash_only: bool = _flag(False, ANY)
+    data_integrity_alg: str = _text(_DIGESTS, 63)
     allow_two_primaries: bool = _flag(False)
     after_sb_0pri: str = _choice(
         "disconnect discard-younger-primary discard-older-primary discard-zero-changes "
@@ -257,7 +259,7 @@ class Handlers(OptionGroup):
     before_resync_target: str = _text()
     after_resync_target: str = _text()
     before_resync_source: str = _text()
-    out_of_sync: str = _text()
+    out_of_sync: str = _text(ANY)
     quorum_lost: str = _text()
     disconnected: str = _text()
 

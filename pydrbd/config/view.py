@@ -210,3 +210,25 @@ def _named(spec: OptionSpec, group: OptionGroup) -> str:
 def _place(group: OptionGroup, spec: OptionSpec, view: ResourceView) -> Place:
     origin = group.origins.get(spec.name)
     return origin.place if origin else view.place
+
+
+def handler_environment(view: ResourceView, run_for: int) -> dict[str, str]:
+    """The variables that DRBD's handlers get, for an event of the volume `run_for`."""
+    volume = view.volumes[run_for]
+    names = {view.node_id: view.node_name, view.peer_node_id: view.peer_name}
+    return {
+        "DRBD_RESOURCE": view.name,
+        "DRBD_VOLUME": str(run_for),
+        "DRBD_MINOR": str(run_for if volume.device.minor is None else volume.device.minor),
+        "DRBD_LL_DISK": volume.disk or "none",
+        "DRBD_BACKING_DEV": volume.disk or "none",
+        "DRBD_MY_NODE_ID": str(view.node_id),
+        "DRBD_PEER_NODE_ID": str(view.peer_node_id),
+        "DRBD_PEER": view.peer_name,
+        "DRBD_PEERS": view.peer_name,
+        "DRBD_MY_AF": view.local_address.family,
+        "DRBD_MY_ADDRESS": view.local_address.host,
+        "DRBD_PEER_AF": view.peer_address.family,
+        "DRBD_PEER_ADDRESS": view.peer_address.host,
+        **{f"DRBD_NODE_ID_{number}": name for number, name in names.items()},
+    }

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydrbd.engine import causes, exposure, generations, peer_state, sync
 from pydrbd.engine.disk_admin import attach, close_disk, forget_disk
 from pydrbd.engine.orders import Await, LinkAction, Script, Ticket
-from pydrbd.engine.state import State, imply, refusal, sync_start_refusal
+from pydrbd.engine.state import State, imply, refusal, sync_start_refusal, verify_refusal
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.format.gi import JUST_CREATED
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
@@ -43,6 +43,7 @@ __all__ = [
     "invalidate_remote",
     "new_current_uuid",
     "promote",
+    "verify",
     "wait_for",
 ]
 
@@ -377,7 +378,27 @@ def _full_sync(engine: Engine, volume: Volume, conn: Conn) -> Script[None]:
         _refuse(engine, Refusal.INTERRUPTED)
         return
     engine.set_state(volume, conn=conn)
-    yield from peer_state.start_full_sync(session, volume, start)
+    yield from sync.start_full_sync(session, volume, start)
+
+
+def verify(engine: Engine, volume: Volume, start: int | None = None, stop: int = 0) -> Script[None]:
+    """Begin to compare the two disks, from byte `start` (None: where the last verify ended) up to `stop`
+    (0: the end). Returns when it has begun."""
+    return exclusively(engine, _verify(engine, volume, start, stop))
+
+
+def _verify(engine: Engine, volume: Volume, start: int | None, stop: int) -> Script[None]:
+    session = engine.session
+    algorithm = session.verify_alg if session is not None else engine.options.verify_alg
+    _refuse(engine, verify_refusal(volume.state, algorithm))
+    yield from _ask_peer(engine, volume, CONN_MASK, Conn.VERIFY_S << 4)
+    if session is None or engine.session is not session or verify_refusal(volume.state, session.verify_alg):
+        # The peer may wait for our requests: it is told that none will come.
+        engine.send_state(volume)
+        _refuse(engine, Refusal.INTERRUPTED)
+        return
+    engine.set_state(volume, conn=Conn.VERIFY_S)
+    volume.verify.begin(start, stop)
 
 
 def new_current_uuid(engine: Engine, volume: Volume, clear_bitmap: bool) -> Script[None]:

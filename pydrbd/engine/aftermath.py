@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydrbd.engine import takeover
-from pydrbd.engine.state import State
+from pydrbd.engine.state import VERIFYING, State
 from pydrbd.vocabulary import Conn, Disk, Role
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
         if engine.session is not None:
             engine.session.bitmaps.pop(volume.number, None)
             engine.session.sync_uuids.pop(volume.number, None)
+    if old.role != new.role:
+        volume.verify.role_changes += 1
+    if old.conn in VERIFYING and new.conn != old.conn:
+        volume.verify.ended()
     if new.conn >= Conn.SYNC_SOURCE:
         # A resync runs, so its target's disk takes writes; a kernel's node may not have said so.
         volume.negotiation.peer_attaching = False

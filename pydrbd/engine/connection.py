@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.engine import handshake, peer_requests, peer_state, sync
+from pydrbd.engine import checksums, handshake, peer_requests, peer_state, sync, verify
 from pydrbd.engine.handshake import Phase
 from pydrbd.engine.orders import Ticket
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import MAX_DATA_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Refusal
-from pydrbd.wire import packets
+from pydrbd.wire import auth, packets
 from pydrbd.wire.packets import Features, Packet
 from pydrbd.wire.rle import BitmapReceiver, BitmapRuns
 
@@ -48,6 +48,9 @@ class Session:
         self.opened = engine.now
         #: One of the nodes only wants to know what would be decided (connect --tentative).
         self.dry_run = False
+        #: A kernel peer may change its configuration while we are connected.
+        self.verify_alg = engine.options.verify_alg
+        self.csums_alg = engine.options.csums_alg
         self.challenge = b""
         self.sequences: dict[int, int] = {}
         #: Our reads of the peer's disk, oldest first: ticket, volume, offset, length, when they were sent.
@@ -265,6 +268,9 @@ class Session:
 
     def on_ping_ack(self, _packet: packets.PingAck) -> None:
         self.ping_deadline = None
+        waiters, self.ping_waiters = self.ping_waiters, []
+        for ticket in waiters:
+            ticket.resolve()
 
     # --- time ----------------------------------------------------------------------------------------
 
@@ -302,6 +308,7 @@ class Session:
         yield "a state change request", self.asked_at if asked else None
         for volume in self.engine.volumes.values():
             yield "resync requests", volume.resync.owed_since()
+            yield "requests of a verify", volume.verify.owed_since()
 
     def close(self) -> None:
         """The connection is gone: nobody waits for it any more."""
@@ -311,14 +318,27 @@ class Session:
         for change in (self.change, self.connection_change):
             if change is not None:
                 change.resolve(Refusal.INTERRUPTED.value)
+        for waiter in self.ping_waiters:
+            waiter.resolve()
         self.receiver.close()
 
 
 def _on_sync_param(session: Session, packet: packets.SyncParam) -> None:
-    for name, theirs in (("verify-alg", packet.verify_alg), ("csums-alg", packet.csums_alg)):
-        if theirs:
-            session.engine.refuse_peer(f"incompatible {name} settings: the peer has {theirs}, we have none")
+    """While connecting both must have the same algorithms; later the peer's configuration may change."""
+    for name, theirs, ours in (
+        ("verify-alg", packet.verify_alg, session.verify_alg),
+        ("csums-alg", packet.csums_alg, session.csums_alg),
+    ):
+        if theirs == ours:
+            continue
+        volume = session.engine.volumes.get(packet.volume)
+        connected = volume is not None and volume.state.conn >= Conn.CONNECTED
+        if not connected or not (theirs == "" or auth.digest_available(theirs)):
+            text = f"the peer has {theirs or 'none'}, we have {ours or 'none'}"
+            session.engine.refuse_peer(f"incompatible {name} settings: {text}")
             return
+        session.engine.log("info", f"the peer changes {name} to {theirs or 'none'}")
+        setattr(session, name.replace("-", "_"), theirs)
 
 
 def _ignore(_session: Session, _packet: Packet) -> None:
@@ -393,11 +413,16 @@ HANDLERS: dict[type[Packet], Handler] = {
     packets.NegDReply: Session.on_neg_reply,
     packets.RsDataRequest: _on_resync_request,
     packets.RsThinRequest: _on_resync_request,
+    packets.CsumRsRequest: checksums.on_request,
+    packets.RsIsInSync: checksums.on_in_sync,
     packets.RsDataReply: _on_resync_reply,
     packets.RsDeallocated: _on_deallocated,
     packets.NegRsDReply: _on_resync_refused,
     packets.RsCancel: _on_resync_refused,
     packets.OutOfSync: _on_out_of_sync,
+    packets.OvRequest: verify.on_request,
+    packets.OvReply: verify.on_reply,
+    packets.OvResult: verify.on_result,
     packets.RecvAck: _on_write_ack,
     packets.WriteAck: _on_write_ack,
     packets.RsWriteAck: _on_rs_write_ack,

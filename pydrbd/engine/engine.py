@@ -72,7 +72,6 @@ class Engine:
         self.journal = Journal(self)
         self.journal.take(causes.START)
 
-    # --- small services ------------------------------------------------------------------------
     @property
     def role(self) -> Role:
         return next(iter(self.volumes.values())).state.role
@@ -336,6 +335,7 @@ class Engine:
             self.transfer_log.close_epoch()
         for volume in self.volumes.values():
             volume.resync.tick()
+            volume.verify.tick()
             volume.activity_log.look_again()
 
     def timer(self, seconds: float) -> Ticket:

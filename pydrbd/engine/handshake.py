@@ -31,6 +31,12 @@ FLUSH_WAITS_MARK = b"pydrbd:flush-waits"
 DISCARD_MY_DATA, DRY_RUN = 1, 2
 
 
+def our_features(integrity_alg: str) -> Features:
+    """What we offer. Where there are digests a kernel's node takes the beginning of a ZEROES for one; without
+    WZEROES both sides send TRIM instead, which then means zeros."""
+    return OUR_FEATURES & ~Features.WZEROES if integrity_alg else OUR_FEATURES
+
+
 class Phase(Enum):
     """What the data socket must carry next."""
 
@@ -44,7 +50,8 @@ class Phase(Enum):
 def start(session: Session) -> None:
     """The sockets exist: say what we can."""
     reserved = FLUSH_WAITS_MARK.ljust(60, b"\0")
-    session.send(packets.ConnectionFeatures(PROTOCOL_MIN, OUR_FEATURES, PROTOCOL_MAX, reserved))
+    features = our_features(session.engine.options.data_integrity_alg)
+    session.send(packets.ConnectionFeatures(PROTOCOL_MIN, features, PROTOCOL_MAX, reserved))
 
 
 def take(session: Session, packet: Packet) -> None:
@@ -69,7 +76,7 @@ def _on_features(session: Session, packet: packets.ConnectionFeatures) -> None:
             f" the peer {packet.min}-{packet.max}"
         )
         return
-    session.features = packet.features & OUR_FEATURES
+    session.features = packet.features & our_features(session.engine.options.data_integrity_alg)
     session.flush_waits = packet.reserved.startswith(FLUSH_WAITS_MARK)
     if session.engine.options.cram_hmac_alg:
         session.challenge = session.engine.entropy(packets.CHALLENGE_BYTES)
@@ -128,7 +135,7 @@ def _configure(session: Session) -> None:
     flags = DISCARD_MY_DATA * engine.discard_my_data | DRY_RUN * engine.tentative
     o = engine.options
     policies = (o.after_sb_0pri.number, o.after_sb_1pri.number, o.after_sb_2pri.number)
-    session.send(packets.Protocol(o.protocol.number, *policies, flags, 0, ""))
+    session.send(packets.Protocol(o.protocol.number, *policies, flags, 0, o.data_integrity_alg))
     for volume in engine.volumes.values():
         volume.peer_uuids = volume.peer_sizes = None
         volume.discard_my_data = engine.discard_my_data
@@ -157,7 +164,7 @@ def protocol_mismatch(packet: packets.Protocol, options: EngineOptions, discard:
             for n, (policy, number) in enumerate(zip(ours, theirs, strict=True))
         ),
         ("allow-two-primaries", packet.two_primaries, 0, "", ""),
-        ("data-integrity-alg", packet.integrity_alg, "", "", ""),
+        ("data-integrity-alg", packet.integrity_alg, options.data_integrity_alg, "", ""),
     )
     for name, told, fits, word, mine in table:
         if told != fits:

@@ -239,6 +239,8 @@ class Lane:
             return CLOSED
         if volume.minting is not None or volume.takeover is not None or volume.layout is None:
             return CLOSED
+        if engine.options.data_integrity_alg:
+            return CLOSED  # its packets have no digests
         if state.role == Role.PRIMARY:
             return CLIENT if engine.options.protocol is WireProtocol.C else CLOSED
         if state.peer != Role.PRIMARY or volume.writes_here_only:

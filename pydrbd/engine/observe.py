@@ -7,13 +7,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
+from pydrbd.engine.snapshot import ResourceSnapshot, ResyncSnapshot, VolumeSnapshot
 from pydrbd.units import BIT_BYTES
 from pydrbd.vocabulary import Conn, Disk, Role
 
 if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
     from pydrbd.engine.volume import Volume
+
+#: A resync runs, or is paused.
+_RUNNING = (Conn.SYNC_SOURCE, Conn.SYNC_TARGET, Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T)
+
+
+def resync_snapshot(v: Volume) -> ResyncSnapshot:
+    """Progress of the volume's resync."""
+    resync, now, left = v.resync, v.engine.now, v.bitmap.count * BIT_BYTES
+    # It has not begun yet when its state has just been entered.
+    active = resync.active
+    total, started = (resync.total_bits, resync.started) if active else (v.bitmap.count, now)
+    return ResyncSnapshot(
+        total=total * BIT_BYTES,
+        left=left,
+        failed=resync.failed_bits * BIT_BYTES,
+        transferred=resync.transferred,
+        same=resync.same,
+        started=started,
+        now=now,
+        mark_time=resync.mark_time if active else now,
+        mark_left=resync.mark_left if active else left,
+    )
 
 
 def volume_snapshot(v: Volume) -> VolumeSnapshot:
@@ -47,7 +69,8 @@ def volume_snapshot(v: Volume) -> VolumeSnapshot:
         pending=sum(1 for r in mine if r.wants_ack and not r.acked) + in_lane,
         unacked=c.unacked,
         open_count=v.open_count,
-        resync=v.resync.snapshot(),
+        resync=resync_snapshot(v) if v.state.conn in _RUNNING else v.verify.progress(),
+        verify=v.verify.snapshot(),
     )
 
 

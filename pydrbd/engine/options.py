@@ -49,6 +49,13 @@ class EngineOptions:
     use_rle: bool = True
     cram_hmac_alg: str = ""
     shared_secret: bytes = b""
+    #: Names of hash algorithms as the kernel spells them, '' for none.
+    verify_alg: str = ""
+    csums_alg: str = ""
+    #: csums_alg counts for a target that was Primary when it crashed, and for no other.
+    csums_after_crash_only: bool = False
+    #: Who sends and receives the packets puts the digests on and checks them (wire/integrity.py).
+    data_integrity_alg: str = ""
     auto_promote: bool = False
     after_sb_0pri: AfterSb = AfterSb.DISCONNECT
     after_sb_1pri: AfterSb = AfterSb.DISCONNECT

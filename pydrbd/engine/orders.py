@@ -81,6 +81,13 @@ class ReadBlocks:
 
 
 @dataclass(frozen=True, slots=True)
+class DigestBlocks(ReadBlocks):
+    """Read as ReadBlocks does; the result is the digest of what was read (wire/auth.py), or IoFailed."""
+
+    algorithm: str
+
+
+@dataclass(frozen=True, slots=True)
 class WriteBlocks:
     """Write `data` at byte `offset` (volatile until FlushDisk). Result: None | IoFailed.
 

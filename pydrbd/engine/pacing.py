@@ -1,8 +1,8 @@
-"""At what pace the target of a resync asks for blocks, when its rate is limited.
+"""At what pace the target of a resync, or who verifies, asks for blocks, when the rate is limited.
 
-Floor: engine. Neighbours: resync (asks), runtime/pacer.py (looks often). The clock goes in steps, as long as
-whoever calls makes them: between two ticks `look` makes them short, so that a client's write meets one
-request and not those of a tenth of a second.
+Floor: engine. Neighbours: resync and verify (ask), runtime/pacer.py (looks often). The clock goes in steps,
+as long as whoever calls makes them: between two ticks `look` makes them short, so that a client's write
+meets one request and not those of a tenth of a second.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Pace:
 
 
 def is_wanted(engine: Engine) -> bool:
-    """Does a resync keep a rate, so that `look` between the ticks makes it even?"""
-    return any(volume.resync.keeps_rate for volume in engine.volumes.values())
+    """Does a resync or verify keep a rate, so that `look` between the ticks makes it even?"""
+    return any(work.keeps_rate for volume in engine.volumes.values() for work in volume.paced)
 
 
 def look(engine: Engine, now: float) -> float:
@@ -64,8 +64,8 @@ def look(engine: Engine, now: float) -> float:
     engine.now = now
     pauses = []
     for volume in engine.volumes.values():
-        resync = volume.resync
-        if resync.keeps_rate:
-            resync.pump()
-            pauses.append(max(LOOK_SECONDS, -resync.pace.tokens / resync.pace.rate))
+        for work in volume.paced:
+            if work.keeps_rate:
+                work.pump()
+                pauses.append(max(LOOK_SECONDS, -work.pace.tokens / work.pace.rate))
     return min(pauses, default=0.0)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine import aftermath, causes, exposure, sync, takeover
 from pydrbd.engine.generations import masked
-from pydrbd.engine.orders import Script
-from pydrbd.engine.state import State, imply, refusal, sync_start_refusal
+from pydrbd.engine.state import State, imply, refusal, sync_start_refusal, verify_refusal
 from pydrbd.errors import ProtocolViolation
 from pydrbd.format.gi import JUST_CREATED
 from pydrbd.units import BIT_BYTES, KIB, MAX_DATA_BYTES, SECTOR
@@ -56,7 +55,15 @@ _MEANS = {
 def send_parameters(session: Session, volume: Volume) -> None:
     """SYNC_PARAM89, SIZES, UUIDS (with a disk) and STATE of one volume, in this order."""
     o = volume.options
-    rates = (o.resync_rate // KIB, "", "", o.c_plan_ahead, 10, 100, o.c_max_rate // KIB)
+    rates = (
+        o.resync_rate // KIB,
+        session.verify_alg,
+        session.csums_alg,
+        o.c_plan_ahead,
+        10,
+        100,
+        o.c_max_rate // KIB,
+    )
     session.send(packets.SyncParam(*rates, volume.number))
     send_sizes(session, volume)
     send_uuids(session, volume)
@@ -222,6 +229,9 @@ def on_state(session: Session, packet: packets.State) -> None:
         return
     peer_disk = _without_flapping(old, peer, peer_disk)
     conn: Conn = Conn.CONNECTED if old.conn == Conn.WF_REPORT_PARAMS else old.conn
+    if old.conn == Conn.VERIFY_T and peer.conn == Conn.CONNECTED:
+        # Who verifies says that it has come to the end.
+        conn = Conn.CONNECTED
     if peer.conn == Conn.AHEAD:
         conn = Conn.BEHIND
     disk = old.disk
@@ -386,8 +396,8 @@ def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest)
         return Refusal.CONCURRENT_ST_CHG.value
     mask, value = mirror(packet.mask, packet.value)
     wanted = overlay(old, mask, value)
-    if wanted.conn in (Conn.VERIFY_S, Conn.VERIFY_T):
-        return Refusal.NO_VERIFY_ALG.value
+    if mask == CONN_MASK and wanted.conn == Conn.VERIFY_T:
+        return _judge_verify(session, volume)
     if mask & ~_PEER_MAY_CHANGE or (mask & CONN_MASK and wanted.conn not in _SYNC_STARTS):
         return Refusal.CW_FAILED_BY_PEER.value
     if mask & CONN_MASK and (bad := sync_start_refusal(old, wanted.conn)) is not None:
@@ -401,23 +411,17 @@ def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest)
     engine.enter_state(volume, new, causes.peer("the peer asked for it"))
     if new.conn != old.conn and new.conn in (Conn.STARTING_SYNC_S, Conn.STARTING_SYNC_T):
         start = session.begins_start(volume)
-        engine.spawn(f"full sync {volume.number}", start_full_sync(session, volume, start))
+        engine.spawn(f"full sync {volume.number}", sync.start_full_sync(session, volume, start))
     return SUCCESS
 
 
-def start_full_sync(session: Session, volume: Volume, start: int) -> Script[None]:
-    """StartingSyncS or StartingSyncT has been entered on both nodes: all bits, then go on without a
-    bitmap exchange."""
-    volume.bitmap.set_all()
-    volume.full_sync = True
-    if volume.state.conn == Conn.STARTING_SYNC_S:
-        yield from sync.start_source(session, volume, start)
-        return
-    if not (yield from sync.settle_full_sync(volume)):
-        return
-    if session.is_start(volume, start) and volume.state.conn == Conn.STARTING_SYNC_T:
-        volume.engine.set_state(volume, cause=causes.resync("a full sync"), conn=Conn.WF_SYNC_UUID)
-        session.sync_uuid_due(volume)
+def _judge_verify(session: Session, volume: Volume) -> int:
+    why = verify_refusal(volume.state, session.verify_alg)
+    if why is not None:
+        return why.value
+    session.engine.set_state(volume, conn=Conn.VERIFY_T)
+    volume.verify.follow()
+    return SUCCESS
 
 
 def on_connection_change_request(session: Session, packet: packets.ConnStateChangeRequest) -> None:

@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from pydrbd.engine import checksums
 from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import IoFailed, ReadBlocks, Script, Ticket, WriteBlocks, ZeroBlocks
 from pydrbd.engine.pacing import Pace
 from pydrbd.engine.pressure import MAX_RESYNC_REQUESTS
-from pydrbd.engine.snapshot import ResyncSnapshot
 from pydrbd.engine.sync import finish_target
+from pydrbd.errors import ProtocolViolation
 from pydrbd.format.bitmap_pages import bits_touched
 from pydrbd.units import BIT_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk
@@ -31,9 +32,11 @@ from pydrbd.wire.packets import (
     Features,
     NegAck,
     NegRsDReply,
+    Packet,
     RsDataReply,
     RsDataRequest,
     RsDeallocated,
+    RsIsInSync,
     RsThinRequest,
     RsWriteAck,
 )
@@ -85,6 +88,9 @@ class Resync:
         self.total_bits = 0
         self.failed_bits = 0
         self.transferred = 0
+        #: Bytes that were found equal by their checksums; target: whether they are compared.
+        self.same = 0
+        self.by_checksums = False
         self.started = 0.0
         self.mark_time = 0.0
         self.mark_left = 0
@@ -119,28 +125,10 @@ class Resync:
         self.active = True
         now = volume.engine.now
         self.total_bits = volume.bitmap.count
+        self.by_checksums = checksums.are_wanted(volume)
         self.started = self.mark_time = now
         self.mark_left = self.total_bits * BIT_BYTES
         self.pace.begin(now)
-
-    def snapshot(self) -> ResyncSnapshot | None:
-        """Progress for status, None when none runs."""
-        volume = self.volume
-        if not Conn.SYNC_SOURCE <= volume.state.conn <= Conn.PAUSED_SYNC_T:
-            return None
-        now, left = volume.engine.now, volume.bitmap.count * BIT_BYTES
-        # It has not begun yet when its state has just been entered.
-        total, started = (self.total_bits, self.started) if self.active else (volume.bitmap.count, now)
-        return ResyncSnapshot(
-            total=total * BIT_BYTES,
-            left=left,
-            failed=self.failed_bits * BIT_BYTES,
-            transferred=self.transferred,
-            started=started,
-            now=now,
-            mark_time=self.mark_time if self.active else now,
-            mark_left=self.mark_left if self.active else left,
-        )
 
     def tick(self) -> None:
         """About every 100 ms."""
@@ -228,6 +216,8 @@ class Resync:
         volume = self.volume
         bitmap = volume.bitmap
         most = min(self.pace.request_bytes, volume.engine.options.max_buffers)
+        if self.by_checksums:
+            most = min(most, checksums.REQUEST_BYTES)
         for _attempt in range(2):
             while (bit := bitmap.next_set(self.next_bit)) is not None:
                 offset = bit * BIT_BYTES
@@ -247,12 +237,15 @@ class Resync:
         volume, engine = self.volume, self.volume.engine
         session = engine.session
         assert session is not None
-        self.requested[offset] = (offset + length, Ticket())
+        asked = self.requested[offset] = (offset + length, Ticket())
         if not self.unanswered:
             self.heard_at = engine.now
         self.unanswered.add(offset)
         self.bytes_requested += length
         self.pace.tokens -= length
+        if self.by_checksums:
+            engine.spawn(f"resync compare {volume.number}", checksums.ask(self, session, offset, asked))
+            return
         thin = session.features & Features.THIN_RESYNC
         kind = RsThinRequest if thin else RsDataRequest
         engine.out.data.append(kind(offset // SECTOR, RESYNC_ID, length, volume.number))
@@ -262,19 +255,37 @@ class Resync:
     def answered(self, session: Session, packet: RsDataReply | RsDeallocated) -> None:
         """RS_DATA_REPLY or RS_DEALLOCATED has come: write it (in the order of arrival)."""
         offset = packet.sector * SECTOR
-        length = packet.size if isinstance(packet, RsDeallocated) else len(packet.data)
-        asked = self.requested.get(offset)
-        if asked is None or asked[0] != offset + length or offset not in self.unanswered:
-            if (session.number, offset, length) in self.late:
-                self.late.discard((session.number, offset, length))
-                return
-            session.violation(f"{type(packet).__name__} for sector {packet.sector} that was not asked for")
+        length = len(packet.data) if isinstance(packet, RsDataReply) else packet.size
+        asked = self._expected(session, packet, offset, length)
+        if asked is None:
             return
-        self.unanswered.discard(offset)
-        self.heard_at = self.volume.engine.now
         name = f"resync write {self.volume.number}"
         mine = self.volume.ranges.enter(offset, length)
         self.volume.engine.spawn(name, self._write_answer(session, packet, mine, asked))
+
+    def same_already(self, session: Session, packet: RsIsInSync) -> None:
+        """RS_IS_IN_SYNC has come: the source has the same."""
+        offset, length = packet.sector * SECTOR, packet.size
+        if self._expected(session, packet, offset, length) is not None:
+            self.same += length
+            self._in_sync(offset, length)
+            self._settled(offset)
+
+    def _expected(
+        self, session: Session, packet: Packet, offset: int, length: int
+    ) -> tuple[int, Ticket] | None:
+        """What was asked for and is answered now; None: an answer that came too late, or a violation."""
+        asked = self.requested.get(offset)
+        if asked is not None and asked[0] == offset + length and offset in self.unanswered:
+            self.unanswered.discard(offset)
+            self.heard_at = self.volume.engine.now
+            return asked
+        late = (session.number, offset, length)
+        if late not in self.late:
+            text = f"{type(packet).__name__} for sector {offset // SECTOR} that was not asked for"
+            raise ProtocolViolation(text)
+        self.late.discard(late)
+        return None
 
     def _write_answer(
         self,
@@ -358,7 +369,7 @@ class Resync:
     # --- source ------------------------------------------------------------------------------------
 
     def asked(self, session: Session, packet: RsDataRequest | RsThinRequest | CsumRsRequest) -> None:
-        """RS_DATA_REQUEST or RS_THIN_REQ has come: read and answer, ordered against writes.
+        """A request of a resync has come: read and answer, ordered against writes.
 
         One that comes late, from a target whose disk goes, gets no answer: with it the target could come
         to the end of a resync that has ended here, and write after write would pass it by.
@@ -380,9 +391,15 @@ class Resync:
         yield from mine.turn()
         yield from engine.pressure.outbox_room()
         data: bytes | IoFailed = IoFailed(5, "no UpToDate disk")
-        if engine.session is session and volume.state.disk == Disk.UP_TO_DATE:
+        same = isinstance(packet, CsumRsRequest) and (yield from checksums.is_same(volume, session, packet))
+        if not same and engine.session is session and volume.state.disk == Disk.UP_TO_DATE:
             data = yield from volume.perform(ReadBlocks(number, offset, length))
-        if engine.session is session:
+        if same and engine.session is session:
+            sequence = session.next_sequence(number)
+            session.send_meta(RsIsInSync(packet.sector, packet.block_id, length, sequence, number))
+            self.same += length
+            self._in_sync(offset, length)
+        elif engine.session is session:
             self.answered_bytes += length
             if isinstance(data, IoFailed):
                 sequence = session.next_sequence(number)

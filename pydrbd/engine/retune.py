@@ -15,16 +15,19 @@ from pydrbd.engine.pacing import Pace
 if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
 
-#: What both nodes have agreed to in the handshake, or what the activity log was made with.
 _FIXED = ("resource", "node", "peer")
+#: What both nodes have agreed to in the handshake.
+_AGREED = (
+    *("protocol", "cram_hmac_alg", "shared_secret", "after_sb_0pri", "after_sb_1pri", "after_sb_2pri"),
+    *("verify_alg", "csums_alg", "data_integrity_alg"),
+)
 
 
 def take_options(engine: Engine, options: EngineOptions) -> bool:
     """Take over `options`, which has the same volumes. False: nothing was changed, for a session is there
     whose handshake the new ones would contradict."""
     old = engine.options
-    agreed = ("protocol", "cram_hmac_alg", "shared_secret")
-    if engine.session is not None and any(getattr(old, name) != getattr(options, name) for name in agreed):
+    if engine.session is not None and any(getattr(old, name) != getattr(options, name) for name in _AGREED):
         return False
     assert old.volumes.keys() == options.volumes.keys()
     assert all(getattr(old, name) == getattr(options, name) for name in _FIXED)

@@ -14,18 +14,30 @@ from pydrbd.vocabulary import Conn, Disk, Role
 
 @dataclass(frozen=True, slots=True)
 class ResyncSnapshot:
-    """Progress of a running resync."""
+    """Progress of a running resync or verify."""
 
     total: int
     left: int
     failed: int
     #: Bytes received as data (target) or sent (source), and found equal or zero without a transfer.
     transferred: int
+    #: Bytes that were found equal by their checksums (csums-alg).
+    same: int
     started: float
     #: Engine clock now, and an earlier mark (time, bytes left) for the present rate.
     now: float
     mark_time: float
     mark_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifySnapshot:
+    """What an online verify looks at: bytes of the volume."""
+
+    start: int
+    #: 0: up to the end.
+    stop: int
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,9 @@ class VolumeSnapshot:
     unacked: int
     #: Open NBD handles.
     open_count: int
+    #: Progress of a resync or of a verify; `verify` is what the latter has besides.
     resync: ResyncSnapshot | None
+    verify: VerifySnapshot | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,9 +77,8 @@ class Bounds:
 _ANY = (Disk.DISKLESS, Disk.UP_TO_DATE)
 _SOURCE = Bounds((Disk.UP_TO_DATE, Disk.UP_TO_DATE), (Disk.INCONSISTENT, Disk.CONSISTENT))
 _TARGET = Bounds((Disk.INCONSISTENT, Disk.OUTDATED), (Disk.UP_TO_DATE, Disk.UP_TO_DATE))
-_VERIFY = Bounds((Disk.UP_TO_DATE, Disk.UP_TO_DATE), (Disk.UP_TO_DATE, Disk.UP_TO_DATE))
 
-_VERIFYING = (Conn.VERIFY_S, Conn.VERIFY_T)
+VERIFYING = (Conn.VERIFY_S, Conn.VERIFY_T)
 
 #: Per connection state above Connected; a state outside its bounds is clamped into them.
 BOUNDS: dict[Conn, Bounds] = {
@@ -90,20 +89,14 @@ BOUNDS: dict[Conn, Bounds] = {
     Conn.WF_SYNC_UUID: _TARGET,
     Conn.SYNC_SOURCE: Bounds(_SOURCE.disk, (Disk.INCONSISTENT, Disk.INCONSISTENT)),
     Conn.SYNC_TARGET: Bounds((Disk.INCONSISTENT, Disk.INCONSISTENT), _TARGET.pdsk),
-    Conn.VERIFY_S: _VERIFY,
-    Conn.VERIFY_T: _VERIFY,
     Conn.PAUSED_SYNC_S: _SOURCE,
     Conn.PAUSED_SYNC_T: _TARGET,
     Conn.AHEAD: _SOURCE,
     Conn.BEHIND: _TARGET,
 }
 
-_SOURCES = frozenset(
-    conn for conn, bounds in BOUNDS.items() if bounds.disk == _SOURCE.disk and conn not in _VERIFYING
-)
-_TARGETS = frozenset(
-    conn for conn, bounds in BOUNDS.items() if bounds.pdsk == _TARGET.pdsk and conn not in _VERIFYING
-)
+_SOURCES = frozenset(conn for conn, bounds in BOUNDS.items() if bounds.disk == _SOURCE.disk)
+_TARGETS = frozenset(conn for conn, bounds in BOUNDS.items() if bounds.pdsk == _TARGET.pdsk)
 _PAUSED = {Conn.SYNC_SOURCE: Conn.PAUSED_SYNC_S, Conn.SYNC_TARGET: Conn.PAUSED_SYNC_T}
 _RESUMED = {paused: running for running, paused in _PAUSED.items()}
 
@@ -154,6 +147,12 @@ IMPLICATIONS: tuple[Implication, ...] = (
         "a lost disk ends the resync",
         lambda s: s.conn > Conn.CONNECTED and (s.disk <= Disk.FAILED or s.pdsk <= Disk.FAILED),
         _end_resync,
+    ),
+    (
+        # DRBD 8.4 would call both disks UpToDate here, whatever they are.
+        "a verify compares two good disks, and ends where one is not",
+        lambda s: s.conn in VERIFYING and not s.disk == s.pdsk == Disk.UP_TO_DATE,
+        lambda s: replace(s, conn=Conn.CONNECTED),
     ),
     (
         "Consistent and Outdated vanish on a connection with another disk",
@@ -280,6 +279,19 @@ def sync_start_refusal(old: State, start: Conn) -> Refusal | None:
         (Refusal.NO_LOCAL_DISK, old.disk < Disk.INCONSISTENT),
         (Refusal.NO_REMOTE_DISK, old.pdsk < Disk.INCONSISTENT),
         (Refusal.NO_UP_TO_DATE_DISK, source != Disk.UP_TO_DATE),
+    )
+    return next((why for why, broken in table if broken), None)
+
+
+def verify_refusal(old: State, algorithm: str) -> Refusal | None:
+    """Why an online verify may not start from the completed state `old`, or None. `algorithm`: verify-alg."""
+    table = (
+        (Refusal.NO_LOCAL_DISK, old.conn >= Conn.CONNECTED and old.disk < Disk.INCONSISTENT),
+        (Refusal.NO_REMOTE_DISK, old.conn >= Conn.CONNECTED and old.pdsk < Disk.INCONSISTENT),
+        (Refusal.NO_VERIFY_ALG, not algorithm),
+        (Refusal.NEED_CONNECTION, old.conn < Conn.CONNECTED),
+        (Refusal.RESYNC_RUNNING, old.conn > Conn.CONNECTED),
+        (Refusal.NO_UP_TO_DATE_DISK, not old.disk == old.pdsk == Disk.UP_TO_DATE),
     )
     return next((why for why, broken in table if broken), None)
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import causes, generations, split_brain
+from pydrbd.engine import causes, checksums, generations, split_brain
 from pydrbd.engine.causes import Cause
 from pydrbd.engine.generations import Side, Verdict
-from pydrbd.engine.orders import Script
+from pydrbd.engine.orders import Await, Script
 from pydrbd.format.gi import Generation
 from pydrbd.units import BIT_BYTES, KIB
 from pydrbd.vocabulary import Conn, Disk, Role
@@ -163,6 +163,9 @@ def exchange_begins(session: Session, volume: Volume, start: int) -> Script[None
     yield from split_brain.heard(volume)
     if not session.is_start(volume, start) or not (yield from settle_full_sync(volume)):
         return
+    # The peer decides by our UUIDS and STATE, and these wait until the generation in them is durable.
+    while volume.negotiation.generation_owed and (minting := volume.minting) is not None:
+        yield Await(minting)
     if not session.is_start(volume, start):
         return
     if volume.state.conn == Conn.WF_BITMAP_S:
@@ -248,6 +251,21 @@ def start_target(session: Session, volume: Volume, uuid: int) -> Script[None]:
         volume.resync.pump()
 
 
+def start_full_sync(session: Session, volume: Volume, start: int) -> Script[None]:
+    """StartingSyncS or StartingSyncT has been entered on both nodes: all bits, then go on without a
+    bitmap exchange."""
+    volume.bitmap.set_all()
+    volume.full_sync = True
+    if volume.state.conn == Conn.STARTING_SYNC_S:
+        yield from start_source(session, volume, start)
+        return
+    if not (yield from settle_full_sync(volume)):
+        return
+    if session.is_start(volume, start) and volume.state.conn == Conn.STARTING_SYNC_T:
+        volume.engine.set_state(volume, cause=causes.resync("a full sync"), conn=Conn.WF_SYNC_UUID)
+        session.sync_uuid_due(volume)
+
+
 # --- end ---------------------------------------------------------------------------------------
 
 
@@ -284,12 +302,13 @@ def finish_target(volume: Volume) -> Script[None]:
         volume.generation, generation_of(volume.peer_uuids), volume.state.role == Role.PRIMARY
     )
     remember_equal(volume)
+    saved = checksums.summary(volume.resync)
     volume.resync.reset()
     volume.touch()
     engine.set_state(volume, cause=_DONE, conn=Conn.CONNECTED, disk=Disk.UP_TO_DATE)
     if (yield from volume.persist()) is not None:
         return
-    engine.log("info", f"volume {volume.number}: resync done (target)")
+    engine.log("info", f"volume {volume.number}: resync done (target){saved}")
     if engine.session is session:
         engine.send_state(volume)
 

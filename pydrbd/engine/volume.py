@@ -37,6 +37,7 @@ from pydrbd.engine.parting import Parting
 from pydrbd.engine.ranges import Range, Ranges
 from pydrbd.engine.resync import Resync
 from pydrbd.engine.state import State
+from pydrbd.engine.verify import Verify
 from pydrbd.format.al_ring import EMPTY_RING
 from pydrbd.format.bitmap_pages import PAGE_BYTES, bits_covered, bits_for, bits_touched, pages_of_extents
 from pydrbd.format.gi import Generation, MdFlag
@@ -103,6 +104,7 @@ class Volume:
         self.activity_log = ActivityLog(options.al_extents)
         self.ranges = Ranges()
         self.resync = Resync(self)
+        self.verify = Verify(self)
         self.group_commit = GroupCommit(self)
         self.counters = Counters()
         self.crashed_primary = False
@@ -152,8 +154,7 @@ class Volume:
         self.writes_lost = self.failed_beside_good = False
         #: Why the disk being attached was let go of.
         self.attach_failure = (Failure.DATA_NOT_CURRENT, "")
-        self.open_read = 0
-        self.open_write = 0
+        self.open_read = self.open_write = 0
         #: The flags of the last superblock that was made or asked for.
         self.flags_noted = MdFlag(0)
         #: Flags of the superblock as it was written last (or is being written).
@@ -177,6 +178,11 @@ class Volume:
     def has_disk(self) -> bool:
         """The disk takes reads and writes (it may be Inconsistent)."""
         return self.state.disk >= Disk.INCONSISTENT and self.state.disk != Disk.DUNKNOWN
+
+    @property
+    def paced(self) -> tuple[Resync, Verify]:
+        """What asks the peer for blocks at a rate."""
+        return self.resync, self.verify
 
     @property
     def open_count(self) -> int:

@@ -44,6 +44,9 @@ HOW: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("socket-check-timeout",), _NOW),
         **dict.fromkeys(("protocol", "cram-hmac-alg", "shared-secret"), _RECONNECT),
         **dict.fromkeys(("sndbuf-size", "rcvbuf-size"), _RECONNECT),
+        **dict.fromkeys(("after-sb-0pri", "after-sb-1pri", "after-sb-2pri"), _RECONNECT),
+        **dict.fromkeys(("verify-alg", "csums-alg", "data-integrity-alg"), _RECONNECT),
+        **dict.fromkeys(("always-asbp", "rr-conflict", "csums-after-crash-only"), _NOW),
     },
     "disk": dict.fromkeys(("on-io-error", "discard-zeroes-if-aligned"), _NOW),
     "peer-device": dict.fromkeys(

@@ -113,10 +113,29 @@ def _peer_device(volume: VolumeSnapshot) -> dict[str, Any]:
         "pending": volume.pending,
         "unacked": volume.unacked,
         "has-sync-details": percent_done(volume) is not None,
-        "has-online-verify-details": False,
+        "has-online-verify-details": _verifies(volume),
         "percent-in-sync": round(max(0.0, in_sync), 2),
     }
     return values | _sync_details(volume)
+
+
+def _verifies(volume: VolumeSnapshot) -> bool:
+    """Is a verify under way that has something left?"""
+    return volume.verify is not None and volume.resync is not None and volume.resync.left > 0
+
+
+def _kind_details(volume: VolumeSnapshot) -> dict[str, Any]:
+    resync, verify = volume.resync, volume.verify
+    assert resync is not None
+    if verify is None or not _verifies(volume):
+        return {"rs-failed": resync.failed // SECTOR, "rs-same-csum": resync.same // SECTOR}
+    return {
+        "ov-start-sector": verify.start // SECTOR,
+        "ov-stop-sector": verify.stop // SECTOR if verify.stop else -1,
+        "ov-position": verify.position // SECTOR,
+        "ov-left": resync.left // SECTOR,
+        "ov-skipped": 0,
+    }
 
 
 def _sync_details(volume: VolumeSnapshot) -> dict[str, Any]:
@@ -135,8 +154,7 @@ def _sync_details(volume: VolumeSnapshot) -> dict[str, Any]:
         "rs-db0-sectors": mark["sectors"],
         "rs-dt1-ms": mark["ms"],
         "rs-db1-sectors": mark["sectors"],
-        "rs-failed": resync.failed // SECTOR,
-        "rs-same-csum": 0,
+        **_kind_details(volume),
         "want": 0.0,
         "db0/dt0 [MiB/s]": round(rate / MIB, 2),
         "db1/dt1 [MiB/s]": round(rate / MIB, 2),

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 
 from pydrbd.engine.orders import (
     CloseDisk,
+    DigestBlocks,
     DiskInfo,
     FlushDisk,
     IoFailed,
@@ -33,6 +34,7 @@ from pydrbd.engine.orders import (
 )
 from pydrbd.runtime.blockfile import BlockFile, Slot
 from pydrbd.runtime.directfile import DirectFile
+from pydrbd.wire.auth import digest
 
 #: Bytes of one slot of an indexed metadata device (drbd.conf: meta-disk DEVICE [INDEX]).
 INDEXED_SLOT = 128 << 20
@@ -86,6 +88,7 @@ class Disks:
         self._volumes: dict[int, _Volume] = {}
         self._perform: dict[type, Callable[[_Volume, Any], Any]] = {
             ReadBlocks: lambda volume, order: volume.data.read(order.offset, order.length),
+            DigestBlocks: _digest,
             WriteBlocks: _write,
             ZeroBlocks: lambda volume, order: volume.data.zero(order.offset, order.length, order.unmap),
             FlushDisk: lambda volume, _order: volume.data.flush(),
@@ -201,6 +204,10 @@ def _open_meta(spec: DiskSpec) -> BlockFile:
             errno.ENOSPC, f"meta-disk {spec.meta_disk} is too small for index {spec.index}: {size} bytes"
         )
     return meta
+
+
+def _digest(volume: _Volume, order: DigestBlocks) -> bytes:
+    return digest(order.algorithm, volume.data.read(order.offset, order.length))
 
 
 def _write(volume: _Volume, order: WriteBlocks) -> None:

@@ -26,7 +26,8 @@ from functools import partial
 
 from pydrbd.hotpath import Outlet
 from pydrbd.runtime.loop import LoopThread
-from pydrbd.wire.packets import Buffer, Packet, encode
+from pydrbd.wire.integrity import encode
+from pydrbd.wire.packets import Buffer, Packet
 
 #: Bytes and buffers handed to the kernel at once.
 _BATCH_BYTES, _BATCH_BUFFERS = 256 << 10, 256
@@ -58,6 +59,8 @@ class PeerSocket:
         self._drained: Callable[[], None] | None = None
         self._low = 0
         self._blocked = self.closed = False
+        #: data-integrity-alg of what is sent here; '' for none.
+        self.integrity = ""
         #: Bytes that the kernel has taken up to now.
         self.progress = 0
         self._buffer = bytearray(_BATCH_BYTES)
@@ -115,7 +118,7 @@ class PeerSocket:
                 packet = queue.popleft()
                 self._batch += 1
                 self._taken += len(packet.body()) + _HEADER_BYTES
-                pieces = encode(packet)
+                pieces = encode(packet, self.integrity)
                 buffers += pieces
                 size += sum(map(len, pieces))
         if not buffers:

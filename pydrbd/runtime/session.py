@@ -57,8 +57,10 @@ class Session:
     def __init__(self, owner: Owner, driver: Driver, thread: LoopThread, pair: Pair) -> None:
         self._owner, self._driver, self._loop = owner, driver, thread.loop
         self.number = -1
+        # A peer with another algorithm is refused before it sends data.
+        integrity = driver.engine.options.data_integrity_alg
         self._decoders = {
-            Channel.DATA: Decoder(Channel.DATA, start=Phase.FEATURES),
+            Channel.DATA: Decoder(Channel.DATA, start=Phase.FEATURES, integrity_alg=integrity),
             Channel.META: Decoder(Channel.META, start=Phase.RUNNING),
         }
 
@@ -67,6 +69,7 @@ class Session:
             return PeerSocket(sock, thread, partial(self._received, channel), partial(self._lost, channel))
 
         self.data, self.meta = made(Channel.DATA), made(Channel.META)
+        self.data.integrity = integrity
         self._timeout = owner.options.send_timeout
         #: Of each socket: bytes it has taken, and when that number last changed or nothing was left to send.
         self._progress = {channel: (0, self._loop.time()) for channel in self._decoders}

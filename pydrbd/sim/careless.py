@@ -30,7 +30,7 @@ from pydrbd.wire.packets import (
 )
 
 #: Actions of this module, `_do_NAME` below, and how often one is chosen when it is switched on.
-CARELESS_ACTIONS: dict[str, int] = {"promote_second": 5, "promote_bad": 5, "stray_packet": 5}
+CARELESS_ACTIONS: dict[str, int] = {"promote_second": 5, "promote_bad": 5, "stray_packet": 5, "flip_bit": 5}
 #: No request ever has this block id.
 _NO_ID = 1 << 60
 
@@ -101,6 +101,12 @@ class CarelessActions(Steps):
             self.clock.note(node.name, "stray packet", packet)
             self.world.network.stray()
             node.packets(session, channel, [packet])
+        yield 0.0
+
+    def _do_flip_bit(self) -> Process:
+        """A bit changes on the way. Without data-integrity-alg nobody could notice."""
+        profile = self.world.profile.net
+        self.world.network.flips = profile.wire_bytes and bool(profile.integrity)
         yield 0.0
 
 

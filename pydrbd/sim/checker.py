@@ -30,9 +30,10 @@ from pydrbd.sim.history import ZERO, Branch, Write, payload, values_of
 from pydrbd.sim.power import PowerChecks
 from pydrbd.sim.promises import Promises
 from pydrbd.sim.verdicts import Verdicts
+from pydrbd.sim.verify import Rotten
 from pydrbd.units import AL_EXTENT_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk
-from pydrbd.wire.packets import Data, Packet, Trim, Zeroes
+from pydrbd.wire.packets import Data, OvResult, Packet, Trim, Zeroes
 
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
@@ -63,6 +64,7 @@ class Checker(PowerChecks, Observer):
         self.changes = 0
         self.promises = Promises(self)
         self.verdicts = Verdicts(self)
+        self.rotten = Rotten(world)
         self._disk_state: dict[str, Disk] = {}
         self._was_primary: dict[str, bool] = {}
 
@@ -85,6 +87,7 @@ class Checker(PowerChecks, Observer):
         self.changes += 1
         if self.world.other(node).disk.blocks.get(block, ZERO_BLOCK) == new:
             self.differs.discard(block)
+            self.rotten.blocks.discard(block)
         else:
             self.differs.add(block)
         if self.world.cutting_power:
@@ -123,7 +126,7 @@ class Checker(PowerChecks, Observer):
         spans = [span for n in nodes if n.engine is not None for span in peek.in_work(n.engine, 0)]
         covers = [self._cover(node) for node in nodes]
         for block in blocks:
-            if any(cover(block) for cover in covers):
+            if block in self.rotten.blocks or any(cover(block) for cover in covers):
                 continue
             start, end = block * BLOCK, (block + 1) * BLOCK
             if not any(first < end and start < last for first, last in spans):
@@ -194,7 +197,7 @@ class Checker(PowerChecks, Observer):
                 continue
             elsewhere = self._cover(self.world.other(node))
             for block in range(low // BLOCK, high // BLOCK):
-                if block not in self.differs or elsewhere(block):
+                if block not in self.differs or block in self.rotten.blocks or elsewhere(block):
                     continue
                 if block in node.disk.cached or not node.disk.bit(block):
                     raise Violation(
@@ -208,6 +211,8 @@ class Checker(PowerChecks, Observer):
         node = self.world.nodes[name]
         if isinstance(packet, Data) and node.engine is not None and peek.usable(node.engine, 0):
             self._check_al(node, packet.sector * SECTOR, len(packet.data), "sent")
+        elif isinstance(packet, OvResult):
+            self.rotten.judge(name, packet)
         elif isinstance(packet, Trim | Zeroes) and node.engine is not None and peek.usable(node.engine, 0):
             self._check_al(node, packet.sector * SECTOR, packet.size, "sent")
 

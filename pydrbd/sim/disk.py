@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterable
 
 from pydrbd.engine.orders import (
+    DigestBlocks,
     DiskInfo,
     FlushDisk,
     IoFailed,
@@ -30,6 +31,7 @@ from pydrbd.format.gi import Generation, MdFlag
 from pydrbd.format.layout import AL_BYTES, SUPERBLOCK_BYTES, Layout, flexible_layout
 from pydrbd.format.superblock import Superblock, decode, new_superblock
 from pydrbd.units import BIT_BYTES, SECTOR
+from pydrbd.wire.auth import digest
 
 BLOCK = BIT_BYTES
 ZERO_BLOCK = bytes(BLOCK)
@@ -79,6 +81,9 @@ class SimDisk:
         if failure is not None:
             return failure
         match order:
+            case DigestBlocks(offset=offset, length=length):
+                data = self.read(offset, length)
+                return data if isinstance(data, IoFailed) else digest(order.algorithm, data)
             case ReadBlocks(offset=offset, length=length):
                 return self.read(offset, length)
             case WriteBlocks(offset=offset, data=data):

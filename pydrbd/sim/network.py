@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from pydrbd.engine.orders import LinkAction
+from pydrbd.errors import ProtocolViolation
 from pydrbd.sim.clock import Clock, Violation
 from pydrbd.sim.net_faults import MOST_DELAY, NetFaults, Way
 from pydrbd.vocabulary import Conn
 from pydrbd.wire.decoder import Decoder, Phase
-from pydrbd.wire.packets import Channel, ConnectionFeatures, Packet, encode
+from pydrbd.wire.integrity import encode
+from pydrbd.wire.packets import Channel, ConnectionFeatures, Packet
 
 CHANNELS = (Channel.DATA, Channel.META)
 
@@ -37,6 +39,8 @@ class NetProfile:
     spike_chance: float = 0.02
     establish: float = 0.05
     wire_bytes: bool = False
+    #: data-integrity-alg of both nodes; shows in a wire run only.
+    integrity: str = ""
 
 
 class Host:
@@ -81,7 +85,7 @@ class _Torn:
 class _Pipe:
     """One channel in one direction. A None in the queue is the end of the stream."""
 
-    def __init__(self, source: _End, target: _End, channel: Channel) -> None:
+    def __init__(self, source: _End, target: _End, channel: Channel, integrity: str) -> None:
         self.source = source
         self.target = target
         self.channel = channel
@@ -89,14 +93,14 @@ class _Pipe:
         self.last = 0.0
         self.scheduled = False
         start = Phase.FEATURES if channel is Channel.DATA else Phase.RUNNING
-        self.decoder = Decoder(channel, start=start)
+        self.decoder = Decoder(channel, start=start, integrity_alg=integrity)
 
 
 class _Link:
-    def __init__(self, one: _End, two: _End) -> None:
+    def __init__(self, one: _End, two: _End, integrity: str) -> None:
         self.ends = {one.host.name: one, two.host.name: two}
         self.pipes = {
-            (source.host.name, channel): _Pipe(source, target, channel)
+            (source.host.name, channel): _Pipe(source, target, channel, integrity)
             for source, target in ((one, two), (two, one))
             for channel in CHANNELS
         }
@@ -132,6 +136,8 @@ class Network:
         self.link: _Link | None = None
         self._wants: set[str] = set()
         self._establishing = False
+        #: A bit of the next data on their way is changed.
+        self.flips = False
         #: Tells the checker of every packet handed to the network.
         self.on_send: Callable[[str, Packet], None] | None = None
 
@@ -239,7 +245,7 @@ class Network:
         if self.partitioned or self.mute or self._wants != set(self.hosts):
             return
         one, two = (_End(host) for host in self.hosts.values())
-        link = self.link = _Link(one, two)
+        link = self.link = _Link(one, two, self.profile.integrity)
         self._wants.clear()
         resolver = self.rng.choice((one, two))
         for end in (one, two):
@@ -314,7 +320,7 @@ class Network:
         for _ in range(self.rng.randint(0, len(pipe.queue))):
             due, lost = pipe.queue.pop()
         if self.faults.torn and isinstance(lost, Packet):
-            stream = b"".join(bytes(piece) for piece in encode(lost))
+            stream = b"".join(bytes(piece) for piece in encode(lost, self.profile.integrity))
             pipe.queue.append((due, _Torn(stream[: self.rng.randrange(len(stream))])))
 
     def _waits_for(self, host: Host, action: Callable[..., None], *args: object) -> bool:
@@ -350,12 +356,23 @@ class Network:
                 break
             batch.append(packet)
         if batch:
-            self._hand_over(end, pipe, batch)
+            self._hand_over(link, end, pipe, batch)
         if ended:
             self._reset(link, end, f"end of the {pipe.channel.value} stream")
         self._schedule(link, pipe)
 
-    def _hand_over(self, end: _End, pipe: _Pipe, batch: list[Packet | _Torn]) -> None:
+    def _flip(self, link: _Link, whole: list[Packet], pieces: list[bytes]) -> None:
+        """One bit of some packet's data is changed on the way, if any carries data."""
+        bodies = [body for packet in whole if packet.DIGESTED for body in [bytes(packet.body())]]
+        places = [index for index, piece in enumerate(pieces) if piece in bodies]
+        if places:
+            self.flips, link.strayed = False, True
+            index = self.rng.choice(places)
+            changed = bytearray(pieces[index])
+            changed[self.rng.randrange(len(changed))] ^= 1 << self.rng.randrange(8)
+            pieces[index] = bytes(changed)
+
+    def _hand_over(self, link: _Link, end: _End, pipe: _Pipe, batch: list[Packet | _Torn]) -> None:
         assert end.session is not None
         name = end.host.name
         whole = [packet for packet in batch if isinstance(packet, Packet)]
@@ -363,13 +380,24 @@ class Network:
             self.clock.note(name, "receives", whole)
             end.host.packets(end.session, pipe.channel, whole)
             return
-        stream = b"".join(bytes(piece) for packet in whole for piece in encode(packet))
+        pieces = [bytes(piece) for packet in whole for piece in encode(packet, self.profile.integrity)]
+        if self.flips and pipe.channel is Channel.DATA:
+            self._flip(link, whole, pieces)
+        stream = b"".join(pieces)
         stream += b"".join(piece.data for piece in batch if isinstance(piece, _Torn))
         cuts = sorted(self.rng.randint(0, len(stream)) for _ in range(self.rng.randint(0, 3)))
         for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
             if end.closed:
                 return
-            packets = list(pipe.decoder.feed(stream[start:stop]))
+            packets: list[Packet] = []
+            try:
+                packets.extend(pipe.decoder.feed(stream[start:stop]))
+            except ProtocolViolation as violation:
+                if not link.strayed:
+                    raise
+                self.clock.note(name, "finds", violation)
+                self._reset(link, end, str(violation))
+                return
             self.clock.note(name, "receives", packets)
             if packets:
                 end.host.packets(end.session, pipe.channel, packets)

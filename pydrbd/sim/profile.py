@@ -20,6 +20,7 @@ from pydrbd.sim.network import NetProfile
 from pydrbd.sim.options_draw import draw_options, draw_policies
 from pydrbd.sim.resume import RESUME_ACTIONS, draw_resume
 from pydrbd.sim.squeeze import Squeeze, draw_squeeze
+from pydrbd.sim.verify import VERIFY_ACTIONS, draw_verify, with_algorithms
 from pydrbd.units import KIB, MIB, SECTOR
 
 #: Actions of the scenario and how often one is chosen when it is switched on.
@@ -45,6 +46,7 @@ WEIGHTS = {
     **BROKEN_ACTIONS,
     **CARELESS_ACTIONS,
     **MARK_ACTIONS,
+    **VERIFY_ACTIONS,
 }
 NODES = ("alpha", "beta")
 
@@ -91,7 +93,8 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     if profile.split_brain:
         drawn = draw_policies(seed, drawn)
     actions = profile.actions + disk_actions + net_actions + draw_resume(seed) + broken.actions
-    actions += draw_careless(seed) + draw_marks(seed)
+    actions += draw_careless(seed) + draw_marks(seed) + draw_verify(seed)
+    drawn = {name: with_algorithms(seed, options) for name, options in drawn.items()}
     return replace(
         profile,
         actions=actions,
@@ -101,8 +104,13 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
         net_faults=net_faults,
         squeeze=squeeze,
         options={name: broken.options(squeeze.options(options)) for name, options in drawn.items()},
-        net=replace(profile.net, wire_bytes=True) if net_faults.torn else profile.net,
+        net=_net(profile.net, torn=net_faults.torn, integrity=next(iter(drawn.values())).data_integrity_alg),
     )
+
+
+def _net(plain: NetProfile, *, torn: bool, integrity: str) -> NetProfile:
+    """Digests and torn packets exist as bytes only."""
+    return replace(plain, wire_bytes=plain.wire_bytes or torn or bool(integrity), integrity=integrity)
 
 
 def _draw_lanes(seed: int) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine.engine import Engine
 from pydrbd.errors import PydrbdError
 from pydrbd.sim import peek
 from pydrbd.sim.broken_disks import BrokenDiskActions
@@ -23,6 +22,7 @@ from pydrbd.sim.profile import WEIGHTS
 from pydrbd.sim.resume import ResumeActions
 from pydrbd.sim.split_brain import SplitBrainActions
 from pydrbd.sim.steps import Standstill
+from pydrbd.sim.verify import VerifyActions
 from pydrbd.vocabulary import Conn, Disk
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Scenario(
     CarelessActions,
     MarkActions,
     SplitBrainActions,
+    VerifyActions,
 ):
     """Runs one world from its start to its end; raises Violation."""
 
@@ -268,6 +269,7 @@ class Scenario(
     # --- healing ------------------------------------------------------------------------------
     def _heal(self) -> Process:
         yield from self._calm_down(serve=False)
+        yield from self._repair()
         self.world.checker.finish()
 
     def _calm_down(self, *, serve: bool) -> Process:
@@ -352,14 +354,9 @@ class Scenario(
 
     def _healthy(self) -> bool:
         return all(
-            node.up
+            node.engine is not None
             and self._conn(node) == Conn.CONNECTED
             and self._disk(node) == Disk.UP_TO_DATE
-            and peek.state(_engine(node), 0).pdsk == Disk.UP_TO_DATE
+            and peek.state(node.engine, 0).pdsk == Disk.UP_TO_DATE
             for node in self.nodes
         )
-
-
-def _engine(node: Node) -> Engine:
-    assert node.engine is not None
-    return node.engine

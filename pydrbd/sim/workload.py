@@ -14,7 +14,7 @@ from pydrbd.errors import PydrbdError
 from pydrbd.sim import lane_threads, peek
 from pydrbd.sim.clock import Process
 from pydrbd.sim.history import Read, Write, payload
-from pydrbd.units import MIB, SECTOR
+from pydrbd.units import BIT_BYTES, MIB, SECTOR
 from pydrbd.vocabulary import OnIoError, Protocol
 
 if TYPE_CHECKING:
@@ -69,6 +69,18 @@ class Workload:
             for name in sorted(self.serving):
                 if len(self.flying[name]) < profile.depth:
                     self._request(self.world.nodes[name])
+
+    def untouched(self) -> range:
+        """Blocks that no request ever touches: those before the first spot, or behind the last one."""
+        per_block = BIT_BYTES // SECTOR
+        before = range((min(self._spots) - 9) // per_block)
+        far = max(self._spots) + 9 + max(*_SECTORS, *_ZERO_SECTORS)
+        behind = range(-(-far // per_block), self.world.profile.size // BIT_BYTES)
+        return max(before, behind, key=len)
+
+    def some_spot(self) -> int:
+        """A sector that requests go to."""
+        return self.rng.choice(self._spots)
 
     # --- opening and closing -----------------------------------------------------------------
     def open(self, node: Node) -> bool:

@@ -16,6 +16,7 @@ from pydrbd.sim.history import Branch, Write, payload, values_of
 from pydrbd.sim.network import Network
 from pydrbd.sim.node import Node
 from pydrbd.sim.profile import Profile
+from pydrbd.sim.verify import ROTTEN
 from pydrbd.sim.workload import Workload
 from pydrbd.units import SECTOR
 
@@ -96,11 +97,11 @@ class World:
         return values_of(node.disk.blocks.get(block, ZERO_BLOCK), block)[index]
 
     def content(self, node: Node) -> dict[int, int]:
-        """All sectors of a disk that are not zero."""
+        """All sectors of a disk that are not zero, as clients wrote them: what has rotted is not theirs."""
         values = {}
         for block, data in node.disk.blocks.items():
             for index, value in enumerate(values_of(data, block)):
-                if value:
+                if 0 < value < ROTTEN:
                     values[block * _PER_BLOCK + index] = value
         return values
 

@@ -11,21 +11,11 @@ import hmac
 
 import crc32c as _crc32c
 
+from pydrbd.vocabulary import HASHES
 from pydrbd.wire.framing import Buffer
 
 #: Kernel name to hashlib's name.
-_HASHES = {
-    "md5": "md5",
-    "sha1": "sha1",
-    "sha224": "sha224",
-    "sha256": "sha256",
-    "sha384": "sha384",
-    "sha512": "sha512",
-    "sha3-224": "sha3_224",
-    "sha3-256": "sha3_256",
-    "sha3-384": "sha3_384",
-    "sha3-512": "sha3_512",
-}
+_HASHES = {name: name.replace("-", "_") for name in HASHES}
 _CRC32C = "crc32c"
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import SECTOR
+from pydrbd.wire import integrity
 from pydrbd.wire.framing import H80, H80_MAGIC, H100, H100_MAGIC, Buffer, Channel, Packet
 from pydrbd.wire.packets import PACKETS, ConnectionFeatures, InitialData, InitialMeta, Sizes
 
@@ -72,9 +73,9 @@ class Decoder:
     """Decoder of one socket.
 
     `integrity_bytes`: length of the digest in DATA, DATA_REPLY and RS_DATA_REPLY (0: no
-    data-integrity-alg). `wsame`: is feature WSAME agreed? It decides the length of SIZES; None while
-    not known, then both lengths are taken. Both may be set between two packets: since `feed` yields
-    lazily, they count for the very next one.
+    data-integrity-alg). `integrity_alg`: that algorithm; the digests are checked too. `wsame`: is feature
+    WSAME agreed? It decides the length of SIZES; None while not known, then both lengths are taken. Both
+    numbers may be set between two packets: since `feed` yields lazily, they count for the very next one.
 
     `channel` BOTH with phase INITIAL is for an accepted socket: the first packet makes it DATA or META.
     """
@@ -84,12 +85,14 @@ class Decoder:
         channel: Channel,
         *,
         integrity_bytes: int = 0,
+        integrity_alg: str = "",
         start: Phase = Phase.INITIAL,
         wsame: bool | None = None,
     ) -> None:
         if (channel, start) not in _TABLES:
             raise ValueError(f"no decoder for {channel} starting with {start}")
-        self.integrity_bytes = integrity_bytes
+        self.integrity_bytes = integrity.digest_bytes(integrity_alg) or integrity_bytes
+        self._integrity_alg = integrity_alg
         self.wsame = wsame
         self._feeding = False
         self._violation = ""
@@ -159,7 +162,10 @@ class Decoder:
                     body = memoryview(self._body).toreadonly()
                     self._body = None
                 self._rule = None
-                yield rule.parse(self._volume, body, self._digest)
+                packet = rule.parse(self._volume, body, self._digest)
+                if self._digest:
+                    integrity.check(packet, self._integrity_alg)
+                yield packet
             self._feeding = False
         except ProtocolViolation as violation:
             self._violation = violation.reason

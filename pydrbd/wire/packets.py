@@ -18,6 +18,7 @@ from pydrbd.wire.framing import (
 from pydrbd.wire.packets_acks import (
     OV_DIFFERENT,
     OV_EQUAL,
+    OV_SKIPPED,
     BarrierAck,
     BlockAck,
     NegAck,
@@ -93,6 +94,7 @@ __all__ = [
     "H100_MAGIC",
     "OV_DIFFERENT",
     "OV_EQUAL",
+    "OV_SKIPPED",
     "PACKETS",
     "RESYNC_ID",
     "AuthChallenge",

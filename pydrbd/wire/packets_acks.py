@@ -14,9 +14,11 @@ from typing import ClassVar, Self
 from pydrbd.units import MAX_DISCARD_BYTES
 from pydrbd.wire.framing import Channel, Packet
 
-#: The block_id of OV_RESULT: the blocks are equal, or they differ.
+#: The block_id of OV_RESULT: the blocks are equal, they differ, or nothing was compared (that is DRBD 9's
+#: number; 8.4 takes whatever is not OV_DIFFERENT for no news).
 OV_EQUAL = 4711
 OV_DIFFERENT = 4712
+OV_SKIPPED = 4713
 
 _ACK = Struct("!QQII")
 _BARRIER = Struct("!II")
@@ -126,7 +128,7 @@ class NegRsDReply(BlockAck):
 
 
 class OvResult(BlockAck):
-    """OV_RESULT: block_id says OV_EQUAL or OV_DIFFERENT."""
+    """OV_RESULT: block_id says OV_EQUAL, OV_DIFFERENT or OV_SKIPPED."""
 
     __slots__ = ()
     COMMAND = 0x20

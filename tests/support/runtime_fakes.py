@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from pydrbd.engine.engine import Engine
+from pydrbd.engine.options import EngineOptions
 from pydrbd.engine.orders import LinkAction, LogLine, Outputs
 from pydrbd.runtime.driver import Driver
 from pydrbd.runtime.logs import LogWriter
@@ -40,6 +41,7 @@ class FakeEngine:
     """Answers link_up with features, PING with PING_ACK, and asks for a new link when one is lost."""
 
     def __init__(self) -> None:
+        self.options = EngineOptions("r0")
         self.out = Outputs()
         self.sessions = itertools.count(1)
         self.session = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydrbd.engine import bitmap_disk, connection, requests, sync
+from pydrbd.engine import bitmap_disk, checksums, connection, requests, sync
 from pydrbd.engine.connection import Session
 from pydrbd.engine.resync import Resync
 from pydrbd.engine.transfer_log import TransferLog
@@ -15,6 +15,7 @@ from pydrbd.engine.volume import Volume
 from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
 from pydrbd.sim.profile import Profile
 from pydrbd.units import MIB
+from pydrbd.wire import integrity
 
 
 def _slow_first_sync(profile: Profile) -> Profile:
@@ -23,12 +24,56 @@ def _slow_first_sync(profile: Profile) -> Profile:
     return replace(slow, fresh=True, size=5 * MIB, pause=0.2)
 
 
+def _by_checksums(profile: Profile) -> Profile:
+    """Resyncs by checksums, under many writes."""
+    options = {
+        name: replace(node, csums_alg="crc32c", csums_after_crash_only=False)
+        for name, node in profile.options.items()
+    }
+    return replace(profile, options=options, fresh=False, depth=16, think=0.002)
+
+
+def _with_digests(profile: Profile) -> Profile:
+    """Every packet of data has its digest; bits change on the way."""
+    options = {name: replace(node, data_integrity_alg="crc32c") for name, node in profile.options.items()}
+    net = replace(profile.net, wire_bytes=True, integrity="crc32c")
+    return replace(profile, options=options, net=net, fresh=False, steps=20)
+
+
 RESYNC = (
     Mutant(
         "resync-read-unordered",
         6,
         "the source reads a block for the resync while a write to it is under way",
         (edit(Resync._read_for_peer, ("yield from mine.turn()", "yield from ()")),),
+    ),
+    Mutant(
+        "checksum-unordered",
+        6,
+        "the source compares a checksum while a write to the block is under way",
+        (
+            edit(Resync._read_for_peer, ("yield from mine.turn()", "yield from ()")),
+            edit(Resync._in_sync, ("kept = self.set_meanwhile", "kept = set() and self.set_meanwhile")),
+        ),
+        swarm=True,
+        actions=("invalidate", "disconnect", "swap"),
+        focus=True,
+        setting=_by_checksums,
+    ),
+    Mutant(
+        "checksum-not-compared",
+        7,
+        "the source takes every block whose checksum it is sent for equal",
+        (
+            edit(
+                checksums.is_same,
+                ("return not isinstance(digest, IoFailed) and bytes(digest) == packet.digest", "return True"),
+            ),
+        ),
+        swarm=True,
+        actions=("invalidate", "disconnect", "swap"),
+        focus=True,
+        setting=_by_checksums,
     ),
     Mutant(
         "resync-write-unordered",
@@ -145,6 +190,16 @@ RESYNC = (
         ),
         swarm=True,
         actions=("stray_packet",),
+    ),
+    Mutant(
+        "digest-unchecked",
+        11,
+        "data whose digest does not fit (data-integrity-alg) are written",
+        (edit(integrity.check, ("if auth.digest(algorithm, packet.data) != packet.digest:", "if False:")),),
+        swarm=True,
+        actions=("flip_bit",),
+        focus=True,
+        setting=_with_digests,
     ),
     Mutant(
         "range-unchecked",
