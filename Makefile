@@ -15,7 +15,7 @@ BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test lint types sim sim-mutants fuzz torture powercut restart-test bench bench-vm lock clean
+.PHONY: help setup setup-test demo test lint types sim sim-mutants fuzz torture powercut interop restart-test bench bench-vm lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,9 @@ restart-test: setup-test ## RESTART_ROUNDS (10) crashes and restarts under ext4 
 
 powercut: setup-test ## CUTS (20) of the power of two virtual machines under a client that fsyncs
 	$(PYTHON) -m tests.support.powercut --cuts $(CUTS) $(POWERCUT_ARGS)
+
+interop: setup-test ## every hash of verify-alg, csums-alg, data-integrity-alg with the kernel's DRBD, in about 25 minutes
+	PYDRBD_INTEROP=all $(PYTHON) -m pytest tests/test_vm_digests.py
 
 bench: setup-test ## pydrbd beside the limit and qemu's mirror, in about 12 minutes (BENCH_ARGS=--quick: 3; --help)
 	$(PYTHON) -m tests.bench $(BENCH_ARGS)

@@ -31,7 +31,7 @@ def test_without_primaries(vm: Vm) -> None:
 
 
 def test_with_one_primary(vm: Vm) -> None:
-    run(vm, "secondary_loses", "kernel_gives_up_its_role", "we_give_up_our_role", "consensus_is_missing")
+    run(vm, "secondary_loses", "kernel_calls_its_handler", "we_give_up_our_role", "consensus_is_missing")
 
 
 def test_policies_that_disagree_are_refused(vm: Vm) -> None:

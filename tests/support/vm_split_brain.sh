@@ -125,8 +125,9 @@ secondary_loses() {
     settled $KERNEL_DATA secondary_loses
 }
 
-# The kernel's Primary is to lose; nobody has its device open, so it gives up its role.
-kernel_gives_up_its_role() {
+# The kernel's Primary is to lose. It does not give up its role, though nobody has its device open: it calls
+# its handler, and stands alone when that has not ended it. We go on looking for it.
+kernel_calls_its_handler() {
     asbp "after-sb-0pri discard-least-changes; after-sb-1pri call-pri-lost-after-sb;" \
         --after-sb-0pri=discard-least-changes --after-sb-1pri=call-pri-lost-after-sb
     part
@@ -134,8 +135,10 @@ kernel_gives_up_its_role() {
     kernel_writes 5
     kernel_primary 0
     meet
-    kernel_wait 0 60 ro:Secondary/Secondary
-    settled $OUR_DATA kernel_gives_up_its_role
+    kernel_wait 0 60 cs:StandAlone
+    kernel_secondary 0
+    on ours disconnect r0
+    unresolved kernel_calls_its_handler
 }
 
 we_give_up_our_role() {
