@@ -29,7 +29,7 @@ class CauseKind(StrEnum):
     HANDSHAKE = "handshake"
     #: An error of this node's disk.
     DISK = "disk"
-    #: The course of a resync.
+    #: The course of a resync, or of an online verify.
     RESYNC = "resync"
     #: A client opened or closed the device.
     CLIENT = "client"
@@ -53,6 +53,7 @@ OPENED = Cause(CauseKind.CLIENT, "the first client opened the device")
 CLOSED = Cause(CauseKind.CLIENT, "the last client closed the device")
 SEARCHING = Cause(CauseKind.CONNECTION, "this node looks for its peer")
 PATH = Cause(CauseKind.CONNECTION, "a TCP connection to the peer was made")
+VERIFIED = Cause(CauseKind.RESYNC, "the online verify has compared all that it was to")
 GONE = Cause(CauseKind.DISK, "the disk was let go of")
 
 

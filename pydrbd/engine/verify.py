@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydrbd.engine import causes
 from pydrbd.engine.orders import Await, DigestBlocks, IoFailed, RunHandler, Script, Ticket
 from pydrbd.engine.pacing import Pace
 from pydrbd.engine.snapshot import ResyncSnapshot, VerifySnapshot
@@ -157,7 +158,7 @@ class Verify:
         session.ping()
         yield Await(answered)
         if engine.session is session and self.run == run:
-            engine.set_state(self.volume, conn=Conn.CONNECTED)
+            engine.set_state(self.volume, cause=causes.VERIFIED, conn=Conn.CONNECTED)
             engine.send_state(self.volume)
 
     # --- VerifyS: asking --------------------------------------------------------------------------
