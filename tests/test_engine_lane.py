@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from pydrbd.engine.lane import CLIENT
+from pydrbd.engine.lane import CLIENT, CLOSED
 from pydrbd.engine.orders import Order, WriteBlocks
 from pydrbd.sim import lane_threads
 from pydrbd.sim.lane import Table
@@ -88,3 +88,17 @@ def test_an_epoch_with_writes_of_both_books_is_counted_over_both(pair: Pair) -> 
     assert pair.one.engine.transfer_log.size == 0
     for place in (1, 2):
         assert pair.two.disk.read(place * BLOCK, BLOCK) == bytes([place]) * BLOCK
+
+
+def test_a_device_that_gets_another_size_closes_the_lane_first(pair: Pair) -> None:
+    """The lane checks against the size that it was opened with, and looks at the bits, whose memory moves."""
+    table = settle_lane(pair.one)
+    write_in_lane(pair, 1)
+    volume = pair.one.volume
+    smaller = volume.size - BLOCK
+    volume.resize(smaller)
+    assert (table.mode, table.busy()) == (CLOSED, [])
+    assert settle_lane(pair.one).size == smaller
+    pair.one.release()
+    pair.settle()
+    assert pair.one.results["write 1"] is None

@@ -432,6 +432,8 @@ class Volume:
         """The agreed size of the device in bytes."""
         if size == self.size:
             return
+        if self.engine.lane is not None:
+            self.engine.lane.close()
         self.size = size
         if self.layout is not None:
             self.bitmap.resize(bits_for(size))
