@@ -133,21 +133,29 @@ def test_a_disk_that_cannot_be_read(broken: str, policy: OnIoError) -> None:
         assert pair.disks() != GOOD
 
 
-def test_a_write_that_the_target_refuses_keeps_its_bit() -> None:
-    """A block whose digest is on its way, and then a write to it fails: it is asked for again."""
-    pair = make(volumes={0: VolumeOptions(c_max_rate=0, on_io_error=OnIoError.PASS_ON)})
-    one, two = pair.one, pair.two
-    assert pair.run(one, one.engine.promote()) is None
+def held_back(
+    pair: Pair, kind: type[p.RsIsInSync] | type[p.CsumRsRequest]
+) -> tuple[list[p.Packet], list[bool]]:
+    """Keep what is of this kind and for the first block in the first list, until the other one is cleared."""
     held: list[p.Packet] = []
     on = [True]
 
     def keep(_bench: Bench, packet: p.Packet) -> list[p.Packet]:
-        if isinstance(packet, p.RsIsInSync) and on and packet.sector == 0:
+        if isinstance(packet, kind) and on and packet.sector == 0:
             held.append(packet)
             return []
         return [packet]
 
     pair.filter = keep
+    return held, on
+
+
+def test_a_write_that_the_target_refuses_keeps_its_bit() -> None:
+    """A block whose digest is on its way, and then a write to it fails: it is asked for again."""
+    pair = make(volumes={0: VolumeOptions(c_max_rate=0, on_io_error=OnIoError.PASS_ON)})
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    held, on = held_back(pair, p.RsIsInSync)
     assert pair.run(two, two.engine.invalidate(0)) is None
     assert held
     two.hook = lambda order: IoFailed(5, "broken") if isinstance(order, WriteBlocks) else NotImplemented
@@ -206,16 +214,7 @@ def test_a_write_that_the_sources_own_disk_refuses() -> None:
     pair = make(volumes={0: VolumeOptions(c_max_rate=0, on_io_error=OnIoError.PASS_ON)})
     one, two = pair.one, pair.two
     assert pair.run(one, one.engine.promote()) is None
-    held: list[p.Packet] = []
-    on = [True]
-
-    def keep(_bench: Bench, packet: p.Packet) -> list[p.Packet]:
-        if isinstance(packet, p.CsumRsRequest) and on and packet.sector == 0:
-            held.append(packet)
-            return []
-        return [packet]
-
-    pair.filter = keep
+    held, on = held_back(pair, p.CsumRsRequest)
     assert pair.run(two, two.engine.invalidate(0)) is None
     assert held
     one.hook = lambda order: IoFailed(5, "broken") if isinstance(order, WriteBlocks) else NotImplemented
