@@ -160,7 +160,7 @@ def _peer_primary_may_go(engine: Engine) -> Script[None]:
     give it the time of a ping before it counts."""
     if engine.session is None or not _peer_is_primary(engine):
         return
-    engine.session.ping()
+    engine.session.pings.ask()
     deadline = engine.now + engine.options.ping_timeout + PING_GRACE_SECONDS
     while _peer_is_primary(engine) and engine.now < deadline:
         ticket = engine.timer(deadline - engine.now)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydrbd.engine import checksums, handshake, peer_requests, peer_state, sync, verify
 from pydrbd.engine.handshake import Phase
 from pydrbd.engine.orders import Ticket
+from pydrbd.engine.pings import Pings
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import MAX_DATA_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Refusal
@@ -72,8 +73,7 @@ class Session:
         self.last_data = engine.now
         #: Packets of the peer that wait until we may say which generation we have; None: none has to.
         self.held: list[Packet] | None = None
-        self.ping_deadline: float | None = None
-        self.ping_waiters: list[Ticket] = []
+        self.pings = Pings(self)
 
     # --- sending ---------------------------------------------------------------------------------
 
@@ -108,12 +108,6 @@ class Session:
         self.asked_at = self.engine.now
         self.send(packet)
         return ticket
-
-    def ping(self) -> None:
-        """Ask for a sign of life within ping-timeout."""
-        if self.ping_deadline is None:
-            self.ping_deadline = self.engine.now + self.engine.options.ping_timeout
-            self.send_meta(packets.Ping())
 
     # --- receiving -------------------------------------------------------------------------------
 
@@ -267,10 +261,7 @@ class Session:
         self.send_meta(packets.PingAck())
 
     def on_ping_ack(self, _packet: packets.PingAck) -> None:
-        self.ping_deadline = None
-        waiters, self.ping_waiters = self.ping_waiters, []
-        for ticket in waiters:
-            ticket.resolve()
+        self.pings.answered()
 
     # --- time ----------------------------------------------------------------------------------------
 
@@ -287,12 +278,12 @@ class Session:
             # Pings would keep it for ever, and the true peer out.
             engine.drop(self, Conn.NETWORK_FAILURE, "no STATE from the peer in time")
             return
-        if self.ping_deadline is not None:
-            if now > self.ping_deadline:
+        if self.pings.deadline is not None:
+            if now > self.pings.deadline:
                 engine.drop(self, Conn.NETWORK_FAILURE, "PingAck did not arrive in time")
             return
         if now - max(self.last_meta, self.last_data) >= options.ping_int:
-            self.ping()
+            self.pings.ask()
             return
         limit = options.timeout * max(options.ko_count, 1)
         for what, since in self._owed():
@@ -318,8 +309,7 @@ class Session:
         for change in (self.change, self.connection_change):
             if change is not None:
                 change.resolve(Refusal.INTERRUPTED.value)
-        for waiter in self.ping_waiters:
-            waiter.resolve()
+        self.pings.close()
         self.receiver.close()
 
 

@@ -287,7 +287,7 @@ class Engine:
             current.last_meta = self.now
         else:
             current.last_data = self.now
-            current.ping_deadline = None
+            current.pings.deadline = None
 
     def write_acked(self, packet: BlockAck, in_sync: bool) -> None:
         """The peer has a write (RECV_ACK, WRITE_ACK, RS_WRITE_ACK)."""

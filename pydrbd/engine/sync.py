@@ -277,6 +277,9 @@ def finish_target(volume: Volume) -> Script[None]:
         return
     if (yield from volume.write_bitmap()) is not None:
         return
+    # A kernel's source that hears of the end before it has cleared its bits never ends the resync.
+    if session is not None:
+        yield from session.pings.acks_handled()
     if engine.session is not session or volume.state.conn != Conn.SYNC_TARGET or volume.negotiation.leaving:
         # Paused meanwhile, perhaps: it ends when it goes on. A peer that has agreed to a detach begins a
         # generation of its own, which we would take for that of what we have.

@@ -153,10 +153,7 @@ class Verify:
     def _finish(self, session: Session, run: int) -> Script[None]:
         """VerifyS: all is compared. The peer takes the results before it hears of the end."""
         engine = self.volume.engine
-        answered = Ticket()
-        session.ping_waiters.append(answered)
-        session.ping()
-        yield Await(answered)
+        yield from session.pings.acks_handled()
         if engine.session is session and self.run == run:
             engine.set_state(self.volume, cause=causes.VERIFIED, conn=Conn.CONNECTED)
             engine.send_state(self.volume)
