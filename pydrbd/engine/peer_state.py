@@ -195,10 +195,12 @@ def _on_uuids_without_disk(session: Session, volume: Volume, packet: packets.Uui
                 f"volume {volume.number}: can only connect to data with current UUID {volume.exposed:016X}"
             )
             return
-        if not connected and volume.writes_lost and packet.flags & UuidFlags.CACHE_LOST:
-            # Reads would show clients older data than they have seen.
+        told = session.flush_waits
+        if not connected and volume.writes_lost and (packet.flags & UuidFlags.CACHE_LOST or not told):
+            # Reads would show clients older data than they have seen. A kernel's node does not tell.
+            lost = "has lost" if told else "may have lost"
             engine.refuse_peer(
-                f"volume {volume.number}: the peer's machine has lost completed writes with its cache, and"
+                f"volume {volume.number}: the peer's machine {lost} completed writes with its cache, and"
                 " this Primary has no disk. Attach its disk, or have all clients close the device; then"
                 " connect."
             )
