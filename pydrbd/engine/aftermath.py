@@ -92,7 +92,9 @@ def _parts_from_peer_data(volume: Volume, old: State, new: State) -> bool:
     if came and new.pdsk <= Disk.FAILED and old.conn < Conn.CONNECTED and _says_if_accepted(volume):
         volume.negotiation.acceptance_due = True
         came = False
-    without_disk = (promoted or came) and new.pdsk <= Disk.FAILED
+    # So is one that only became the target of a resync, and lets go of its disk: of our generation, perhaps.
+    goes = old.conn >= Conn.CONNECTED and old.pdsk > Disk.FAILED and new.peer == Role.PRIMARY
+    without_disk = (promoted or came or goes) and new.pdsk <= Disk.FAILED
     return lost or without_disk or (parted and volume.resync_may_have_ended)
 
 

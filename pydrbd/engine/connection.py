@@ -46,6 +46,8 @@ class Session:
         self.features = Features(0)
         #: The peer is a pydrbd whose flush waits for our durable ack.
         self.flush_waits = False
+        #: A BARRIER of this session was answered: what the peer had from earlier ones is durable, too.
+        self.peer_flushed = False
         self.opened = engine.now
         #: One of the nodes only wants to know what would be decided (connect --tentative).
         self.dry_run = False
@@ -377,6 +379,7 @@ def _on_out_of_sync(session: Session, packet: packets.OutOfSync) -> None:
 
 def _on_barrier_ack(session: Session, packet: packets.BarrierAck) -> None:
     session.engine.transfer_log.barrier_acked(packet.number, packet.count)
+    session.peer_flushed = True
 
 
 #: What each packet does once the handshake is over; one that is not here closes the connection.

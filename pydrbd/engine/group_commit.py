@@ -53,7 +53,8 @@ class GroupCommit:
     def _round(self) -> Script[IoFailed | None]:
         """Return when every completed write is durable here and on the connected peer."""
         volume = self._volume
-        epoch = volume.engine.transfer_log.close_epoch()
+        transfer_log = volume.engine.transfer_log
+        epoch = transfer_log.close_epoch()
         log, here = volume.activity_log, False
         if volume.has_disk:
             here = (yield from volume.flush_data()) is None
@@ -64,6 +65,13 @@ class GroupCommit:
             return IoFailed(errno.EIO, "writes were lost with the disk that had them")
         if here and state.disk == Disk.UP_TO_DATE and volume.activity_log is log:
             return None
+        session = volume.engine.session
+        if there and session is not None and session.flush_waits and not session.peer_flushed:
+            # Its disk is the good one, and may hold writes of an earlier session in its cache: a node that
+            # crashed since knows nothing of them.
+            epoch = transfer_log.close_epoch(empty=True)
+            there = epoch is None or (yield Await(epoch.done))
+            state = volume.state
         if there and state.pdsk == Disk.UP_TO_DATE:
             return None
         return IoFailed(errno.EIO, "no good disk has the writes durably")

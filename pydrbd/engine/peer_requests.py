@@ -79,6 +79,8 @@ class Receiver:
         self.session = session
         self.epochs: deque[PeerEpoch] = deque([PeerEpoch()])
         self.flushing = False
+        #: A BARRIER of this session was answered.
+        self.flushed = False
 
     def barrier(self, number: int) -> None:
         """BARRIER: close the open epoch."""
@@ -102,13 +104,19 @@ class Receiver:
                 if not epoch.complete:
                     break
                 complete.append(epoch)
-            for number, incarnation in sorted(set().union(*(e.written for e in complete))):
+            written = set().union(*(e.written for e in complete))
+            if not self.flushed:
+                # What earlier sessions left in the cache may be nowhere else: the peer reads it, and takes
+                # for durable what it flushes.
+                written |= {(n, v.incarnation) for n, v in engine.volumes.items() if v.has_disk}
+            for number, incarnation in sorted(written):
                 if not (yield from _durable(engine.volumes[number], incarnation)):
                     # No ack may leave: the loss of the connection marks the writes on the peer.
                     engine.drop(self.session, Conn.NETWORK_FAILURE, "the disk could not be flushed")
                     return
             if engine.session is not self.session:
                 break
+            self.flushed = True
             for epoch in complete:
                 self.epochs.popleft()
                 assert epoch.number is not None

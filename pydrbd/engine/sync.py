@@ -35,8 +35,15 @@ _FULL = (Verdict.SOURCE_FULL, Verdict.TARGET_FULL)
 _MISSED_AS_SOURCE = frozenset((34, 36))
 _MISSED_AS_TARGET = frozenset((35, 37))
 _DONE = causes.resync("the resync has ended")
+#: Rules for equal current UUIDs that make a resync.
+_EQUAL = _MISSED_AS_SOURCE | _MISSED_AS_TARGET | {40, 41}
 #: What a dry run says where no two disks meet.
 NO_DISKS = "dry-run connect: No resync, one of the nodes has no disk."
+#: The better data would be overwritten, and the peer cannot be told so.
+OUTDATED_SOURCE = (
+    "The resync would replace the data of an UpToDate disk by those of an Outdated one!"
+    " Make the node with the Outdated disk Secondary, invalidate it, and connect."
+)
 _SPLIT = (Verdict.SPLIT_BRAIN, Verdict.SPLIT_BRAIN_FAR)
 
 
@@ -87,6 +94,11 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     if verdict is Verdict.UNRELATED:
         return "Unrelated data, aborting!"
     verdict = _by_caches(verdict, decision.rule, (own, told), (peer, peer_disk))
+    better = _by_outdated(verdict, told, peer_disk) if decision.rule in _EQUAL else verdict
+    if better is not verdict and not session.flush_waits:
+        # A kernel's node decides without this.
+        return OUTDATED_SOURCE
+    verdict = better
     verdict = _by_disk_states(verdict, own_disk, peer_disk)
     if verdict in _SPLIT:
         settled = split_brain.settle(session, volume, verdict, peer_role)
@@ -124,6 +136,16 @@ def _by_caches(verdict: Verdict, rule: int, own: tuple[Side, Disk], peer: tuple[
     if lost and target[1] == Disk.UP_TO_DATE:
         # By name: two of these rules have looked at the caches themselves.
         return Verdict.TARGET_BITMAP if source is own else Verdict.SOURCE_BITMAP
+    return verdict
+
+
+def _by_outdated(verdict: Verdict, own: Disk, peer: Disk) -> Verdict:
+    """Of two disks of one generation that are not the same, an Outdated one may lack what the other has, even
+    under a Primary: it became a target, and clients have read the other one since. Disks as STATE tells."""
+    if verdict is Verdict.SOURCE_BITMAP and own == Disk.OUTDATED and peer >= Disk.CONSISTENT:
+        return Verdict.TARGET_BITMAP
+    if verdict is Verdict.TARGET_BITMAP and peer == Disk.OUTDATED and own >= Disk.CONSISTENT:
+        return Verdict.SOURCE_BITMAP
     return verdict
 
 

@@ -144,11 +144,12 @@ class TransferLog:
         if len(self.current.requests) + self._in_lane() >= self.engine.options.max_epoch_size:
             self.close_epoch()
 
-    def close_epoch(self) -> Epoch | None:
-        """End the current epoch if it has writes; the youngest epoch not yet acknowledged, if any."""
+    def close_epoch(self, *, empty: bool = False) -> Epoch | None:
+        """End the current epoch if it has writes (or though it is `empty`); the youngest epoch not yet
+        acknowledged, if any."""
         self.adopt()
         in_lane = self.lane.table.cut(self.current.number) if self.lane is not None else 0
-        if self.current.requests or in_lane:
+        if self.current.requests or in_lane or empty:
             closed = self.current
             if in_lane and self.lane is not None:
                 opened = self.lane.table.opened

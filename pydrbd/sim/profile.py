@@ -14,6 +14,7 @@ from pydrbd.sim.broken_disks import BROKEN_ACTIONS, draw_broken_disks
 from pydrbd.sim.careless import CARELESS_ACTIONS, draw_careless
 from pydrbd.sim.disk_faults import DISK_ACTIONS, DiskFaults, draw_disk_faults
 from pydrbd.sim.driver import DiskProfile
+from pydrbd.sim.exchange import EXCHANGE_ACTIONS, draw_exchange
 from pydrbd.sim.marks import MARK_ACTIONS, draw_marks
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
 from pydrbd.sim.network import NetProfile
@@ -45,6 +46,7 @@ WEIGHTS = {
     **RESUME_ACTIONS,
     **BROKEN_ACTIONS,
     **CARELESS_ACTIONS,
+    **EXCHANGE_ACTIONS,
     **MARK_ACTIONS,
     **VERIFY_ACTIONS,
 }
@@ -94,6 +96,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
         drawn = draw_policies(seed, drawn)
     actions = profile.actions + disk_actions + net_actions + draw_resume(seed) + broken.actions
     actions += draw_careless(seed) + draw_marks(seed) + draw_verify(seed)
+    actions += draw_exchange(seed)
     drawn = {name: with_algorithms(seed, options) for name, options in drawn.items()}
     return replace(
         profile,

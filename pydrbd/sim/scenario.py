@@ -16,6 +16,7 @@ from pydrbd.sim.broken_disks import BrokenDiskActions
 from pydrbd.sim.careless import CarelessActions
 from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.disk_faults import DiskActions
+from pydrbd.sim.exchange import ExchangeActions
 from pydrbd.sim.marks import MarkActions
 from pydrbd.sim.net_faults import NetActions
 from pydrbd.sim.profile import WEIGHTS
@@ -38,6 +39,7 @@ class Scenario(
     ResumeActions,
     BrokenDiskActions,
     CarelessActions,
+    ExchangeActions,
     MarkActions,
     SplitBrainActions,
     VerifyActions,
@@ -150,7 +152,9 @@ class Scenario(
         def done(_result: object, error: PydrbdError | None) -> None:
             self.promoting = None
             if error is None and node.up:
-                if self.world.checker.stale[node.name] and self._conn(node) < Conn.CONNECTED:
+                # On a disk that is not UpToDate it serves nobody: the peer went during the promotion.
+                alone = self._conn(node) < Conn.CONNECTED and self._disk(node) == Disk.UP_TO_DATE
+                if alone and self.world.checker.stale[node.name]:
                     raise Violation(
                         "promotion", f"{node.name} is Primary alone on a disk that misses acknowledged writes"
                     )
@@ -304,6 +308,7 @@ class Scenario(
             for node in self.nodes:
                 yield from self._attach(node)
                 yield from self._renew(node)
+                yield from self._give_way(node)
                 # StandAlone: a Primary whose own data are gone for good, and which refuses older ones.
                 met = self._conn(node) >= Conn.CONNECTED or self._conn(node) == Conn.STANDALONE
                 if node.up and self._disk(node) == Disk.DISKLESS and met:

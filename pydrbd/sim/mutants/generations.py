@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pydrbd.engine import admin, aftermath, disk_admin, generations, peer_requests, peer_state, state
+from pydrbd.engine import admin, aftermath, disk_admin, generations, peer_requests, peer_state, state, sync
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.generations import Verdict, _Both
 from pydrbd.engine.volume import Volume
+from pydrbd.sim.disk_faults import DiskFaults
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.mutants.edit import Mutant, Swap, edit
+from pydrbd.sim.net_faults import NetFaults
 from pydrbd.sim.profile import Profile
 from pydrbd.vocabulary import Refusal
 
@@ -57,6 +59,13 @@ def _slow_disks(profile: Profile) -> Profile:
     return replace(profile, disk=disk, depth=16, think=0.005, pause=0.1, fresh=False, steps=20)
 
 
+def _slow_exchange(profile: Profile) -> Profile:
+    """A node can be promoted before its resync begins."""
+    net = replace(profile.net, delay=0.02, spike=2.0, spike_chance=0.05)
+    profile = replace(profile, net_faults=NetFaults(), disk_faults=DiskFaults(full=True))
+    return replace(profile, net=net, depth=4, think=0.01, pause=0.5, fresh=False, steps=12)
+
+
 GENERATIONS = (
     Mutant(
         "lone-write-before-the-target-is-marked",
@@ -95,6 +104,26 @@ GENERATIONS = (
                 ("if Role.PRIMARY not in (new.role, new.peer) or", "if new.role != Role.PRIMARY or"),
             ),
         ),
+    ),
+    Mutant(
+        "promoted-target-goes-unmarked",
+        5,
+        "the disk of a Primary that only became a target goes, and its source goes on in the old generation",
+        (edit(aftermath._parts_from_peer_data, (" or goes)", ")")),),
+        swarm=True,
+        actions=("promote_target",),
+        focus=True,
+        setting=_slow_exchange,
+    ),
+    Mutant(
+        "outdated-primary-is-the-source",
+        5,
+        "a Primary on an Outdated disk of the peer's generation makes the peer its target",
+        (edit(sync.decide, ("if decision.rule in _EQUAL", "if False")),),
+        swarm=True,
+        actions=("promote_target",),
+        focus=True,
+        setting=_slow_exchange,
     ),
     Mutant(
         "bitmap-uuid-overwritten",
