@@ -168,8 +168,9 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
     volume.negotiation.answer_due = False
     takeover.look(engine, volume, told=True)
     state = volume.state
-    if volume.generation is None or state.disk < Disk.INCONSISTENT:
-        _on_uuids_without_disk(session, volume, packet)
+    meets = state.conn < Conn.CONNECTED and exposure.depends_on_peer(state)
+    if volume.generation is None or state.disk < Disk.INCONSISTENT or meets:
+        _on_uuids_without_good_disk(session, volume, packet)
         return
     skip = packet.flags & UuidFlags.SKIP_INITIAL_SYNC and state.conn == Conn.CONNECTED
     if skip and volume.generation.current == JUST_CREATED:
@@ -185,25 +186,11 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
         engine.spawn(f"skip initial sync {volume.number}", sync.persist_all(volume))
 
 
-def _on_uuids_without_disk(session: Session, volume: Volume, packet: packets.Uuids) -> None:
+def _on_uuids_without_good_disk(session: Session, volume: Volume, packet: packets.Uuids) -> None:
     """The peer's data are all there is: a Primary whose clients have seen newer ones refuses them."""
-    engine, connected = session.engine, volume.state.conn >= Conn.CONNECTED
-    missing = exposure.is_missing(volume, packet)
-    if volume.state.role == Role.PRIMARY:
-        if missing if connected else volume.exposed not in (0, masked(packet.current)):
-            engine.refuse_peer(
-                f"volume {volume.number}: can only connect to data with current UUID {volume.exposed:016X}"
-            )
-            return
-        if not connected and volume.writes_lost and packet.flags & UuidFlags.CACHE_LOST:
-            # Reads would show clients older data than they have seen.
-            engine.refuse_peer(
-                f"volume {volume.number}: the peer's machine has lost completed writes with its cache, and"
-                " this Primary has no disk. Attach its disk, or have all clients close the device; then"
-                " connect."
-            )
-            return
-    if connected and not missing:
+    if volume.state.role == Role.PRIMARY and (why := exposure.why_refused(volume, packet)):
+        session.engine.refuse_peer(f"volume {volume.number}: {why}")
+    elif volume.state.conn >= Conn.CONNECTED and not exposure.is_missing(volume, packet):
         volume.exposed = masked(packet.current)
 
 

@@ -149,9 +149,9 @@ class Volume:
         self.parting = Parting(self)
         #: Current UUID that such a disk was left with (0: none).
         self.parted_from = 0
-        #: Completed writes may have been lost with the only disk that had them: flushes fail until the
-        #: last client that writes has closed the device.
+        #: Completed writes may be lost with the only disk that had them: flushes fail until no client writes.
         self.writes_lost = self.failed_beside_good = False
+        self.sent_on_trust = False  # some before the peer had said that it has them (protocols A and B)
         #: Why the disk being attached was let go of.
         self.attach_failure = (Failure.DATA_NOT_CURRENT, "")
         self.open_read = self.open_write = 0
