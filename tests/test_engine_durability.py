@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from pydrbd.engine import disk_admin
+from pydrbd.engine import disk_admin, marks
 from pydrbd.engine.orders import Await, WriteBlocks, WriteMeta
 from pydrbd.errors import StateRefused
 from pydrbd.format.gi import MdFlag
 from pydrbd.sim.disk import SimDisk
 from pydrbd.vocabulary import Conn, Disk, Refusal, Role
+from pydrbd.wire.packets import Data
 from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
+
+NEW = b"\x5a" * 4096
 
 
 def outdated_disk() -> SimDisk:
@@ -129,3 +132,80 @@ def test_an_outdated_disk_is_good_again_once_its_data_was_compared() -> None:
     pair.two.disk = good_disk()
     assert pair.run(pair.two, pair.two.engine.attach(0)) is None
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+
+
+def _slow_superblock(bench: Bench) -> None:
+    """What is to be written to the superblock from now on is under way, and does not get there."""
+
+    def slow(order: object) -> bool:
+        return is_superblock(bench, order)
+
+    bench.hold = slow
+    bench.hook = lambda order: None if slow(order) else NotImplemented
+
+
+def _crash(pair: Pair, bench: Bench) -> Bench:
+    """The process dies, and is started again; the link is gone."""
+    pair.severed = True
+    pair.cut()
+    pair.settle()
+    again = Bench(bench.name, 77, bench.disk)
+    if bench is pair.one:
+        pair.one = again
+    else:
+        pair.two = pair.resolver = again
+    assert pair.run(again, again.engine.attach(0)) is None
+    return again
+
+
+def test_no_write_of_a_new_primary_before_its_disk_says_that_there_is_one() -> None:
+    """Nobody would look at its activity log after a crash, and the disks would differ unnoticed."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    _slow_superblock(one)
+    one.start("promote", one.engine.promote())
+    pair.settle()
+    assert "promote" not in one.results
+    assert one.engine.open(0, True) == 0
+    pair.filter = lambda bench, packet: [] if bench is one and isinstance(packet, Data) else [packet]
+    one.start("write", one.engine.write(0, 0, NEW))
+    pair.settle()
+    one = _crash(pair, one)
+    pair.filter = lambda _bench, packet: [packet]
+    pair.severed = False
+    connect(pair)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks.get(0) == two.disk.blocks.get(0)
+
+
+def test_no_write_of_a_primary_without_a_disk_before_the_disk_of_its_peer_says_that_there_is_one() -> None:
+    """The peer keeps the books. It begins no new generation, whose way to the disk would be waited for: a
+    resync is left over."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    apart = 1500 * 4096
+    pair.severed = True
+    pair.cut()
+    assert pair.run(two, two.engine.promote()) is None
+    assert pair.run(two, two.engine.write(0, 0, NEW)) is None
+    assert pair.run(two, two.engine.demote()) is None
+    assert pair.run(two, marks.pause_sync(two.engine, two.volume)) is None
+    pair.severed = False
+    pair.pass_time(2)
+    assert pair.conns() == (Conn.PAUSED_SYNC_T, Conn.PAUSED_SYNC_S)
+    assert pair.run(one, one.engine.promote()) is None
+    _slow_superblock(two)
+    assert pair.run(one, one.engine.detach(0)) is None
+    one.start("write", one.engine.write(0, apart, NEW))
+    pair.settle()
+    assert "write" not in one.results
+    assert two.held
+    two = _crash(pair, two)
+    pair.severed = False
+    connect(pair)
+    assert pair.run(one, one.engine.attach(0)) is None
+    pair.pass_time(2)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks.get(apart // 4096) == two.disk.blocks.get(apart // 4096)
