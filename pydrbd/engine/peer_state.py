@@ -33,6 +33,8 @@ from pydrbd.wire.stateword import (
 
 if TYPE_CHECKING:
     from pydrbd.engine.connection import Session
+    from pydrbd.engine.engine import Engine
+    from pydrbd.engine.orders import Script
     from pydrbd.engine.volume import Volume
 
 SUCCESS = 1
@@ -110,6 +112,14 @@ def send_generation(session: Session, volume: Volume) -> None:
     if not volume.negotiation.generation_owed:
         send_uuids(session, volume)
         session.send(packets.State(volume.state.word, volume.number))
+
+
+def say_again(engine: Engine) -> Script[None]:
+    """STATE of every volume, as it is on disk: the peer has agreed to changes that were not made."""
+    for volume in engine.volumes.values():
+        yield from volume.persist()
+        if volume.state.conn >= Conn.CONNECTED:
+            engine.send_state(volume)
 
 
 # --- being told --------------------------------------------------------------------------------
