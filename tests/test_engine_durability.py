@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pydrbd.engine import disk_admin, marks
-from pydrbd.engine.orders import Await, WriteBlocks, WriteMeta
+from pydrbd.engine.orders import Await, FlushDisk, WriteBlocks, WriteMeta
 from pydrbd.errors import StateRefused
 from pydrbd.format.gi import MdFlag
 from pydrbd.sim.disk import SimDisk
@@ -209,3 +209,39 @@ def test_no_write_of_a_primary_without_a_disk_before_the_disk_of_its_peer_says_t
     pair.pass_time(2)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert one.disk.blocks.get(apart // 4096) == two.disk.blocks.get(apart // 4096)
+
+
+def test_a_detach_leaves_the_writes_marked_that_the_peer_may_yet_lose() -> None:
+    """One is on its way to the peer's disk meanwhile, and then in its cache only when its power goes. The
+    detached disk is clean, so no activity log covers what it has and the peer does not."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    assert pair.run(one, one.engine.write(0, 4096, NEW)) is None
+    # The detach waits for this epoch; the write goes into the next one.
+    two.hold = lambda order: isinstance(order, FlushDisk | WriteBlocks)
+    two.hook = lambda order: None if isinstance(order, WriteBlocks) else NotImplemented
+    one.start("detach", one.engine.detach(0))
+    pair.settle()
+    one.start("write", one.engine.write(0, 0, NEW))
+    pair.settle()
+    (late,) = [work for work in two.held if work[0].startswith("peer write")]
+    two.held.remove(late)
+    two.hold = lambda _order: False
+    two.release()
+    pair.settle()
+    assert one.results["detach"] is None
+    assert "write" not in one.results
+    two.running.append(late)
+    two.hold = lambda order: isinstance(order, FlushDisk)
+    pair.settle()
+    assert one.results["write"] is None
+    two = _crash(pair, two)  # of the write nothing has got to its disk
+    pair.severed = False
+    connect(pair)
+    assert pair.run(one, one.engine.demote()) is None
+    assert pair.run(one, one.engine.attach(0)) is None
+    pair.pass_time(2)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks.get(0) == two.disk.blocks.get(0)
