@@ -245,3 +245,26 @@ def test_a_detach_leaves_the_writes_marked_that_the_peer_may_yet_lose() -> None:
     pair.pass_time(2)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert one.disk.blocks.get(0) == two.disk.blocks.get(0)
+
+
+def test_a_demotion_waits_for_what_a_client_wrote_that_came_and_went_meanwhile() -> None:
+    """It opens the device, writes and closes it while the peer flushes what was written before."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    assert pair.run(one, one.engine.write(0, 4096, NEW)) is None
+    two.hold = lambda order: isinstance(order, FlushDisk)
+    one.start("demote", one.engine.demote())
+    pair.settle()
+    assert one.engine.open(0, True) == 0
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    one.engine.close(0, True)
+    two.hold = lambda _order: False
+    two.release()
+    pair.settle()
+    assert one.results["demote"] is None
+    assert one.engine.transfer_log.size == 0
+    for bench in (one, two):
+        assert 0 not in bench.disk.cached
+        assert bench.disk.blocks[0] == NEW

@@ -30,22 +30,8 @@ if TYPE_CHECKING:
     from pydrbd.engine.snapshot import ResourceSnapshot
     from pydrbd.engine.volume import Volume
 
-__all__ = [
-    "attach",
-    "auto_demote",
-    "connect",
-    "demote",
-    "detach",
-    "disconnect",
-    "down",
-    "forget_disk",
-    "invalidate",
-    "invalidate_remote",
-    "new_current_uuid",
-    "promote",
-    "verify",
-    "wait_for",
-]
+#: Part of the interface although they stand elsewhere.
+__all__ = ["attach", "forget_disk"]
 
 T = TypeVar("T")
 
@@ -227,17 +213,21 @@ def _demote(engine: Engine) -> Script[None]:
         return
     yield from _clients_leave(engine)
     _refuse(engine, Refusal.DEVICE_IN_USE if _open_clients(engine) else None, _open_clients(engine))
-    # What the clients wrote is durable on both nodes before anybody else may become Primary.
-    epoch = engine.transfer_log.close_epoch()
-    for volume in engine.volumes.values():
-        if volume.has_disk:
-            yield from volume.flush_data()
-    if epoch is not None and not epoch.done.done:
-        yield Await(epoch.done)
-    for volume in engine.volumes.values():
-        yield from volume.settled()
-        yield from volume.write_bitmap()
-    _refuse(engine, Refusal.DEVICE_IN_USE if _open_clients(engine) else None, _open_clients(engine))
+    opens = -1
+    while opens != engine.opens:
+        # What the clients wrote is durable on both nodes before anybody else may become Primary; again if
+        # one has come, and gone, meanwhile.
+        opens = engine.opens
+        epoch = engine.transfer_log.close_epoch()
+        for volume in engine.volumes.values():
+            if volume.has_disk:
+                yield from volume.flush_data()
+        if epoch is not None and not epoch.done.done:
+            yield Await(epoch.done)
+        for volume in engine.volumes.values():
+            yield from volume.settled()
+            yield from volume.write_bitmap()
+        _refuse(engine, Refusal.DEVICE_IN_USE if _open_clients(engine) else None, _open_clients(engine))
     engine.auto_promoted = False
     for volume in engine.volumes.values():
         if volume.generation is not None:

@@ -26,6 +26,7 @@ def enter(engine: Engine, volume: int, writable: bool) -> int:
         return errno.ENODATA
     if writable:
         v.open_write += 1
+        engine.opens += 1
     else:
         v.open_read += 1
     if v.open_count == 1:
