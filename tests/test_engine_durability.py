@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from pydrbd.engine import disk_admin
-from pydrbd.engine.orders import Await, WriteBlocks, WriteMeta
+from pydrbd.engine import disk_admin, marks
+from pydrbd.engine.orders import Await, FlushDisk, WriteBlocks, WriteMeta
 from pydrbd.errors import StateRefused
 from pydrbd.format.gi import MdFlag
 from pydrbd.sim.disk import SimDisk
 from pydrbd.vocabulary import Conn, Disk, Refusal, Role
+from pydrbd.wire.packets import Data
 from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
+
+NEW = b"\x5a" * 4096
 
 
 def outdated_disk() -> SimDisk:
@@ -129,3 +132,139 @@ def test_an_outdated_disk_is_good_again_once_its_data_was_compared() -> None:
     pair.two.disk = good_disk()
     assert pair.run(pair.two, pair.two.engine.attach(0)) is None
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+
+
+def _slow_superblock(bench: Bench) -> None:
+    """What is to be written to the superblock from now on is under way, and does not get there."""
+
+    def slow(order: object) -> bool:
+        return is_superblock(bench, order)
+
+    bench.hold = slow
+    bench.hook = lambda order: None if slow(order) else NotImplemented
+
+
+def _crash(pair: Pair, bench: Bench) -> Bench:
+    """The process dies, and is started again; the link is gone."""
+    pair.severed = True
+    pair.cut()
+    pair.settle()
+    again = Bench(bench.name, 77, bench.disk)
+    if bench is pair.one:
+        pair.one = again
+    else:
+        pair.two = pair.resolver = again
+    assert pair.run(again, again.engine.attach(0)) is None
+    return again
+
+
+def test_no_write_of_a_new_primary_before_its_disk_says_that_there_is_one() -> None:
+    """Nobody would look at its activity log after a crash, and the disks would differ unnoticed."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    _slow_superblock(one)
+    one.start("promote", one.engine.promote())
+    pair.settle()
+    assert "promote" not in one.results
+    assert one.engine.open(0, True) == 0
+    pair.filter = lambda bench, packet: [] if bench is one and isinstance(packet, Data) else [packet]
+    one.start("write", one.engine.write(0, 0, NEW))
+    pair.settle()
+    one = _crash(pair, one)
+    pair.filter = lambda _bench, packet: [packet]
+    pair.severed = False
+    connect(pair)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks.get(0) == two.disk.blocks.get(0)
+
+
+def test_no_write_of_a_primary_without_a_disk_before_the_disk_of_its_peer_says_that_there_is_one() -> None:
+    """The peer keeps the books. It begins no new generation, whose way to the disk would be waited for: a
+    resync is left over."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    apart = 1500 * 4096
+    pair.severed = True
+    pair.cut()
+    assert pair.run(two, two.engine.promote()) is None
+    assert pair.run(two, two.engine.write(0, 0, NEW)) is None
+    assert pair.run(two, two.engine.demote()) is None
+    assert pair.run(two, marks.pause_sync(two.engine, two.volume)) is None
+    pair.severed = False
+    pair.pass_time(2)
+    assert pair.conns() == (Conn.PAUSED_SYNC_T, Conn.PAUSED_SYNC_S)
+    assert pair.run(one, one.engine.promote()) is None
+    _slow_superblock(two)
+    assert pair.run(one, one.engine.detach(0)) is None
+    one.start("write", one.engine.write(0, apart, NEW))
+    pair.settle()
+    assert "write" not in one.results
+    assert two.held
+    two = _crash(pair, two)
+    pair.severed = False
+    connect(pair)
+    assert pair.run(one, one.engine.attach(0)) is None
+    pair.pass_time(2)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks.get(apart // 4096) == two.disk.blocks.get(apart // 4096)
+
+
+def test_a_detach_leaves_the_writes_marked_that_the_peer_may_yet_lose() -> None:
+    """One is on its way to the peer's disk meanwhile, and then in its cache only when its power goes. The
+    detached disk is clean, so no activity log covers what it has and the peer does not."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    assert pair.run(one, one.engine.write(0, 4096, NEW)) is None
+    # The detach waits for this epoch; the write goes into the next one.
+    two.hold = lambda order: isinstance(order, FlushDisk | WriteBlocks)
+    two.hook = lambda order: None if isinstance(order, WriteBlocks) else NotImplemented
+    one.start("detach", one.engine.detach(0))
+    pair.settle()
+    one.start("write", one.engine.write(0, 0, NEW))
+    pair.settle()
+    (late,) = [work for work in two.held if work[0].startswith("peer write")]
+    two.held.remove(late)
+    two.hold = lambda _order: False
+    two.release()
+    pair.settle()
+    assert one.results["detach"] is None
+    assert "write" not in one.results
+    two.running.append(late)
+    two.hold = lambda order: isinstance(order, FlushDisk)
+    pair.settle()
+    assert one.results["write"] is None
+    two = _crash(pair, two)  # of the write nothing has got to its disk
+    pair.severed = False
+    connect(pair)
+    assert pair.run(one, one.engine.demote()) is None
+    assert pair.run(one, one.engine.attach(0)) is None
+    pair.pass_time(2)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks.get(0) == two.disk.blocks.get(0)
+
+
+def test_a_demotion_waits_for_what_a_client_wrote_that_came_and_went_meanwhile() -> None:
+    """It opens the device, writes and closes it while the peer flushes what was written before."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    assert pair.run(one, one.engine.write(0, 4096, NEW)) is None
+    two.hold = lambda order: isinstance(order, FlushDisk)
+    one.start("demote", one.engine.demote())
+    pair.settle()
+    assert one.engine.open(0, True) == 0
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    one.engine.close(0, True)
+    two.hold = lambda _order: False
+    two.release()
+    pair.settle()
+    assert one.results["demote"] is None
+    assert one.engine.transfer_log.size == 0
+    for bench in (one, two):
+        assert 0 not in bench.disk.cached
+        assert bench.disk.blocks[0] == NEW

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from pydrbd.engine.lane import CLIENT, CLOSED
-from pydrbd.engine.orders import Order, WriteBlocks
+from pydrbd.engine.orders import Order, WriteBlocks, WriteMeta
 from pydrbd.sim import lane_threads
 from pydrbd.sim.lane import Table
 from pydrbd.vocabulary import Conn
@@ -102,3 +102,22 @@ def test_a_device_that_gets_another_size_closes_the_lane_first(pair: Pair) -> No
     pair.one.release()
     pair.settle()
     assert pair.one.results["write 1"] is None
+
+
+def test_the_lane_of_a_new_primary_opens_when_its_disk_says_so(pair: Pair) -> None:
+    """Extents are hot from before; after a crash nobody would look at them."""
+    bench = pair.one
+    bench.hold = lambda _order: False
+    assert pair.run(bench, bench.engine.demote()) is None
+    bench.hold = lambda order: isinstance(order, WriteMeta)
+    bench.start("promote", bench.engine.promote())
+    pair.settle()
+    assert bench.held
+    lane = bench.engine.lane
+    assert lane is not None
+    lane.settle()
+    assert lane.table.mode == CLOSED
+    bench.hold = lambda _order: False
+    bench.release()
+    pair.settle()
+    settle_lane(bench)

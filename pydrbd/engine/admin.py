@@ -30,22 +30,8 @@ if TYPE_CHECKING:
     from pydrbd.engine.snapshot import ResourceSnapshot
     from pydrbd.engine.volume import Volume
 
-__all__ = [
-    "attach",
-    "auto_demote",
-    "connect",
-    "demote",
-    "detach",
-    "disconnect",
-    "down",
-    "forget_disk",
-    "invalidate",
-    "invalidate_remote",
-    "new_current_uuid",
-    "promote",
-    "verify",
-    "wait_for",
-]
+#: Part of the interface although they stand elsewhere.
+__all__ = ["attach", "forget_disk"]
 
 T = TypeVar("T")
 
@@ -127,16 +113,12 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
                 f"volume {volume.number}: the peer's data are older than the disk that this node let go of"
             )
             _refuse(engine, Refusal.NO_UP_TO_DATE_DISK, f"{detail}. Attach it first.")
-    for volume in engine.volumes.values():
-        mask, value = ROLE_MASK, int(Role.PRIMARY)
-        if volume in forced:
-            mask, value = mask | DISK_MASK, value | Disk.UP_TO_DATE << 9
-        yield from _ask_peer(engine, volume, mask, value)
-        # What the last Primary sent and nobody acknowledged must not appear under the feet of our clients.
-        yield from volume.peer_writes_end()
-    # Meanwhile much may have happened; the rules decide again at the very step.
-    for volume in engine.volumes.values():
-        _check(engine, volume, partial(replace, role=Role.PRIMARY, disk=_raised(volume, forced)))
+    try:
+        yield from _agree_on_promotion(engine, forced)
+    except StateRefused:
+        # The peer may have agreed for some of the volumes: it must not take them for Primary.
+        yield from peer_state.say_again(engine)
+        raise
     engine.auto_promoted = auto
     with engine.journal.step():
         for volume in engine.volumes.values():
@@ -150,6 +132,18 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
             engine.send_state(volume)
 
 
+def _agree_on_promotion(engine: Engine, forced: list[Volume]) -> Script[None]:
+    """Have the peer agree, volume by volume. StateRefused if it does not, or this node may not any more."""
+    for volume in engine.volumes.values():
+        mask, value = (ROLE_MASK | DISK_MASK, Disk.UP_TO_DATE << 9) if volume in forced else (ROLE_MASK, 0)
+        yield from _ask_peer(engine, volume, mask, value | Role.PRIMARY)
+        # What the last Primary sent and nobody acknowledged must not appear under the feet of our clients.
+        yield from volume.peer_writes_end()
+    # Meanwhile much may have happened; the rules decide again at the very step.
+    for volume in engine.volumes.values():
+        _check(engine, volume, partial(replace, role=Role.PRIMARY, disk=_raised(volume, forced)))
+
+
 def promotion(engine: Engine) -> Script[None]:
     """The promotion itself, for a script that runs exclusively; never by force."""
     return _promote(engine, False, False)
@@ -158,18 +152,14 @@ def promotion(engine: Engine) -> Script[None]:
 def _peer_primary_may_go(engine: Engine) -> Script[None]:
     """A peer that is Primary may be dead without our knowing, or its demotion may be on its way to us:
     give it the time of a ping before it counts."""
-    if engine.session is None or not _peer_is_primary(engine):
+    if engine.session is None or engine.peer_role != Role.PRIMARY:
         return
     engine.session.pings.ask()
     deadline = engine.now + engine.options.ping_timeout + PING_GRACE_SECONDS
-    while _peer_is_primary(engine) and engine.now < deadline:
+    while engine.now < deadline and engine.peer_role == Role.PRIMARY:
         ticket = engine.timer(deadline - engine.now)
         engine.watch(ticket)
         yield Await(ticket)
-
-
-def _peer_is_primary(engine: Engine) -> bool:
-    return engine.peer_role == Role.PRIMARY
 
 
 def _raised(volume: Volume, forced: list[Volume]) -> Disk:
@@ -223,17 +213,21 @@ def _demote(engine: Engine) -> Script[None]:
         return
     yield from _clients_leave(engine)
     _refuse(engine, Refusal.DEVICE_IN_USE if _open_clients(engine) else None, _open_clients(engine))
-    # What the clients wrote is durable on both nodes before anybody else may become Primary.
-    epoch = engine.transfer_log.close_epoch()
-    for volume in engine.volumes.values():
-        if volume.has_disk:
-            yield from volume.flush_data()
-    if epoch is not None and not epoch.done.done:
-        yield Await(epoch.done)
-    for volume in engine.volumes.values():
-        yield from volume.settled()
-        yield from volume.write_bitmap()
-    _refuse(engine, Refusal.DEVICE_IN_USE if _open_clients(engine) else None, _open_clients(engine))
+    opens = -1
+    while opens != engine.opens:
+        # What the clients wrote is durable on both nodes before anybody else may become Primary; again if
+        # one has come, and gone, meanwhile.
+        opens = engine.opens
+        epoch = engine.transfer_log.close_epoch()
+        for volume in engine.volumes.values():
+            if volume.has_disk:
+                yield from volume.flush_data()
+        if epoch is not None and not epoch.done.done:
+            yield Await(epoch.done)
+        for volume in engine.volumes.values():
+            yield from volume.settled()
+            yield from volume.write_bitmap()
+        _refuse(engine, Refusal.DEVICE_IN_USE if _open_clients(engine) else None, _open_clients(engine))
     engine.auto_promoted = False
     for volume in engine.volumes.values():
         if volume.generation is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import takeover
+from pydrbd.engine import exposure, takeover
 from pydrbd.engine.state import VERIFYING, State
 from pydrbd.vocabulary import Conn, Disk, Role
 
@@ -42,6 +42,8 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
         volume.resync.bits_elsewhere = False
     if _parts_from_peer_data(volume, old, new):
         _lost_peer_data(engine, volume, new, serves_diskless=promoted and new.pdsk <= Disk.FAILED)
+    if old.conn >= Conn.CONNECTED > new.conn:
+        exposure.note_loss(volume)
     if old.conn > Conn.CONNECTED >= new.conn:
         volume.resync.reset()
         if engine.session is not None:

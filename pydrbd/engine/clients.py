@@ -26,6 +26,7 @@ def enter(engine: Engine, volume: int, writable: bool) -> int:
         return errno.ENODATA
     if writable:
         v.open_write += 1
+        engine.opens += 1
     else:
         v.open_read += 1
     if v.open_count == 1:
@@ -41,7 +42,7 @@ def leave(engine: Engine, volume: int, writable: bool) -> None:
     else:
         v.open_read -= 1
     if not v.open_write:
-        v.writes_lost = False
+        v.writes_lost = v.sent_on_trust = False
     if not v.open_count:
         engine.journal.changed(causes.CLOSED)
     if engine.auto_promoted and not any(x.open_count for x in engine.volumes.values()):

@@ -135,15 +135,20 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
     volume.size = min(volume.size, layout.data_bytes)
     volume.bitmap = Bitmap(bits_for(volume.size))
     _value(engine, (yield from bitmap_disk.read(volume)) or b"")
-    for request in engine.transfer_log.by_id.values():
-        # Sent to the peer while there was no disk; its bits may not be in what the peer tells us.
-        if request.volume is volume:
-            volume.set_out_of_sync(request.offset, request.length)
+    # Sent to the peer while there was no disk; its bits may not be in what the peer tells us.
+    _mark_unconfirmed(volume)
     for extent in hot:
         bits = bits_of_extent(extent)
         volume.bitmap.set(bits.start, bits.stop)
     if hot:
         engine.log("info", f"volume {number}: {len(hot)} activity-log extents marked out of sync")
+
+
+def _mark_unconfirmed(volume: Volume) -> None:
+    """Writes that the peer does not yet have durably are out of sync."""
+    for request in volume.engine.transfer_log.by_id.values():
+        if request.volume is volume:
+            volume.set_out_of_sync(request.offset, request.length)
 
 
 def _hot_extents(superblock: Superblock, ring: bytes) -> frozenset[int]:
@@ -268,6 +273,8 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
     if layout is None:
         # An I/O error took the disk meanwhile.
         return
+    # Clean as it will be, this disk knows nothing else of what the peer may yet lose with its cache.
+    _mark_unconfirmed(volume)
     boot = volume.superblock().boot if flags & MdFlag.CRASHED_PRIMARY else b""
     final = replace(volume.superblock(), flags=flags, clean=True, boot=boot)
     result = yield from volume.flush_data()

@@ -60,6 +60,7 @@ class Engine:
         self.lane: Lane | None = None  # made by who drives the engine; one volume only
         self.discard_my_data = self.tentative = False
         self.auto_promoted = False
+        self.opens = 0  # how often a client that may write has opened a device
         self.last_disconnect = ""
         #: This node was a Primary that crashed, and another one has been Primary since.
         self.overtaken = False

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine.generations import masked
 from pydrbd.vocabulary import Conn, Disk, Role
+from pydrbd.wire.packets import UuidFlags
 
 if TYPE_CHECKING:
+    from pydrbd.engine.state import State
     from pydrbd.engine.volume import Volume
     from pydrbd.wire.packets import Uuids
 
@@ -31,6 +33,18 @@ def note(volume: Volume) -> None:
         volume.exposed = masked(theirs.current)
 
 
+def depends_on_peer(state: State) -> bool:
+    """Is this a Primary that shows its clients the peer's data, for want of good ones of its own?"""
+    return state.role == Role.PRIMARY and state.disk < Disk.UP_TO_DATE
+
+
+def note_loss(volume: Volume) -> None:
+    """The peer is lost: remember its generation, if clients here have seen it on a disk that is not good."""
+    state, theirs = volume.state, volume.peer_uuids
+    if depends_on_peer(state) and state.disk >= Disk.INCONSISTENT and theirs is not None:
+        volume.exposed = masked(theirs.current)
+
+
 def is_missing(volume: Volume, uuids: Uuids) -> bool:
     """Are the peer's data from before, or beside, those that clients here have seen?"""
     known = (uuids.current, uuids.bitmap, uuids.history0, uuids.history1)
@@ -41,6 +55,30 @@ def is_peer_older(volume: Volume) -> bool:
     """Without a disk now: is what the peer has from before, or beside, what our disk was?"""
     theirs = volume.peer_uuids
     return volume.generation is None and theirs is not None and is_missing(volume, theirs)
+
+
+def why_refused(volume: Volume, uuids: Uuids) -> str:
+    """Why the peer's data may not replace what clients of this Primary, which has no good disk, have
+    seen; '' if they may."""
+    connected = volume.state.conn >= Conn.CONNECTED
+    if is_missing(volume, uuids) if connected else volume.exposed not in (0, masked(uuids.current)):
+        return f"can only connect to data with current UUID {volume.exposed:016X}"
+    if connected or not volume.writes_lost:
+        return ""
+    # Reads would show clients older data than they have seen.
+    session = volume.engine.session
+    tells = session is not None and session.flush_waits
+    if uuids.flags & UuidFlags.CACHE_LOST:
+        why = "the peer's machine has lost completed writes with its cache"
+    elif volume.generation is None and not tells:
+        # A kernel's node does not say so.
+        why = "the peer's machine may have lost completed writes with its cache"
+    elif volume.sent_on_trust:
+        why = f"under protocol {volume.engine.options.protocol} the peer may lack completed writes"
+    else:
+        return ""
+    remedy = "Attach its disk, or have all clients close the device; then connect."
+    return f"{why}, and this Primary has no good disk. {remedy}"
 
 
 def too_old(volume: Volume, uuid: int, conn: Conn) -> str:

@@ -32,6 +32,7 @@ from pydrbd.engine.handshake import Phase
 from pydrbd.engine.orders import IoFailed, Script, WriteBlocks
 from pydrbd.engine.transfer_log import Request
 from pydrbd.format.bitmap_pages import extents_of
+from pydrbd.format.gi import MdFlag
 from pydrbd.vocabulary import Conn, Disk, Role
 from pydrbd.vocabulary import Protocol as WireProtocol
 from pydrbd.wire.packets import DpFlags
@@ -239,6 +240,8 @@ class Lane:
             return CLOSED
         if volume.minting is not None or volume.takeover is not None or volume.layout is None:
             return CLOSED
+        if state.role == Role.PRIMARY and MdFlag.PRIMARY not in volume.flags_durable:
+            return CLOSED  # see Volume.crash_would_tell
         if engine.options.data_integrity_alg:
             return CLOSED  # its packets have no digests
         if state.role == Role.PRIMARY:

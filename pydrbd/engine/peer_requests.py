@@ -220,6 +220,7 @@ def _write(
         extents = extents_of(offset, length)
         if (yield from log.begin(volume, extents)) is not None:
             extents = range(0)
+        yield from volume.crash_would_tell()
     yield from volume.settled()
     result: IoFailed | None = IoFailed(5, "no disk")
     if volume.has_disk:

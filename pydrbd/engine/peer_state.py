@@ -33,6 +33,8 @@ from pydrbd.wire.stateword import (
 
 if TYPE_CHECKING:
     from pydrbd.engine.connection import Session
+    from pydrbd.engine.engine import Engine
+    from pydrbd.engine.orders import Script
     from pydrbd.engine.volume import Volume
 
 SUCCESS = 1
@@ -112,6 +114,14 @@ def send_generation(session: Session, volume: Volume) -> None:
         session.send(packets.State(volume.state.word, volume.number))
 
 
+def say_again(engine: Engine) -> Script[None]:
+    """STATE of every volume, as it is on disk: the peer has agreed to changes that were not made."""
+    for volume in engine.volumes.values():
+        yield from volume.persist()
+        if volume.state.conn >= Conn.CONNECTED:
+            engine.send_state(volume)
+
+
 # --- being told --------------------------------------------------------------------------------
 
 
@@ -168,8 +178,9 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
     volume.negotiation.answer_due = False
     takeover.look(engine, volume, told=True)
     state = volume.state
-    if volume.generation is None or state.disk < Disk.INCONSISTENT:
-        _on_uuids_without_disk(session, volume, packet)
+    meets = state.conn < Conn.CONNECTED and exposure.depends_on_peer(state)
+    if volume.generation is None or state.disk < Disk.INCONSISTENT or meets:
+        _on_uuids_without_good_disk(session, volume, packet)
         return
     skip = packet.flags & UuidFlags.SKIP_INITIAL_SYNC and state.conn == Conn.CONNECTED
     if skip and volume.generation.current == JUST_CREATED:
@@ -185,27 +196,11 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
         engine.spawn(f"skip initial sync {volume.number}", sync.persist_all(volume))
 
 
-def _on_uuids_without_disk(session: Session, volume: Volume, packet: packets.Uuids) -> None:
+def _on_uuids_without_good_disk(session: Session, volume: Volume, packet: packets.Uuids) -> None:
     """The peer's data are all there is: a Primary whose clients have seen newer ones refuses them."""
-    engine, connected = session.engine, volume.state.conn >= Conn.CONNECTED
-    missing = exposure.is_missing(volume, packet)
-    if volume.state.role == Role.PRIMARY:
-        if missing if connected else volume.exposed not in (0, masked(packet.current)):
-            engine.refuse_peer(
-                f"volume {volume.number}: can only connect to data with current UUID {volume.exposed:016X}"
-            )
-            return
-        told = session.flush_waits
-        if not connected and volume.writes_lost and (packet.flags & UuidFlags.CACHE_LOST or not told):
-            # Reads would show clients older data than they have seen. A kernel's node does not tell.
-            lost = "has lost" if told else "may have lost"
-            engine.refuse_peer(
-                f"volume {volume.number}: the peer's machine {lost} completed writes with its cache, and"
-                " this Primary has no disk. Attach its disk, or have all clients close the device; then"
-                " connect."
-            )
-            return
-    if connected and not missing:
+    if volume.state.role == Role.PRIMARY and (why := exposure.why_refused(volume, packet)):
+        session.engine.refuse_peer(f"volume {volume.number}: {why}")
+    elif volume.state.conn >= Conn.CONNECTED and not exposure.is_missing(volume, packet):
         volume.exposed = masked(packet.current)
 
 

@@ -220,6 +220,7 @@ def _take_extents(volume: Volume, offset: int, length: int) -> Script[Request]:
             extents = extents_of(offset, length)
             if (yield from log.begin(volume, extents)) is not None:
                 extents = range(0)
+            yield from volume.crash_would_tell()
         yield from volume.settled()
         if volume.activity_log is log and (extents or not volume.has_disk):
             return Request(volume, offset, length, extents, log)

@@ -238,6 +238,7 @@ class TransferLog:
             request.lost = True
             if request.local_done and not request.is_here:
                 request.volume.writes_lost = True
+                request.volume.sent_on_trust |= not request.written
             if volume is None:
                 self._leave(request)
             else:

@@ -149,16 +149,16 @@ class Volume:
         self.parting = Parting(self)
         #: Current UUID that such a disk was left with (0: none).
         self.parted_from = 0
-        #: Completed writes may have been lost with the only disk that had them: flushes fail until the
-        #: last client that writes has closed the device.
+        #: Completed writes may be lost with the only disk that had them: flushes fail until no client writes.
         self.writes_lost = self.failed_beside_good = False
+        self.sent_on_trust = False  # some before the peer had said that it has them (protocols A and B)
         #: Why the disk being attached was let go of.
         self.attach_failure = (Failure.DATA_NOT_CURRENT, "")
         self.open_read = self.open_write = 0
         #: The flags of the last superblock that was made or asked for.
         self.flags_noted = MdFlag(0)
-        #: Flags of the superblock as it was written last (or is being written).
-        self.flags_on_disk = MdFlag(0)
+        #: Flags of the superblock as it was written last (or is being written); those that it has durably.
+        self.flags_on_disk = self.flags_durable = MdFlag(0)
         #: Current UUID with which the data written before it were flushed.
         self.generation_flushed = 0
         #: The superblock on disk has a bitmap UUID.
@@ -283,10 +283,12 @@ class Volume:
                 self.flags_on_disk = self.md_flags()
                 block = self.superblock()
                 self.resync_on_disk = block.generation.bitmap != 0
+                self.flags_durable &= block.flags
                 piece = (layout.superblock_offset, block.encode())
                 result = yield from self.perform(WriteMeta(self.number, (piece,)))
                 if result is None:
                     self.current_on_disk = block.generation.current
+                    self.flags_durable = block.flags
             done, self._writing = self._writing, None
             if isinstance(result, IoFailed):
                 if self.layout is layout:
@@ -297,6 +299,12 @@ class Volume:
                 self._persisted = version
             done.resolve()
         return None
+
+    def crash_would_tell(self) -> Script[None]:
+        """Before a write for which this node keeps the books: wait until the disk says that its node is, or
+        works for, a Primary. Without that nobody looks at the activity log after a crash."""
+        if MdFlag.PRIMARY not in self.flags_durable:
+            yield from self.persist()
 
     def _before_superblock(self) -> Script[IoFailed | None]:
         """Make durable what the superblock as it is now takes for granted."""

@@ -1,0 +1,141 @@
+"""A Primary without good data of its own shows its clients the peer's: what it must not take from it later.
+
+Neighbours: test_engine_older.py (disks and peers with older data in general).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pydrbd.engine import marks
+from pydrbd.engine.orders import IoFailed, Order, WriteBlocks, WriteMeta
+from pydrbd.vocabulary import Conn, Disk, Protocol
+from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
+
+OLD, NEW = b"\x11" * 4096, b"\x5a" * 4096
+
+
+def cut_power(bench: Bench) -> Bench:
+    """The machine was without power: what was not flushed is gone."""
+    disk = bench.disk
+    for block, versions in disk.cached.items():
+        disk.blocks[block] = versions[0]
+    disk.cached.clear()
+    disk.boot += 1
+    return Bench(bench.name, 99, disk)
+
+
+def primary_as_target() -> Pair:
+    """alpha is Primary, has a client, and its disk is to be brought up to date; the resync pauses."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one = pair.one
+    assert pair.run(one, one.engine.promote()) is None
+    assert one.engine.open(0, True) == 0
+    assert pair.run(one, one.engine.write(0, 0, OLD)) is None
+    pair.pass_time(1)
+    assert pair.run(one, marks.pause_sync(one.engine, one.volume)) is None
+    one.start("invalidate", one.engine.invalidate(0))
+    pair.settle()
+    assert pair.conns() == (Conn.PAUSED_SYNC_T, Conn.PAUSED_SYNC_S)
+    assert pair.run(one, one.engine.read(0, 0, 4096)) == OLD
+    return pair
+
+
+def apart(pair: Pair) -> None:
+    pair.severed = True
+    pair.cut()
+    pair.filter = lambda _bench, packet: [packet]
+    pair.settle()
+
+
+def meet(pair: Pair) -> None:
+    pair.severed = False
+    pair.pass_time(3)
+
+
+def test_a_primary_whose_disk_is_no_good_does_not_take_what_others_have_written_meanwhile() -> None:
+    """It lost its source, which was Primary then and has another generation; its client has not closed."""
+    pair = primary_as_target()
+    one, two = pair.one, pair.two
+    apart(pair)
+    assert pair.run(two, two.engine.promote()) is None
+    assert pair.run(two, two.engine.write(0, 0, NEW)) is None
+    assert pair.run(two, two.engine.demote()) is None
+    meet(pair)
+    assert pair.conns()[0] == Conn.STANDALONE
+    assert "can only connect to data with current UUID" in one.engine.last_disconnect
+    assert isinstance(pair.run(one, one.engine.read(0, 0, 4096)), IoFailed)
+    # Without clients it is like any other target.
+    one.engine.close(0, True)
+    assert pair.run(one, one.engine.demote()) is None
+    connect(pair)
+    assert pair.run(one, marks.resume_sync(one.engine, one.volume)) is None
+    pair.pass_time(2)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks[0] == two.disk.blocks[0] == NEW
+
+
+def test_a_primary_whose_disk_is_no_good_goes_on_with_the_generation_that_it_knows() -> None:
+    pair = primary_as_target()
+    apart(pair)
+    meet(pair)
+    assert pair.conns() == (Conn.PAUSED_SYNC_T, Conn.PAUSED_SYNC_S)
+    assert pair.run(pair.one, pair.one.engine.read(0, 0, 4096)) == OLD
+
+
+def test_a_primary_whose_disk_is_no_good_does_not_take_data_that_a_power_cut_has_made_older() -> None:
+    pair = primary_as_target()
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    apart(pair)
+    two = pair.two = pair.resolver = cut_power(two)
+    assert two.disk.blocks[0] == OLD
+    assert pair.run(two, two.engine.attach(0)) is None
+    pair.severed = False
+    connect(pair)
+    assert pair.conns()[0] == Conn.STANDALONE
+    assert "has lost completed writes with its cache" in one.engine.last_disconnect
+
+
+@pytest.mark.parametrize("protocol", [Protocol.A, Protocol.B])
+def test_a_primary_without_a_disk_does_not_take_data_that_lack_what_was_completed_on_trust(
+    protocol: Protocol,
+) -> None:
+    """The peer never wrote it, its own disk fails, and only then the loss of the peer is noticed."""
+    pair = pair_of(good_disk(), good_disk(), {"protocol": protocol}, protocol=protocol)
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    assert one.engine.open(0, True) == 0
+    assert pair.run(one, one.engine.write(0, 0, OLD)) is None
+    pair.pass_time(1)
+    two.hold = lambda order: isinstance(order, WriteBlocks)
+    two.hook = lambda order: "not carried out" if isinstance(order, WriteBlocks) else NotImplemented
+    if protocol is Protocol.A:
+        pair.filter = lambda _bench, _packet: []
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    pair.filter = lambda _bench, _packet: []
+
+    def fails(order: Order) -> object:
+        return IoFailed(5, "broken") if isinstance(order, WriteBlocks | WriteMeta) else NotImplemented
+
+    one.hook = fails
+    one.start("write", one.engine.write(0, 8192, NEW))
+    pair.settle()
+    assert pair.disks()[0] == Disk.DISKLESS
+    apart(pair)
+    # The process over there has died with the write in hand; the machine has not.
+    two = pair.two = pair.resolver = Bench("beta", 99, two.disk, protocol=protocol)
+    assert pair.run(two, two.engine.attach(0)) is None
+    pair.severed = False
+    connect(pair)
+    assert pair.conns()[0] == Conn.STANDALONE
+    assert "the peer may lack completed writes" in one.engine.last_disconnect
+    assert isinstance(pair.run(one, one.engine.read(0, 0, 4096)), IoFailed)
+    # Its client knows since its flush failed; whoever opens the device now begins anew.
+    assert isinstance(pair.run(one, one.engine.flush(0)), IoFailed)
+    one.engine.close(0, True)
+    connect(pair)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.run(one, one.engine.read(0, 0, 4096)) == OLD
