@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.cli import CliNode, CliPair
 from tests.support.screen import Screen
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -103,6 +104,31 @@ def test_a_silent_process_a_resync_and_a_window_that_is_dragged(pair: CliPair) -
         os.kill(screen.pid, signal.SIGTERM)
         assert screen.ended() == 128 + signal.SIGTERM
         assert screen.is_clean()
+    finally:
+        screen.close()
+
+
+@pytest.mark.parametrize(("key", "code"), [("q", 0), ("\x03", 128 + signal.SIGINT)])
+def test_a_command_that_runs_goes_on_to_its_end(pair: CliPair, key: str, code: int) -> None:
+    pair.up_to_date()
+    screen = monitor(pair.alpha)
+    pid = pair.alpha.pid
+    assert pid
+    try:
+        screen.until("Connected")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            confirmed(screen, "d", "disconnect r0")
+            screen.until(r"^ pydrbd disconnect r0 \.\.\.")
+            screen.press("p")
+            screen.until("pydrbd disconnect r0 still runs")
+            screen.press(key)
+            wait_until(screen.is_clean, 20, "the terminal as it was")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert screen.ended() == code
+        assert (b"waiting for `pydrbd disconnect r0` to end" in screen.written) == (key == "q")
+        wait_until(lambda: pair.alpha.ok("cstate", "r0") == "StandAlone\n", 20, "the end of disconnect")
     finally:
         screen.close()
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from pydrbd.cli.context import App
 from pydrbd.cli.main import run
 from pydrbd.cli.monitor_actions import ACTIONS, BY_KEY, General, command_of, printed, question
 from pydrbd.cli.monitor_screen import Pane, View, compose, help_text, labelled, told
 from pydrbd.cli.monitor_table import headings, left, lines_of, rows_of, short
-from pydrbd.cli.monitor_watch import CRASHED, NOT_UP, Sight
+from pydrbd.cli.monitor_watch import CRASHED, NO_ANSWER, NOT_UP, Sight, Watch
 from pydrbd.cli.terminal import keys_of
+from pydrbd.errors import ControlError
 from pydrbd.integrations.picture import Picture
 from pydrbd.units import GIB, KIB, MIB
 from pydrbd.vocabulary import Conn, Disk, Role
@@ -170,6 +172,18 @@ def test_help_names_every_key_and_fits_a_screen() -> None:
         assert any(f"  {action.key}  {action.command}" in line for line in text)
 
 
+def test_the_manual_shows_this_screen() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "monitor.md").read_text()
+    for line in headings(80):
+        assert f"    {line.plain}\n" in page
+    for action in ACTIONS:
+        assert f"`{action.key}`" in page
+        assert action.command in page
+    shown = dict(question(BY_KEY["i"], HOME, None, General()))
+    asked = "".join(f"    {line.plain}\n" for line in labelled([*shown.items()], 80))
+    assert asked.replace("128 MiB", "511.9 MiB") in page
+
+
 # --- keys and commands -----------------------------------------------------------------------------
 def test_keys() -> None:
     assert keys_of("p\r\x1b[A\x1bOB\x1b[5~q") == ["p", "enter", "up", "down", "page-up", "q"]
@@ -204,6 +218,30 @@ def test_a_question_names_the_command_what_it_does_and_what_it_loses() -> None:
     for action in ACTIONS:
         for sight in (R0, HOME, SPARE):
             assert all("{" not in text for _, text in question(action, sight, None, general))
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ControlError("r0: no permission"), "r0:\nr0: no permission\n"),
+        (ValueError("x"), "r0:\nValueError: x\n"),
+    ],
+)
+def test_whatever_happens_to_a_look_becomes_a_sight(error: Exception, says: str, tmp_path: Path) -> None:
+    class Failing(Watch):
+        def look(self) -> Sight:
+            raise error
+
+    config = tmp_path / "pair.res"
+    config.write_text(
+        "resource r0 { device minor 1; disk /nowhere; meta-disk internal;"
+        " on alpha { address 127.0.0.1:7001; } on beta { address 127.0.0.1:7002; } }"
+    )
+    resource = App(config_file=config, node="alpha").resource("r0")
+    sight = Failing(resource, 1.0, lambda: None).glance()
+    assert (sight.name, sight.peer, sight.picture, sight.gone) == ("r0", "beta", None, NO_ANSWER)
+    assert sight.explained == says
+    assert "no answer" in table(sight)
 
 
 def test_without_a_terminal_it_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

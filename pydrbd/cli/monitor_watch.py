@@ -77,18 +77,18 @@ class Watch:
     def _run(self) -> None:
         while True:
             self._again.clear()
-            try:
-                self.sight = self.look()
-            except Exception as error:  # the boundary: whatever it is, the other resources are still shown
-                text = str(error) if isinstance(error, PydrbdError) else f"{type(error).__name__}: {error}"
-                self.sight = replace(
-                    self._blank,
-                    gone=NO_ANSWER,
-                    explained=f"{self._resource.name}:\n{text}\n",
-                    when=time.monotonic(),
-                )
+            self.sight = self.glance()
             self._tell()
             self._again.wait(self._interval)
+
+    def glance(self) -> Sight:
+        """`look`, with any error as a sight: whatever it is, the other resources are still shown."""
+        try:
+            return self.look()
+        except Exception as error:
+            text = str(error) if isinstance(error, PydrbdError) else f"{type(error).__name__}: {error}"
+            said = f"{self._resource.name}:\n{text}\n"
+            return replace(self._blank, gone=NO_ANSWER, explained=said, when=time.monotonic())
 
     def look(self) -> Sight:
         """The resource now. Errors of Client, except that it is not up."""
