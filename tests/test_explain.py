@@ -170,6 +170,7 @@ def test_volumes_in_different_situations_are_told_apart() -> None:
     for number, says in ((0, "All is well: r0/0"), (1, "brings the disk of r0/1"), (2, "All is well: r0/2")):
         assert f"Volume {number}: " in text
         assert says in text
+    assert all(len(line) <= 80 for line in text.splitlines()), "the volume's number has its room, too"
 
 
 def test_a_forgotten_cause_is_said_to_be_forgotten() -> None:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from pydrbd.cli.colours import coloured
 from pydrbd.cli.context import examples
 from pydrbd.cli.demo_cleanup import InterruptOnce, sweep
 from pydrbd.cli.demo_nodes import RESOURCE, DemoError, Node, make_nodes
@@ -83,6 +87,7 @@ class Story:
         self.folder, self.size = folder, size
         self.nodes: list[Node] = []
         self._step = 0
+        self._colours = coloured(None, sys.stdout)
         self._started = time.monotonic()
         self._summary: list[str] = []
 
@@ -227,15 +232,25 @@ class Story:
 
     def _say(self, text: str) -> None:
         self._step += 1
-        click.echo(click.style(f"\n{self._step}. {text}", bold=True))
+        click.echo("\n" + self._styled(f"{self._step}. {text}", bold=True), color=self._colours)
 
     def _tell(self, text: str) -> None:
-        click.echo(f"   {text}")
+        columns = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
+        further = "     " if text.startswith("- ") else "   "
+        click.echo(
+            textwrap.fill(
+                text, columns, initial_indent="   ", subsequent_indent=further, break_on_hyphens=False
+            )
+        )
 
     def _status(self, node: Node) -> None:
-        click.echo(click.style(f"   {node.name}# pydrbd status", dim=True))
-        for line in node.command("status").rstrip("\n").splitlines():
-            click.echo(f"     {line}")
+        click.echo(self._styled(f"   {node.name}# pydrbd status", dim=True), color=self._colours)
+        options = ["--color"] if self._colours else []
+        for line in node.command("status", *options).rstrip("\n").splitlines():
+            click.echo(f"     {line}", color=self._colours)
+
+    def _styled(self, text: str, *, bold: bool = False, dim: bool = False) -> str:
+        return click.style(text, bold=bold or None, dim=dim or None) if self._colours else text
 
 
 def _in_sync(snapshot: ResourceSnapshot) -> bool:

@@ -46,6 +46,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "verify": ("verify", "Compare the data of both nodes while they are in use."),
     "status": ("show", "Show the state of the resources that are up."),
     "events2": ("events2", "Print what exists and every change of state, as drbdsetup does."),
+    "monitor": ("monitor", "Show all resources live on the whole screen, and act on them."),
     "explain": ("explain", "Say in plain words what the state means and what to do next."),
     "history": ("history", "Show what happened to a resource, when and why."),
     "latency": ("latency", "Show where the time of reads, writes and flushes goes."),

@@ -44,7 +44,8 @@ class SyncProgress:
             bar = self._start()
             number = volume.number
             if number not in self._tasks:
-                self._tasks[number] = bar.add_task(f"{snapshot.name}/{number}", total=1, rate="", eta="")
+                total = volume.resync.total
+                self._tasks[number] = bar.add_task(f"{snapshot.name}/{number}", total=total, rate="", eta="")
             rate, eta = rate_and_eta(volume)
             bar.update(
                 self._tasks[number],

@@ -7,12 +7,11 @@ import sys
 
 import click
 
+from pydrbd.cli.colours import colour_option, coloured, painted
 from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resource_arguments
 from pydrbd.cli.resource import NotUp, ObjectMissing
 from pydrbd.errors import PydrbdError
 from pydrbd.integrations.picture import Picture
-
-_COLOURS = {"good": "green", "busy": "yellow", "bad": "red", "primary": "cyan"}
 
 
 @click.command(
@@ -22,9 +21,12 @@ _COLOURS = {"good": "green", "busy": "yellow", "bad": "red", "primary": "cyan"}
 @click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of drbdsetup.")
 @click.option("--verbose", "-v", is_flag=True, help="Also what is normal.")
 @click.option("--statistics", "-s", is_flag=True, help="Also counters, in KiB.")
+@colour_option()
 @resource_arguments(required=False)
 @pass_app
-def status_command(app: App, names: tuple[str, ...], as_json: bool, verbose: bool, statistics: bool) -> None:
+def status_command(
+    app: App, names: tuple[str, ...], as_json: bool, verbose: bool, statistics: bool, colour: bool | None
+) -> None:
     """Show the state of the resources that are up.
 
     Without arguments: of all of them. A resource whose process was killed is reported on stderr.
@@ -35,20 +37,19 @@ def status_command(app: App, names: tuple[str, ...], as_json: bool, verbose: boo
 
         click.echo(render_json(pictures), nl=False)
     elif pictures or not code:
-        click.echo(status_text(pictures, verbose=verbose, statistics=statistics), nl=False)
+        paints = coloured(colour, sys.stdout)
+        text = status_text(pictures, verbose=verbose, statistics=statistics, paints=paints)
+        click.echo(text, nl=False, color=paints)
     if code:
         raise click.exceptions.Exit(code)
 
 
-def status_text(pictures: list[Picture], *, verbose: bool = False, statistics: bool = False) -> str:
-    """The text of `status` for this standard output: as wide and as colourful as it is."""
+def status_text(pictures: list[Picture], *, verbose: bool, statistics: bool, paints: bool) -> str:
+    """The text of `status` for this standard output: as wide as it is."""
     from pydrbd.integrations.status import render
 
     terminal = sys.stdout.isatty()
     columns = shutil.get_terminal_size((80, 24)).columns if terminal else 80
-
-    def paint(word: str, mood: str) -> str:
-        return click.style(word, fg=_COLOURS[mood], bold=mood == "primary") if terminal else word
 
     return render(
         pictures,
@@ -56,7 +57,7 @@ def status_text(pictures: list[Picture], *, verbose: bool = False, statistics: b
         statistics=statistics,
         columns=columns,
         terminal=terminal,
-        paint=paint,
+        paint=painted if paints else lambda word, _mood: word,
     )
 
 

@@ -159,16 +159,17 @@ def find(facts: Facts, table: tuple[Situation, ...]) -> tuple[Situation, Answer]
 def explain(picture: Picture, history: History, table: tuple[Situation, ...]) -> str:
     """The whole answer about a resource: a paragraph for each thing that its volumes are in."""
     snap = picture.snapshot
-    paragraphs: dict[str, list[int]] = {}
+    #: What is said -> for whom; answers that read the same are said once.
+    answers: dict[str, tuple[Answer, list[int]]] = {}
     for volume in snap.volumes:
         _, answer = find(Facts(picture, volume, history), table)
-        paragraphs.setdefault(_paragraph(answer, history.now), []).append(volume.number)
+        answers.setdefault(_paragraph(answer, history.now), (answer, []))[1].append(volume.number)
     head = f"{snap.name} on {snap.node} ({snap.role.word}), with {snap.peer}:"
     texts = []
-    for text, volumes in paragraphs.items():
+    for answer, volumes in answers.values():
         numbers = ", ".join(map(str, volumes))
         label = f"Volume{'s' if len(volumes) > 1 else ''} {numbers}: " if len(snap.volumes) > 1 else ""
-        texts.append(label + text if label else text)
+        texts.append(_paragraph(answer, history.now, label))
     return f"{head}\n" + "\n".join(texts)
 
 
@@ -190,13 +191,13 @@ def not_up(name: str, node: str, *, crashed: bool, trouble: str = "") -> str:
     return f"{name} on {node}:\n" + "".join(f"{line}\n" for line in lines)
 
 
-def _paragraph(answer: Answer, now: float) -> str:
+def _paragraph(answer: Answer, now: float, volumes: str = "") -> str:
     since, cause = "not known", answer.cause or "not known: it is older than what this process remembers"
     if answer.since is not None:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(answer.since.when))
         since = f"{when} ({ago(now - answer.since.when)})"
         cause = answer.cause or sentence(answer.since.cause)
-    parts = [("", answer.state), ("Since", since), ("Cause", cause), ("Waits", answer.waits)]
+    parts = [("", volumes + answer.state), ("Since", since), ("Cause", cause), ("Waits", answer.waits)]
     lines = [line for label, text in parts for line in _wrapped(label, text)]
     lines += [
         f"{'Next' if number == 0 else '':{_WIDTH}}{command}"

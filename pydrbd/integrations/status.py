@@ -26,7 +26,8 @@ NOTHING_UP = "# No currently configured DRBD found."
 #: Paints a word that says how things are: (word, 'good' | 'busy' | 'bad' | 'primary' | '') -> text.
 Paint = Callable[[str, str], str]
 
-_DISK_MOOD = {
+#: How good a state of a disk is.
+DISK_MOOD = {
     Disk.UP_TO_DATE: "good",
     Disk.CONSISTENT: "busy",
     Disk.ATTACHING: "busy",
@@ -145,7 +146,7 @@ def _device(
         indent = 6
         if verbose:
             lines.token(indent, "minor", picture.minor(volume.number))
-    lines.token(indent, "disk", volume.disk.word, _DISK_MOOD.get(volume.disk, ""))
+    lines.token(indent, "disk", volume.disk.word, DISK_MOOD.get(volume.disk, ""))
     indent = 6
     if volume.disk is Disk.DISKLESS and (verbose or not terminal):
         lines.token(indent, "client", "no")
@@ -208,7 +209,7 @@ def _peer_device(
     if verbose or replicates(volume):
         lines.token(indent, "replication", volume.conn.replication_word, "busy" if replicates(volume) else "")
         indent = 8
-    lines.token(indent, "peer-disk", volume.peer_disk.word, _DISK_MOOD.get(volume.peer_disk, ""))
+    lines.token(indent, "peer-disk", volume.peer_disk.word, DISK_MOOD.get(volume.peer_disk, ""))
     indent = 8
     if volume.peer_disk is Disk.DISKLESS and (verbose or not terminal):
         lines.token(indent, "peer-client", "no")
