@@ -1,4 +1,4 @@
-"""What a verb of the control socket is, and the verbs on marks and options of a running resource.
+"""What a verb of the control socket is, and the verbs on marks, repair and options of a running resource.
 
 Floor: outer. Neighbours: node.py, whose table takes these in; engine/marks.py; integrations/describe.py.
 """
@@ -16,6 +16,7 @@ from pydrbd.engine.volume import Volume
 from pydrbd.errors import UsageError
 from pydrbd.integrations.adjust import adjust
 from pydrbd.integrations.describe import describe
+from pydrbd.integrations.repair import repair
 
 if TYPE_CHECKING:
     from pydrbd.node import Node
@@ -66,12 +67,20 @@ def _adjust(node: Node, config: str, groups: str, dry_run: bool) -> dict[str, li
         return adjust(node, config, groups.split(), dry_run)
 
 
+def _verify_position(node: Node, volume: int) -> int:
+    """Where the next verify begins unless it is told otherwise, in bytes."""
+    node.volume(node.snapshot(), volume)
+    return node.driver.call(lambda: node.engine.volumes[volume].verify.resume_at)
+
+
 _VOLUME = {"volume": (int, REQUIRED)}
 _ADJUST = {"config": (str, ""), "groups": (str, ""), "dry_run": (bool, False)}
 
 MORE_VERBS: Mapping[str, Verb] = {
     "describe": Verb(_describe),
     "adjust": Verb(_adjust, _ADJUST),
+    "repair": Verb(repair),
+    "verify-position": Verb(_verify_position, _VOLUME),
     "outdate": Verb(_on_volume(marks.outdate), _VOLUME),
     "pause-sync": Verb(_on_volume(marks.pause_sync), _VOLUME),
     "resume-sync": Verb(_on_volume(marks.resume_sync), _VOLUME),
