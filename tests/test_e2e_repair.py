@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,11 +14,8 @@ import pytest
 from pydrbd.cli.demo_nbd import NbdClient
 from pydrbd.runtime import launch
 from tests.support.cli import MIB, CliNode, CliPair
+from tests.support.marks import BLOCK, data, log, rot, running, slow, state
 from tests.support.waiting import wait_until
-
-BLOCK = 4096
-#: Of the verify, such that one of 16 MiB takes two seconds.
-SLOW = "disk { c-max-rate 8M; }"
 
 
 @pytest.fixture
@@ -31,53 +25,8 @@ def pair(run_dir: Path, tmp_path: Path) -> Iterator[CliPair]:
     pair.end()
 
 
-def slow(pair: CliPair) -> None:
-    """Let a verify of the pair, which is not up yet, take its time."""
-    text = pair.alpha.config.read_text()
-    pair.alpha.config.write_text(text.replace("net {", f"{SLOW} net {{", 1))
-
-
-def rot(node: CliNode, *blocks: int) -> None:
-    """Change blocks beneath pydrbd."""
-    with node.disks[0].open("r+b") as disk:
-        for block in blocks:
-            disk.seek(block * BLOCK)
-            disk.write(b"rotten" + os.urandom(32))
-
-
-def state(node: CliNode) -> tuple[str, str, int]:
-    """Connection, replication, KiB out of sync."""
-    (status,) = json.loads(node.ok("status", "--json", "r0"))
-    connection = status["connections"][0]
-    device = connection["peer_devices"][0]
-    return connection["connection-state"], device["replication-state"], int(device["out-of-sync"])
-
-
 def generation(node: CliNode) -> str:
     return node.ok("get-gi", "r0/0")
-
-
-def data(node: CliNode) -> bytes:
-    """What the resource stores: the disk without its metadata."""
-    return node.disks[0].read_bytes()[: 15 * MIB]
-
-
-@contextmanager
-def running(node: CliNode, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """`pydrbd ARGUMENTS` in a process of its own, which is ended in the end."""
-    general = ["-c", str(node.config), "--node", node.name]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pydrbd.cli.main", *general, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize("asks", ["alpha", "beta"])
@@ -122,6 +71,23 @@ def test_found_and_repaired_from_either_node_while_a_client_writes(pair: CliPair
     wait_until(lambda: alpha("down", "r0").code == 0, 10, "alpha down")
     beta.ok("down", "r0")
     assert data(alpha) == data(beta)
+
+
+def test_a_rate_holds_for_one_verify(pair: CliPair) -> None:
+    """8 MiB a second, and then what is configured: the default, which is 100, and another one."""
+    pair.up_to_date()
+
+    def seconds(*arguments: str) -> float:
+        (done,) = json.loads(pair.alpha.ok("verify", "--wait", "--json", *arguments, "r0"))
+        return float(done["seconds"])
+
+    assert seconds("--rate", "8M") > 1.5
+    assert seconds() < 1.5
+    slow(pair)
+    pair.alpha.ok("peer-device-options", "r0")
+    assert seconds() > 1.5
+    for text in ("0", "x", "2s", "1023B"):
+        assert pair.alpha("verify", "--rate", text, "r0").code == 1
 
 
 def test_what_could_not_be_repaired_is_refused_before_the_verify(pair: CliPair) -> None:
@@ -172,8 +138,7 @@ def test_ctrl_c_leaves_the_verify_running_and_the_same_command_joins_it(pair: Cl
     assert "r0/0: the verify goes on" in err
     assert state(beta)[1] == "VerifyS"
     assert "r0: repaired: the data of alpha" in beta.ok("verify", "--repair", "r0")
-    log = launch.paths(beta.run_dir, "beta", "r0").log_file.read_text()
-    assert log.count("Starting Online Verify from sector 0") == 1
+    assert log(beta).count("Starting Online Verify from sector 0") == 1
     assert state(alpha) == state(beta) == ("Connected", "Established", 0)
 
 

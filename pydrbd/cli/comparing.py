@@ -79,12 +79,15 @@ def joined(resource: LocalResource, number: int) -> Comparison | None:
     return Comparison(resource, number, volume.verify.start, volume.resync.total, began)
 
 
-def begin(resource: LocalResource, number: int, start: int | None, stop: int) -> Comparison:
-    """Begin a verify, from byte `start` (None: where the last one was interrupted) to `stop` (0: the end)."""
+def begin(resource: LocalResource, number: int, start: int | None, stop: int, rate: int) -> Comparison:
+    """Begin a verify, from byte `start` (None: where the last one was interrupted) to `stop` (0: the end).
+
+    `rate`: bytes a second at the most; 0: as configured.
+    """
     size = volume_of(resource.snapshot(), number).size
     if start is None:
         start = int(resource.call("verify-position", volume=number))
-    resource.call("verify", volume=number, start=start, stop=stop)
+    resource.call("verify", volume=number, start=start, stop=stop, rate=rate)
     end = min(stop, size) if stop else size
     return Comparison(resource, number, start, max(end - start, min(BIT_BYTES, size)), time.time())
 

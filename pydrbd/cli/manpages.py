@@ -22,7 +22,7 @@ Lines = Iterator[str]
 _EXIT_CODES = (
     ("0", "Done."),
     ("1", "Wrong use, an unknown resource, metadata that are missing or in the way."),
-    ("4", "verify: blocks are out of sync and were not repaired."),
+    ("4", "verify, scrub: blocks are out of sync and were not repaired."),
     ("5", "A wait took too long, a verify was interrupted, or a disk is lower than Outdated."),
     (
         "10",

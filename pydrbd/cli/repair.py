@@ -13,6 +13,7 @@ import click
 from pydrbd.cli.comparing import Comparison, blocks
 from pydrbd.cli.progress import SyncProgress
 from pydrbd.cli.resource import LocalResource
+from pydrbd.control.client import RemoteError
 from pydrbd.engine.snapshot import ResourceSnapshot
 from pydrbd.errors import CannotRepair, OutOfSync, PydrbdError, WaitTimeout
 from pydrbd.integrations.repair import Direction, direction
@@ -44,13 +45,18 @@ def _last_primary(resource: LocalResource) -> str:
     return ""
 
 
-def repair(resource: LocalResource, comparisons: list[Comparison]) -> Direction:
+def repair(resource: LocalResource, found: list[Comparison]) -> Direction:
     """Copy what these verifies, of one resource, have marked, and wait until it is done; a bar on a terminal.
 
-    The errors of `direction`: nothing has changed. WaitTimeout: the nodes have not met again; it takes place
-    when they do.
+    OutOfSync: it is not possible now. WaitTimeout: the nodes have not met again; it takes place when they do.
     """
-    answer = resource.call("repair")
+    try:
+        answer = resource.call("repair")
+    except RemoteError as error:
+        marked = sum(comparison.marked for comparison in found)
+        raise OutOfSync(
+            f"{error}\n{resource.name}: {blocks(marked)} out of sync and not repaired."
+        ) from error
     way = Direction(str(answer["source"]), str(answer["target"]))
     try:
         _wait(resource)
@@ -59,7 +65,7 @@ def repair(resource: LocalResource, comparisons: list[Comparison]) -> Direction:
     except BaseException:
         click.echo(f"{resource.name}: the repair goes on; `pydrbd status` shows how far it is.", err=True)
         raise
-    for comparison in comparisons:
+    for comparison in found:
         comparison.repaired = comparison.marked
     return way
 

@@ -33,6 +33,16 @@ def position(option: str, text: str) -> int:
     return value
 
 
+def bytes_a_second(text: str) -> int:
+    """What --rate says: KiB, or with a unit (k, M, G). UsageError."""
+    match = _NUMBER.fullmatch(text)
+    unit = match[2].lower() if match else "s"
+    value = int(match[1]) * _UNITS[unit or "k"] if match and unit != "s" else 0
+    if not _UNITS["k"] <= value <= _MOST:
+        raise UsageError(f"--rate takes a number of KiB, or one with a unit, such as 20M, not {text[:40]!r}")
+    return value
+
+
 @click.command(
     "verify",
     epilog=examples(
@@ -41,6 +51,7 @@ def position(option: str, text: str) -> int:
 )
 @click.option("--start", metavar="POSITION", help="Sector, or with a unit (k, M, G) bytes, to begin at.")
 @click.option("--stop", metavar="POSITION", help="Where to stop; default: the end of the volume.")
+@click.option("--rate", metavar="RATE", help="Bytes a second, such as 20M, instead of the pace of a resync.")
 @click.option("--wait", is_flag=True, help="Wait for the end, and say what was found.")
 @click.option(
     "--repair", "repairs", is_flag=True, help="The same, and copy the Primary's blocks if any differ."
@@ -53,6 +64,7 @@ def verify_command(
     names: tuple[str, ...],
     start: str | None,
     stop: str | None,
+    rate: str | None,
     wait: bool,
     repairs: bool,
     as_json: bool,
@@ -72,20 +84,22 @@ def verify_command(
     last = 0 if stop is None else position("--stop", stop)
     if stop is not None and last <= max(first, 0):
         raise UsageError("--stop must lie behind --start")
+    pace = 0 if rate is None else bytes_a_second(rate)
     if as_json and not (wait or repairs):
         raise UsageError("--json needs --wait or --repair")
     results: list[dict[str, Any]] = []
 
     def act(target: Target) -> None:
         flags = f"{f' --start {start}' if start else ''}{f' --stop {stop}' if stop else ''}"
+        flags += f" --rate {rate}" if rate else ""
         flags += " --repair" if repairs else " --wait" if wait else ""
         for volume in target.volumes:
             if app.would(f"verify{flags} {target.resource.name}/{volume}"):
                 continue
             if not (wait or repairs):
-                target.resource.call("verify", volume=volume, start=first, stop=last)
+                target.resource.call("verify", volume=volume, start=first, stop=last, rate=pace)
         if (wait or repairs) and not app.dry_run:
-            _to_the_end(target, (first, last), repairs, None if not as_json else results)
+            _to_the_end(target, (first, last, pace), repairs, None if not as_json else results)
 
     try:
         for_each(app.targets(names), act)
@@ -95,18 +109,21 @@ def verify_command(
 
 
 def _to_the_end(
-    target: Target, span: tuple[int, int], repairs: bool, results: list[dict[str, Any]] | None
+    target: Target, span: tuple[int, int, int], repairs: bool, results: list[dict[str, Any]] | None
 ) -> None:
-    """Verify a resource in the foreground, and repair it; what came of it into `results`, else printed."""
-    resource = target.resource
+    """Verify a resource in the foreground, and repair it; what came of it into `results`, else printed.
+
+    `span`: from (-1: where the last one ended), to (0: the end), bytes a second (0: as configured).
+    """
+    resource, (start, stop, pace) = target.resource, span
     way = check(resource) if repairs else None
     if way is not None and results is None:
         click.echo(f"{resource.name}: if blocks differ, {way}.")
-    whole = span == (-1, 0)
+    whole = (start, stop) == (-1, 0)
     found = []
     for number in target.volumes:
         running = joined(resource, number) if whole else None
-        found.append(running or begin(resource, number, None if span[0] < 0 else span[0], span[1]))
+        found.append(running or begin(resource, number, None if start < 0 else start, stop, pace))
     follow(found)
     try:
         for comparison in found:
