@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pydrbd.cli.demo_nbd import NbdClient
+from pydrbd.control.client import Client, RemoteError
 from pydrbd.runtime import launch
 from tests.support.cli import MIB, CliNode, CliPair
 from tests.support.marks import BLOCK, data, log, rot, running, slow, state
@@ -161,3 +162,29 @@ def test_an_interrupted_verify_says_so_and_goes_on_from_there(pair: CliPair) -> 
     (rest,) = json.loads(beta.ok("verify", "--wait", "--json", "r0"))
     assert 0 < rest["start"] < 15 * MIB
     assert rest["start"] + rest["bytes"] > 15 * MIB
+
+
+def test_a_volume_that_is_not_verified_counts_for_the_repair(run_dir: Path, tmp_path: Path) -> None:
+    """All volumes of a resource part together, and the Primary serves one of them from its peer's disk."""
+    pair = CliPair(tmp_path, run_dir, volumes=2, net="verify-alg crc32c;")
+    alpha, beta = pair.alpha, pair.beta
+    try:
+        pair.up_to_date()
+        alpha.ok("primary", "r0")
+        alpha.ok("detach", "r0/1")
+        rot(beta, 3)
+        assert (alpha("verify", "--repair", "r0/0").code, beta("verify", "--repair", "r0/0").code) == (16, 11)
+        assert "Starting Online Verify" not in log(alpha) + log(beta)
+        # The process itself asks once more, whoever calls it.
+        path = launch.paths(alpha.run_dir, "alpha", "r0").control_socket
+        with pytest.raises(RemoteError, match=r"\(-4\) Can not resync without local disk"):
+            Client(path).call("repair")
+        assert state(alpha)[0] == state(beta)[0] == "Connected"
+        # Compared it may be, and repaired when all is well again.
+        assert alpha("verify", "--wait", "r0/0").code == 4
+        alpha.ok("attach", "r0/1")
+        alpha.ok("wait-sync", "-t", "20", "r0")
+        assert "r0: repaired: the data of alpha" in beta.ok("verify", "--repair", "r0")
+        assert state(alpha) == state(beta) == ("Connected", "Established", 0)
+    finally:
+        pair.end()

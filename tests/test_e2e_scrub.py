@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
+import select
 import signal
 import time
 from collections.abc import Iterator
@@ -113,11 +116,31 @@ def test_a_scrub_that_was_ended_leaves_its_verify_and_the_next_one_joins_it(pair
     assert "r0/0: compared" in beta.ok("scrub")
     assert starts(beta) == [0]
     assert record(beta)["ended"] > 0
-    # A part that somebody else verifies is no scrub: it is waited for.
+    # A part that somebody else verifies is no scrub, not even behind an unfinished one: it is waited for.
+    path = beta.run_dir / "beta" / "r0.scrub"
+    noted = json.loads(path.read_text())
+    noted["0"].update(ended=0.0, position=4096)
+    path.write_text(json.dumps(noted))
     beta.ok("verify", "--start", "8M", "r0")
     done = beta("scrub")
     assert "a verify runs already" in done.err
     assert (done.code, starts(beta)) == (0, [0, 16384, 0])
+
+
+def test_one_scrub_at_a_time(pair: CliPair, run_dir: Path) -> None:
+    pair.up_to_date()
+    with (run_dir / "scrub.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with running(pair.alpha, "scrub") as command:
+            assert command.stderr is not None
+            waits = command.stderr.fileno()
+            assert select.select([waits], [], [], 20)[0]
+            assert b"another scrub runs on this machine" in os.read(waits, 4096)
+            assert starts(pair.alpha) == []
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            out, _err = command.communicate(timeout=20)
+    assert (command.returncode, starts(pair.alpha)) == (0, [0])
+    assert "r0/0: compared" in out
 
 
 def test_where_a_scrub_goes_on() -> None:
