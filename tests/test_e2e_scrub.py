@@ -122,7 +122,7 @@ def test_a_scrub_that_was_ended_leaves_its_verify_and_the_next_one_joins_it(pair
     noted["0"].update(ended=0.0, position=4096)
     path.write_text(json.dumps(noted))
     beta.ok("verify", "--start", "8M", "r0")
-    done = beta("scrub")
+    done = beta("scrub", "--rate", "1G")
     assert "a verify runs already" in done.err
     assert (done.code, starts(beta)) == (0, [0, 16384, 0])
 
