@@ -166,3 +166,15 @@ class WaitTimeout(PydrbdError):
     """wait-connect or wait-sync gave up (exit code 5, as drbdsetup)."""
 
     exit_code = 5
+
+
+class CannotRepair(PydrbdError):
+    """What a verify finds could not be repaired as things are now; nothing has changed."""
+
+    exit_code = 11
+
+
+class OutOfSync(PydrbdError):
+    """A verify has found blocks that differ, and they were not repaired (4: as fsck says it)."""
+
+    exit_code = 4

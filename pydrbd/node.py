@@ -25,7 +25,6 @@ from pydrbd.config import MetaDiskKind, ResourceView
 from pydrbd.config.view import handler_environment
 from pydrbd.control.protocol import plain
 from pydrbd.control.server import ControlServer
-from pydrbd.engine import admin
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.options import EngineOptions, VolumeOptions
 from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
@@ -310,12 +309,6 @@ def _script(name: str) -> Callable[..., None]:
     return act
 
 
-def _verify(node: Node, volume: int, start: int, stop: int) -> None:
-    node.volume(node.snapshot(), volume)
-    begin = None if start < 0 else start
-    node.driver.run(admin.verify(node.engine, node.engine.volumes[volume], begin, stop))
-
-
 def _status(node: Node) -> Any:
     return plain(node.snapshot())
 
@@ -410,7 +403,6 @@ VERBS: Mapping[str, Verb] = {
     "invalidate": Verb(_volume_script("invalidate"), _VOLUME),
     "invalidate-remote": Verb(_volume_script("invalidate_remote"), _VOLUME),
     "new-current-uuid": Verb(_volume_script("new_current_uuid"), {**_VOLUME, "clear_bitmap": (bool, False)}),
-    "verify": Verb(_verify, {**_VOLUME, "start": (int, -1), "stop": (int, 0)}),
     "get-gi": Verb(_get_gi, _VOLUME),
     "show-gi": Verb(_show_gi, _VOLUME),
     "wait": Verb(_wait, {"condition": (str, REQUIRED), "seconds": (float, 0.0)}),

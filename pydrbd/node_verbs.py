@@ -1,4 +1,4 @@
-"""What a verb of the control socket is, and the verbs on marks and options of a running resource.
+"""What a verb of the control socket is, and the verbs on marks, repair and options of a running resource.
 
 Floor: outer. Neighbours: node.py, whose table takes these in; engine/marks.py; integrations/describe.py.
 """
@@ -6,16 +6,18 @@ Floor: outer. Neighbours: node.py, whose table takes these in; engine/marks.py; 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.engine import marks
+from pydrbd.engine import admin, marks
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.orders import Script
+from pydrbd.engine.pacing import Pace
 from pydrbd.engine.volume import Volume
 from pydrbd.errors import UsageError
 from pydrbd.integrations.adjust import adjust
 from pydrbd.integrations.describe import describe
+from pydrbd.integrations.repair import repair
 
 if TYPE_CHECKING:
     from pydrbd.node import Node
@@ -66,12 +68,38 @@ def _adjust(node: Node, config: str, groups: str, dry_run: bool) -> dict[str, li
         return adjust(node, config, groups.split(), dry_run)
 
 
+def _verify(node: Node, volume: int, start: int, stop: int, rate: int) -> None:
+    """Begin a verify at byte `start` (-1: where the last one ended), up to `stop` (0: the end).
+
+    `rate`: bytes a second, 0: as the options say now. A verify keeps the pace with which it began.
+    """
+    node.volume(node.snapshot(), volume)
+    found = node.engine.volumes[volume]
+
+    def pace() -> None:
+        options = replace(found.options, c_max_rate=rate, resync_rate=rate) if rate else found.options
+        if not found.verify.run:
+            found.verify.pace = Pace(options)
+
+    node.driver.call(pace)
+    node.driver.run(admin.verify(node.engine, found, None if start < 0 else start, stop))
+
+
+def _verify_position(node: Node, volume: int) -> int:
+    """Where the next verify begins unless it is told otherwise, in bytes."""
+    node.volume(node.snapshot(), volume)
+    return node.driver.call(lambda: node.engine.volumes[volume].verify.resume_at)
+
+
 _VOLUME = {"volume": (int, REQUIRED)}
 _ADJUST = {"config": (str, ""), "groups": (str, ""), "dry_run": (bool, False)}
 
 MORE_VERBS: Mapping[str, Verb] = {
     "describe": Verb(_describe),
     "adjust": Verb(_adjust, _ADJUST),
+    "repair": Verb(repair),
+    "verify": Verb(_verify, {**_VOLUME, "start": (int, -1), "stop": (int, 0), "rate": (int, 0)}),
+    "verify-position": Verb(_verify_position, _VOLUME),
     "outdate": Verb(_on_volume(marks.outdate), _VOLUME),
     "pause-sync": Verb(_on_volume(marks.pause_sync), _VOLUME),
     "resume-sync": Verb(_on_volume(marks.resume_sync), _VOLUME),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,17 +18,19 @@ def written(folder: Path) -> dict[str, str]:
 
 def test_units_run_this_pydrbd_and_never_send_sigterm(tmp_path: Path) -> None:
     texts = written(tmp_path)
-    for text in texts.values():
+    for name, text in texts.items():
         assert "@PYDRBD@" not in text
-        assert "KillSignal=SIGKILL" in text
-        # After the network; mounts come later, and go first at shutdown.
-        assert "Before=remote-fs-pre.target" in text
+        if "@." in name:
+            assert "KillSignal=SIGKILL" in text
+            # After the network; mounts come later, and go first at shutdown.
+            assert "Before=remote-fs-pre.target" in text
     main = texts["pydrbd@.service"]
     assert "After=network-online.target" in main
     command = next(line for line in main.splitlines() if line.startswith("ExecStart="))
     program = command.removeprefix("ExecStart=").split(" supervise ")[0].split()
     shown = subprocess.run([*program, "--help"], capture_output=True, text=True, timeout=60, check=True)
     assert "supervise" in shown.stdout
+    assert f"ExecStart={shlex.join(program)} scrub\n" in texts["pydrbd-scrub.service"]
 
 
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:

@@ -37,13 +37,15 @@ def explain_command(app: App, names: tuple[str, ...]) -> None:
 
 
 def _explained(resource: LocalResource) -> str:
+    from pydrbd.cli.scrub_record import last_words
     from pydrbd.integrations.explain import explain
     from pydrbd.integrations.history import history_from
     from pydrbd.integrations.situations import TABLE
 
     # The history first: what happens in between makes it older than the picture, not newer.
     history = history_from(resource.call("history", timeout=30.0))
-    return explain(resource.picture(), history, TABLE)
+    scrubs = "".join(f"Scrub   {line}\n" for line in last_words(resource).splitlines())
+    return explain(resource.picture(), history, TABLE) + scrubs
 
 
 def _not_up(resource: LocalResource, error: NotUp) -> str:

@@ -44,6 +44,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "resume-sync": ("sync", "Let the resync go on."),
     "new-current-uuid": ("sync", "Start a new data generation, for instance to skip the first sync."),
     "verify": ("verify", "Compare the data of both nodes while they are in use."),
+    "scrub": ("scrub", "Verify one resource after the other, from a timer."),
     "status": ("show", "Show the state of the resources that are up."),
     "events2": ("events2", "Print what exists and every change of state, as drbdsetup does."),
     "monitor": ("monitor", "Show all resources live on the whole screen, and act on them."),

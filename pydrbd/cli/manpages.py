@@ -22,7 +22,8 @@ Lines = Iterator[str]
 _EXIT_CODES = (
     ("0", "Done."),
     ("1", "Wrong use, an unknown resource, metadata that are missing or in the way."),
-    ("5", "A wait took too long, or a disk is lower than Outdated."),
+    ("4", "verify, scrub: blocks are out of sync and were not repaired."),
+    ("5", "A wait took too long, a verify was interrupted, or a disk is lower than Outdated."),
     (
         "10",
         "The configuration is not valid, a resource is not up, or another failure that has a number.",

@@ -23,7 +23,7 @@ from pydrbd.errors import UsageError
 
 #: Seconds without an answer after which a process counts as hanging; 0: never.
 HEALTH = "PYDRBD_HEALTH_SECONDS"
-UNITS = ("pydrbd@.service", "pydrbd-primary@.service")
+UNITS = ("pydrbd@.service", "pydrbd-primary@.service", "pydrbd-scrub.service", "pydrbd-scrub.timer")
 
 
 @click.command("supervise", epilog=examples("pydrbd supervise r0"))
@@ -138,9 +138,10 @@ def _restart(target: Target, force: bool) -> dict[str, Any]:
 @click.argument("directory", default="/etc/systemd/system", type=click.Path(path_type=Path))
 @pass_app
 def install_units_command(app: App, directory: Path) -> None:
-    """Write the systemd units pydrbd@.service and pydrbd-primary@.service to a directory.
+    """Write the systemd units pydrbd@.service, pydrbd-primary@.service and pydrbd-scrub.timer to a directory.
 
-    They run this very pydrbd. Enable them per resource: systemctl enable --now pydrbd@r0.
+    They run this very pydrbd. Enable the first two per resource: systemctl enable --now pydrbd@r0. The
+    timer, on both nodes, compares the data every week: systemctl enable --now pydrbd-scrub.timer.
     """
     import shlex
     import sys
