@@ -313,6 +313,9 @@ class Checker(PowerChecks, Observer):
             if self.branch[name] is self.branch[peer.name]:
                 self.world.fork(node)
             self.mark(name, False)
+        elif primary and not self._was_primary[name] and s.disk < Disk.UP_TO_DATE == s.pdsk:
+            # Promoted as a target: what its clients write and see from now on is the peer's history.
+            self._follow(node, peer)
         self._was_primary[name] = primary
         if primary:
             if s.conn < Conn.CONNECTED:
@@ -341,14 +344,18 @@ class Checker(PowerChecks, Observer):
 
     def _claim(self, node: Node, peer: Node) -> None:
         """The node has become UpToDate by agreement with its peer."""
-        mine, theirs = self.branch[node.name], self.branch[peer.name]
         self.mark(node.name, False)
+        self._follow(node, peer)
+
+    def _follow(self, node: Node, peer: Node) -> None:
+        """The node goes on in its peer's history: it may have acknowledged nothing in one of its own."""
+        mine, theirs = self.branch[node.name], self.branch[peer.name]
         if mine is theirs:
             return
         if mine.acked and not mine.discarded:
             raise Violation(
                 "divergence",
-                f"{node.name} became UpToDate from {peer.name}, and {mine.acked} writes that it"
+                f"{node.name} goes on with the data of {peer.name}, and {mine.acked} writes that it"
                 f" acknowledged vanish without anybody having said so",
             )
         self.branch[node.name] = theirs
