@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="run with this deliberate fault")
     parser.add_argument(
-        "--harmless", action="store_true", help="with --mutant: its profile without the fault"
+        "--harmless", action="store_true", help="with --seed and --mutant: its profile without the fault"
     )
     parser.add_argument(
         "--mutants", action="store_true", help="find each deliberate fault within --seeds seeds"
@@ -105,7 +105,10 @@ def _hunt(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    args = _parser().parse_args()
+    parser = _parser()
+    args = parser.parse_args()
+    if args.harmless and (args.seed is None or not args.mutant):
+        parser.error("--harmless goes with --seed and --mutant")
     if args.mutants:
         return _hunt(args)
     return _one(args) if args.seed is not None else _many(args)

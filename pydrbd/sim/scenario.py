@@ -310,7 +310,11 @@ class Scenario(
                 yield from self._renew(node)
                 yield from self._give_way(node)
                 # StandAlone: a Primary whose own data are gone for good, and which refuses older ones.
-                met = self._conn(node) >= Conn.CONNECTED or self._conn(node) == Conn.STANDALONE
+                refuses = self._conn(node) == Conn.STANDALONE
+                met = self._conn(node) >= Conn.CONNECTED or refuses
+                if refuses and Disk.DISKLESS < self._disk(node) < Disk.UP_TO_DATE:
+                    # Its clients have to close the device before it takes what the peer has.
+                    yield from self._demote(node)
                 if node.up and self._disk(node) == Disk.DISKLESS and met:
                     # Its disk does not fit the peer's data: let the two meet as disks.
                     yield from self._demote(node)

@@ -16,6 +16,8 @@ from functools import cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Protocol
 
+from pydrbd.sim.disk_faults import DiskFaults
+from pydrbd.sim.net_faults import NetFaults
 from pydrbd.sim.profile import Profile
 
 
@@ -113,6 +115,13 @@ def with_volumes(profile: Profile, **changes: Any) -> Profile:
         for name, node in profile.options.items()
     }
     return replace(profile, options=options)
+
+
+def slow_exchange(profile: Profile) -> Profile:
+    """A node can be promoted before its resync begins."""
+    net = replace(profile.net, delay=0.02, spike=2.0, spike_chance=0.05)
+    profile = replace(profile, net_faults=NetFaults(), disk_faults=DiskFaults(full=True))
+    return replace(profile, net=net, depth=4, think=0.01, pause=0.5, fresh=False, steps=12)
 
 
 def _plain(function: Callable[..., Any] | property) -> FunctionType:

@@ -12,10 +12,8 @@ from pydrbd.engine import admin, aftermath, disk_admin, generations, peer_reques
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.generations import Verdict, _Both
 from pydrbd.engine.volume import Volume
-from pydrbd.sim.disk_faults import DiskFaults
 from pydrbd.sim.driver import DiskProfile
-from pydrbd.sim.mutants.edit import Mutant, Swap, edit
-from pydrbd.sim.net_faults import NetFaults
+from pydrbd.sim.mutants.edit import Mutant, Swap, edit, slow_exchange
 from pydrbd.sim.profile import Profile
 from pydrbd.vocabulary import Refusal
 
@@ -57,13 +55,6 @@ def _slow_disks(profile: Profile) -> Profile:
     """An exchange of bitmaps takes as long as a client's writes."""
     disk = DiskProfile(delay=0.004, spike=50.0, spike_chance=0.1)
     return replace(profile, disk=disk, depth=16, think=0.005, pause=0.1, fresh=False, steps=20)
-
-
-def _slow_exchange(profile: Profile) -> Profile:
-    """A node can be promoted before its resync begins."""
-    net = replace(profile.net, delay=0.02, spike=2.0, spike_chance=0.05)
-    profile = replace(profile, net_faults=NetFaults(), disk_faults=DiskFaults(full=True))
-    return replace(profile, net=net, depth=4, think=0.01, pause=0.5, fresh=False, steps=12)
 
 
 GENERATIONS = (
@@ -113,7 +104,7 @@ GENERATIONS = (
         swarm=True,
         actions=("promote_target",),
         focus=True,
-        setting=_slow_exchange,
+        setting=slow_exchange,
     ),
     Mutant(
         "outdated-primary-is-the-source",
@@ -123,7 +114,7 @@ GENERATIONS = (
         swarm=True,
         actions=("promote_target",),
         focus=True,
-        setting=_slow_exchange,
+        setting=slow_exchange,
     ),
     Mutant(
         "bitmap-uuid-overwritten",

@@ -12,7 +12,7 @@ from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.group_commit import GroupCommit
 from pydrbd.engine.transfer_log import TransferLog
 from pydrbd.engine.volume import Volume
-from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
+from pydrbd.sim.mutants.edit import Mutant, edit, slow_exchange, with_volumes
 from pydrbd.sim.profile import Profile
 from pydrbd.units import MIB
 from pydrbd.vocabulary import OnIoError
@@ -107,6 +107,16 @@ WRITES = (
             ),
         ),
         swarm=True,
+    ),
+    Mutant(
+        "flush-of-earlier-sessions-forgotten",
+        2,
+        "a flush does not cover what the peer, whose disk is the good one, has in its cache from before",
+        (edit(GroupCommit._round, ("if there and session is not None", "if False and session is not None")),),
+        swarm=True,
+        actions=("promote_target",),
+        focus=True,
+        setting=slow_exchange,
     ),
     Mutant(
         "fua-as-plain-write",
