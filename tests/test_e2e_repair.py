@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +13,9 @@ from pydrbd.cli.demo_nbd import NbdClient
 from pydrbd.control.client import Client, RemoteError
 from pydrbd.runtime import launch
 from tests.support.cli import MIB, CliNode, CliPair
-from tests.support.marks import BLOCK, data, log, rot, running, slow, state
+from tests.support.marks import data, log, rot, running, slow, state
 from tests.support.waiting import wait_until
+from tests.support.writing import writing
 
 
 @pytest.fixture
@@ -37,19 +36,8 @@ def test_found_and_repaired_from_either_node_while_a_client_writes(pair: CliPair
     alpha.ok("primary", "r0")
     node = alpha if asks == "alpha" else beta
     client = NbdClient(launch.paths(alpha.run_dir, "alpha", "r0").nbd_socket, "0")
-    stop = threading.Event()
-    written = 0
-
-    def write() -> None:
-        nonlocal written
-        while not stop.is_set():
-            client.write(written * 7919 % 1000 * BLOCK, os.urandom(BLOCK))
-            written += 1
-
     rot(beta, 2000, 2001, 3000)
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
+    with writing(client, 1000) as writer:
         found = node("verify", "--wait", "r0")
         assert found.code == 4
         assert "r0/0: compared 15.9" in found.out or "r0/0: compared 16" in found.out
@@ -58,13 +46,10 @@ def test_found_and_repaired_from_either_node_while_a_client_writes(pair: CliPair
         assert "the data of alpha, the Primary, replace those of beta" in found.err
         assert state(node) == ("Connected", "Established", 12)
         told = node.ok("verify", "--repair", "r0").splitlines()
-    finally:
-        stop.set()
-        writer.join()
     assert told[0] == "r0: if blocks differ, the data of alpha, the Primary, replace those of beta."
     assert told[1].endswith(": 3 blocks (12 KiB) out of sync")
     assert told[2] == "r0: repaired: the data of alpha, the Primary, replace those of beta"
-    assert written > 50
+    assert writer.written > 50
     assert state(alpha) == state(beta) == ("Connected", "Established", 0)
     (same,) = json.loads(node.ok("verify", "--repair", "--json", "r0/0"))
     assert (same["complete"], same["out-of-sync"], same["repaired"], same["source"]) == (True, 0, 0, "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from pydrbd.cli.demo_nbd import NbdClient
 from pydrbd.runtime import launch
 from tests.support.cli import MIB, CliNode, CliPair
 from tests.support.waiting import wait_equal, wait_until
+from tests.support.writing import writing
 
 BLOCK = 4096
 
@@ -67,18 +67,7 @@ def test_rotten_blocks_are_found_under_load_and_repaired(pair: CliPair, asks: st
     alpha.ok("primary", "r0")
     node = alpha if asks == "alpha" else beta
     client = NbdClient(launch.paths(alpha.run_dir, "alpha", "r0").nbd_socket, "0")
-    stop = threading.Event()
-    written = 0
-
-    def write() -> None:
-        nonlocal written
-        while not stop.is_set():
-            client.write(written * 7919 % 6000 * BLOCK, os.urandom(BLOCK))
-            written += 1
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
+    with writing(client, 6000) as writer:
         flip(beta, 6100, 6101, 7000)
         node.ok("verify", "r0")
         refused = alpha("verify", "r0")
@@ -87,10 +76,7 @@ def test_rotten_blocks_are_found_under_load_and_repaired(pair: CliPair, asks: st
         status = node.ok("status", "r0")
         assert "replication:VerifyS peer-disk:UpToDate done:" in status
         idle(pair)
-    finally:
-        stop.set()
-        writer.join()
-    assert written > 100
+    assert writer.written > 100
     for each in (alpha, beta):
         assert out_of_sync(each) == 12
         found = [line for line in log(each).splitlines() if "Out of sync: " in line]

@@ -10,19 +10,9 @@ import pytest
 from pydrbd.engine import marks
 from pydrbd.engine.orders import IoFailed, Order, WriteBlocks, WriteMeta
 from pydrbd.vocabulary import Conn, Disk, Protocol
-from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
+from tests.support.engine_bench import Bench, Pair, connect, cut_power, good_disk, pair_of
 
 OLD, NEW = b"\x11" * 4096, b"\x5a" * 4096
-
-
-def cut_power(bench: Bench) -> Bench:
-    """The machine was without power: what was not flushed is gone."""
-    disk = bench.disk
-    for block, versions in disk.cached.items():
-        disk.blocks[block] = versions[0]
-    disk.cached.clear()
-    disk.boot += 1
-    return Bench(bench.name, 99, disk)
 
 
 def primary_as_target() -> Pair:

@@ -14,7 +14,7 @@ from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.format.gi import MdFlag
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal
 from pydrbd.wire.packets import ConnectionFeatures, Packet
-from tests.support.engine_bench import Bench, Pair, connect, fresh_disk, good_disk, pair_of
+from tests.support.engine_bench import Bench, Pair, connect, cut_power, fresh_disk, good_disk, pair_of
 
 OLD, NEW = b"\x11" * 4096, b"\x5a" * 4096
 
@@ -98,16 +98,6 @@ def test_no_extent_leaves_the_log_of_a_disk_that_has_failed() -> None:
         answer = stop.value
     assert isinstance(answer, IoFailed)
     assert one.disk.hot_extents() == hot
-
-
-def cut_power(bench: Bench) -> Bench:
-    """The machine was without power: what was not flushed is gone."""
-    disk = bench.disk
-    for block, versions in disk.cached.items():
-        disk.blocks[block] = versions[0]
-    disk.cached.clear()
-    disk.boot += 1
-    return Bench(bench.name, 99, disk)
 
 
 def _without_mark(_bench: Bench, packet: Packet) -> list[Packet]:

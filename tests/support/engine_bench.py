@@ -233,3 +233,13 @@ def connect(pair: Pair, seconds: float = 3.0) -> None:
         bench.start("connect", bench.engine.connect())
     pair.settle()
     pair.pass_time(seconds)
+
+
+def cut_power(bench: Bench) -> Bench:
+    """The machine was without power: what was not flushed is gone."""
+    disk = bench.disk
+    for block, versions in disk.cached.items():
+        disk.blocks[block] = versions[0]
+    disk.cached.clear()
+    disk.boot += 1
+    return Bench(bench.name, 99, disk)
