@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from pydrbd.engine.volume import Volume
 
 
+#: Flags of a node that was Primary when it ended.
+_CRASHED = MdFlag.PRIMARY | MdFlag.CRASHED_PRIMARY
+
+
 def forget_disk(volume: Volume) -> None:
     """Drop all that was known of the disk (it is closed, or about to be)."""
     volume.layout = volume.base = volume.generation = None
@@ -128,7 +132,9 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
     volume.layout, volume.base, volume.generation = layout, superblock, superblock.generation
     volume.boot = info.boot
     volume.generation_flushed = generations.masked(superblock.generation.current)
-    crashed = not superblock.clean or bool(superblock.flags & MdFlag.CRASHED_PRIMARY)
+    # apply-al cleans the metadata of a crashed Primary and leaves it the flag; a boot is left by who crashed
+    # and was not yet in step again.
+    crashed = not superblock.clean or bool(superblock.boot) or bool(superblock.flags & _CRASHED)
     volume.cache_lost = crashed and (not info.boot or superblock.boot != info.boot)
     volume.current_on_disk = superblock.generation.current
     volume.size = volume.size or superblock.size_sectors * SECTOR or peer_state.agreed_size(volume)
@@ -164,7 +170,7 @@ def _take_into_use(volume: Volume) -> Script[None]:
     assert base is not None
     assert layout is not None
     name = engine.options.resource
-    volume.crashed_primary = bool(base.flags & (MdFlag.PRIMARY | MdFlag.CRASHED_PRIMARY))
+    volume.crashed_primary = bool(base.flags & _CRASHED)
     volume.shared = volume.shared or bool(base.flags & MdFlag.CONNECTED)
     volume.resumable = volume.crashed_primary and _stored_disk(base.flags) == Disk.UP_TO_DATE
     if base.flags & MdFlag.FULL_SYNC:
@@ -275,7 +281,7 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
         return
     # Clean as it will be, this disk knows nothing else of what the peer may yet lose with its cache.
     _mark_unconfirmed(volume)
-    boot = volume.superblock().boot if flags & MdFlag.CRASHED_PRIMARY else b""
+    boot = volume.superblock().boot if volume.cache_lost or flags & MdFlag.CRASHED_PRIMARY else b""
     final = replace(volume.superblock(), flags=flags, clean=True, boot=boot)
     result = yield from volume.flush_data()
     if result is None:

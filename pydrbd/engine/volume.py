@@ -42,7 +42,7 @@ from pydrbd.format.al_ring import EMPTY_RING
 from pydrbd.format.bitmap_pages import PAGE_BYTES, bits_covered, bits_for, bits_touched, pages_of_extents
 from pydrbd.format.gi import Generation, MdFlag
 from pydrbd.format.layout import Layout, flexible_layout, indexed_layout, internal_layout
-from pydrbd.format.superblock import Superblock
+from pydrbd.format.superblock import CACHE_LOST, Superblock
 from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Disk, Failure, Role
 from pydrbd.wire.packets import Sizes, Uuids
@@ -251,7 +251,7 @@ class Volume:
             clean=not self.in_use,
             size_sectors=self.size // SECTOR,
             al_extents=len(self.activity_log.ring.slots),
-            boot=self.boot if (self.in_use or self.crashed_primary) and not self.cache_lost else b"",
+            boot=CACHE_LOST if self.cache_lost else self.boot if self.in_use or self.crashed_primary else b"",
         )
 
     # --- persistence -----------------------------------------------------------------------------

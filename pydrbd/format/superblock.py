@@ -51,6 +51,8 @@ _MAGIC_OFFSET = 60
 _FIELDS = struct.Struct(">7Q 3I i I i 4I")
 #: Bytes of a boot identifier, right behind the fields.
 BOOT_BYTES = 16
+#: Instead of a boot identifier: what was written here and not flushed may be lost, whatever boots follow.
+CACHE_LOST = b"lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ class Superblock:
     peer_max_bio: int = 0
     al_stripes: int = 1
     al_stripe_4k: int = 8
-    #: The boot since which nothing that was written here can be lost; empty: none.
+    #: The boot since which nothing that was written here can be lost, or CACHE_LOST; empty: all is flushed,
+    #: or nobody knows.
     boot: bytes = b""
 
     def encode(self) -> bytes:
