@@ -5,8 +5,18 @@ Neighbours: test_engine_losses.py, test_engine_told.py (one volume).
 
 from __future__ import annotations
 
+from pydrbd.engine.generations import masked
 from pydrbd.engine.options import VolumeOptions
-from pydrbd.engine.orders import Await, CloseDisk, OpenDisk, Order, ReadMeta, RunHandler
+from pydrbd.engine.orders import (
+    Await,
+    CloseDisk,
+    FlushDisk,
+    OpenDisk,
+    Order,
+    ReadMeta,
+    RunHandler,
+    WriteMeta,
+)
 from pydrbd.errors import StateRefused
 from pydrbd.vocabulary import Refusal, Role
 from tests.support.engine_bench import Bench, Pair, connect, good_disk
@@ -48,3 +58,26 @@ def test_a_promotion_that_is_refused_for_one_volume_is_forgotten_for_the_others(
     assert two.results["attach"] is None
     assert pair.run(two, two.engine.promote()) is None
     assert one.engine.peer_role == two.engine.role == Role.PRIMARY
+
+
+def test_nobody_writes_to_one_volume_in_the_old_generation_while_that_of_another_is_made_durable() -> None:
+    """The peer, promoted meanwhile, would take such a write for part of what it has and overwrite it."""
+    one = bench_of_two("alpha", 11)
+    pair = Pair(one, bench_of_two("beta", 23))
+    for number in (0, 1):
+        assert pair.run(one, one.engine.attach(number)) is None
+    second = one.engine.volumes[1]
+    old = second.current_on_disk
+    one.hold = lambda order: isinstance(order, WriteMeta | FlushDisk) and order.volume == 0
+    one.start("promote", one.engine.promote())
+    pair.settle()
+    assert "promote" not in one.results
+    assert one.engine.open(1, True) == 0
+    one.start("write", one.engine.write(1, 0, b"\x5a" * 4096))
+    pair.settle()
+    assert "write" not in one.results or masked(second.current_on_disk) != masked(old)
+    one.hold = lambda _order: False
+    one.release()
+    pair.settle()
+    assert one.results["promote"] is one.results["write"] is None
+    assert masked(second.current_on_disk) == masked(second.generation.current) != masked(old)

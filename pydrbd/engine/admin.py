@@ -123,8 +123,11 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
     with engine.journal.step():
         for volume in engine.volumes.values():
             engine.set_state(volume, role=Role.PRIMARY, disk=_raised(volume, forced))
+    # For all of them in this step: a client may come already.
     for volume in engine.volumes.values():
-        yield from _primary_generation(engine, volume, volume in forced)
+        _primary_generation(engine, volume, volume in forced)
+    for volume in engine.volumes.values():
+        yield from volume.persist()
     for volume in engine.volumes.values():
         if engine.session is not None and volume.state.conn >= Conn.CONNECTED:
             if volume in forced:
@@ -166,8 +169,8 @@ def _raised(volume: Volume, forced: list[Volume]) -> Disk:
     return Disk.UP_TO_DATE if volume in forced else volume.state.disk
 
 
-def _primary_generation(engine: Engine, volume: Volume, forced: bool) -> Script[None]:
-    """The UUIDs of a new Primary, durable before it takes a write."""
+def _primary_generation(engine: Engine, volume: Volume, forced: bool) -> None:
+    """The UUIDs of a new Primary; a new one is durable before a write is answered (`minting`)."""
     generation = volume.generation
     if generation is None:
         return
@@ -179,7 +182,6 @@ def _primary_generation(engine: Engine, volume: Volume, forced: bool) -> Script[
         generation = volume.generation or generation
     volume.generation = replace(generation, current=generations.with_role(generation.current, True))
     volume.touch()
-    yield from volume.persist()
 
 
 def demote(engine: Engine) -> Script[None]:
