@@ -126,6 +126,15 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
             f"volume {number}: the device has {volume.size // SECTOR} sectors, the disk has room for"
             f" {layout.data_bytes // SECTOR}. Nothing was changed, the volume is Diskless.",
         )
+    # What a peer has shown before the disk was here may be an empty one of its own, in place of a larger one.
+    if superblock.flags & MdFlag.CONSISTENT and 0 < volume.size < superblock.size_sectors * SECTOR:
+        raise CommandFailed(
+            name,
+            Failure.IMPLICIT_SHRINK,
+            f"volume {number}: the device has {volume.size // SECTOR} sectors, as the peer says, the data of"
+            f" this disk {superblock.size_sectors}. Nothing was changed, the volume is Diskless. If these are"
+            " the good ones: down, up, and see to the peer's disk.",
+        )
     if why := exposure.too_old(volume, superblock.generation.current, volume.state.conn):
         text = f"volume {volume.number}: {why}\nThe volume is Diskless."
         raise CommandFailed(name, Failure.DATA_NOT_CURRENT, text)

@@ -1,0 +1,33 @@
+"""Sizes of disks that are attached beside a peer: a device never loses its end unasked.
+
+Neighbours: test_engine_handshake.py (SIZES when two nodes meet).
+"""
+
+from __future__ import annotations
+
+from pydrbd.errors import CommandFailed
+from pydrbd.units import SECTOR
+from pydrbd.vocabulary import Disk, Failure
+from tests.support.engine_bench import DISK_BYTES, Bench, connect, fresh_disk, good_disk, pair_of
+
+
+def test_a_disk_is_not_shrunk_to_the_device_that_a_peer_has_shown_before() -> None:
+    """Alpha's process met beta's smaller replacement before its own disk was attached."""
+    pair = pair_of(None, fresh_disk(DISK_BYTES // 2))
+    pair.one.disk = disk = good_disk()
+    connect(pair)
+    one = pair.one
+    before = disk.superblock().size_sectors
+    assert before * SECTOR == disk.layout.data_bytes
+    refused = pair.run(one, one.engine.attach(0))
+    assert isinstance(refused, CommandFailed)
+    assert refused.failure is Failure.IMPLICIT_SHRINK
+    assert disk.superblock().size_sectors == before
+    assert pair.disks()[0] == Disk.DISKLESS
+    # Attached first, it is the peer that is refused.
+    assert pair.run(one, one.engine.down()) is None
+    one = pair.one = Bench("alpha", 31, disk)
+    assert pair.run(one, one.engine.attach(0)) is None
+    connect(pair)
+    assert one.volume.size == before * SECTOR
+    assert "too small" in one.engine.last_disconnect
