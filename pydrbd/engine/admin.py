@@ -412,18 +412,23 @@ def _new_current_uuid(engine: Engine, volume: Volume, clear_bitmap: bool) -> Scr
         raise CommandFailed(
             name, Failure.CONNECTED, "Only a just created pair (current UUID 4) can skip its initial sync."
         )
-    if clear_bitmap:
-        volume.bitmap.clear_all()
     base = volume.generation if skip else generations.source_ends(volume.generation)
     uuid = generations.with_role(engine.random_uuid(), engine.role == Role.PRIMARY)
     volume.generation = generations.new_current(base, uuid)
     volume.touch()
     if skip:
+        volume.bitmap.clear_all()
         assert engine.session is not None
         peer_state.send_uuids(engine.session, volume, UuidFlags.SKIP_INITIAL_SYNC)
         volume.generation = replace(volume.generation, bitmap=0)
         sync.remember_equal(volume)
         engine.set_state(volume, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
+    elif clear_bitmap and (yield from volume.persist()) is None:
+        # Only now: in the old generation a disk that is no copy of this one would lack what they tell.
+        volume.bitmap.clear_all()
+        for active in volume.ranges.active:
+            # A copy that is made from now on may have it, or not.
+            volume.set_out_of_sync(active.start, active.end - active.start)
     yield from sync.persist_all(volume)
 
 

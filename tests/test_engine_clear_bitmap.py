@@ -1,0 +1,63 @@
+"""new-current-uuid --clear-bitmap on a node that works alone: the peer gets a copy that is made from now on.
+
+Neighbours: test_engine_moves.py (the UUIDs).
+"""
+
+from __future__ import annotations
+
+from pydrbd.engine.orders import Order, WriteBlocks, WriteMeta
+from pydrbd.vocabulary import Conn, Disk
+from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
+
+OLD, NEW = b"\x11" * 4096, b"\x5a" * 4096
+
+
+def _alone() -> Pair:
+    """Alpha has written what beta lacks."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one = pair.one
+    assert pair.run(one, one.engine.promote()) is None
+    assert pair.run(one, one.engine.write(0, 0, OLD, True)) is None
+    assert pair.run(pair.two, pair.two.engine.disconnect()) is None
+    pair.pass_time(0.5)
+    assert pair.run(one, one.engine.disconnect()) is None
+    assert pair.run(one, one.engine.write(0, 0, NEW, True)) is None
+    assert pair.run(one, one.engine.write(0, 5 << 20, NEW, True)) is None
+    return pair
+
+
+def test_a_crash_in_the_middle_leaves_the_bits_or_the_new_generation() -> None:
+    pair = _alone()
+    one = pair.one
+    assert pair.run(one, one.engine.demote()) is None
+    one.hook = lambda order: "not carried out" if _is_superblock(order) else NotImplemented
+    one.hold = _is_superblock
+    one.start("new", one.engine.new_current_uuid(0, True))
+    pair.settle()
+    assert "new" not in one.results
+    one = Bench("alpha", 31, one.disk)
+    pair = Pair(one, pair.two)
+    assert pair.run(one, one.engine.attach(0)) is None
+    connect(pair)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks == pair.two.disk.blocks
+
+
+def _is_superblock(order: Order) -> bool:
+    return isinstance(order, WriteMeta) and order.pieces[0][0] == 0
+
+
+def test_a_write_that_is_under_way_is_not_in_the_copy() -> None:
+    pair = _alone()
+    one = pair.one
+    one.hold = lambda order: isinstance(order, WriteBlocks)
+    one.start("write", one.engine.write(0, 8192, NEW))
+    pair.settle()
+    assert pair.run(one, one.engine.new_current_uuid(0, True)) is None
+    assert one.volume.state.conn == Conn.STANDALONE
+    assert [bit for bit in range(one.volume.bitmap.bits) if one.volume.bitmap.any_set(bit, bit + 1)] == [2]
+    one.hold = lambda _order: False
+    one.release()
+    pair.settle()
+    assert one.results["write"] is None
