@@ -12,8 +12,8 @@ from pydrbd.errors import StateRefused
 from pydrbd.format.gi import MdFlag
 from pydrbd.sim.disk import SimDisk
 from pydrbd.vocabulary import Conn, Disk, Refusal, Role
-from pydrbd.wire.packets import Data
-from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
+from pydrbd.wire.packets import Data, State
+from tests.support.engine_bench import Bench, Pair, connect, cut_power, good_disk, pair_of
 
 NEW = b"\x5a" * 4096
 
@@ -243,6 +243,38 @@ def test_a_detach_leaves_the_writes_marked_that_the_peer_may_yet_lose() -> None:
     assert pair.run(one, one.engine.demote()) is None
     assert pair.run(one, one.engine.attach(0)) is None
     pair.pass_time(2)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks.get(0) == two.disk.blocks.get(0)
+
+
+def test_a_detached_disk_is_the_source_for_what_its_peer_lost_before_it_began_a_generation() -> None:
+    """The peer has agreed to the detach, and its power goes while it makes its new generation durable."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    assert pair.run(one, one.engine.write(0, 4096, NEW)) is None
+    two.hold = lambda order: isinstance(order, FlushDisk)
+    two.hook = lambda order: None if isinstance(order, FlushDisk) else NotImplemented
+    one.start("detach", one.engine.detach(0))
+    pair.settle()
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    # The peer's last answer comes; what this node says then does not.
+    pair.filter = lambda bench, packet: [] if bench is one and isinstance(packet, State) else [packet]
+    two.release()  # a flush of later is held again
+    pair.settle()
+    assert one.results["detach"] is None
+    pair.severed = True
+    pair.cut()
+    pair.filter = lambda bench, packet: [packet]
+    assert 0 in two.disk.cached
+    two = cut_power(two)
+    assert pair.run(one, one.engine.down()) is None
+    one = Bench("alpha", 77, one.disk)
+    pair = Pair(one, two)
+    for b in (one, two):
+        assert pair.run(b, b.engine.attach(0)) is None
+    connect(pair)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert one.disk.blocks.get(0) == two.disk.blocks.get(0)
 

@@ -159,11 +159,12 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
         engine.log("info", f"volume {number}: {len(hot)} activity-log extents marked out of sync")
 
 
-def _mark_unconfirmed(volume: Volume) -> None:
-    """Writes that the peer does not yet have durably are out of sync."""
-    for request in volume.engine.transfer_log.by_id.values():
-        if request.volume is volume:
-            volume.set_out_of_sync(request.offset, request.length)
+def _mark_unconfirmed(volume: Volume) -> bool:
+    """Writes that the peer does not yet have durably are out of sync. Are there any?"""
+    found = [r for r in volume.engine.transfer_log.by_id.values() if r.volume is volume]
+    for request in found:
+        volume.set_out_of_sync(request.offset, request.length)
+    return bool(found)
 
 
 def _hot_extents(superblock: Superblock, ring: bytes) -> frozenset[int]:
@@ -289,7 +290,9 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
         # An I/O error took the disk meanwhile.
         return
     # Clean as it will be, this disk knows nothing else of what the peer may yet lose with its cache.
-    _mark_unconfirmed(volume)
+    if _mark_unconfirmed(volume):
+        # It may have lost them before its new generation was durable: then only this tells who has them.
+        flags |= MdFlag.CRASHED_PRIMARY
     boot = volume.superblock().boot if volume.cache_lost or flags & MdFlag.CRASHED_PRIMARY else b""
     final = replace(volume.superblock(), flags=flags, clean=True, boot=boot)
     result = yield from volume.flush_data()
