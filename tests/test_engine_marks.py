@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pydrbd.engine import marks
-from pydrbd.engine.orders import Order, WriteMeta
+from pydrbd.engine.orders import IoFailed, Order, WriteMeta
 from pydrbd.errors import CommandFailed, PydrbdError, StateRefused
 from pydrbd.format.gi import MdFlag
 from pydrbd.format.superblock import decode
@@ -144,3 +144,14 @@ def test_a_pause_at_the_end_of_a_resync_tells_nothing_that_is_not_durable() -> N
     assert not isinstance(target.results["pause"], PydrbdError)
     assert (pair.conns(), pair.disks()) == ((Conn.CONNECTED,) * 2, (UP, UP))
     assert source.volume.state.peer_isp
+
+
+@pytest.mark.parametrize("command", ["outdate", "invalidate"])
+def test_a_mark_that_the_disk_did_not_take_is_no_success(command: str) -> None:
+    """Attached again the disk would be good, and a peer that has fenced it rely on the opposite."""
+    pair = pair_of(good_disk(), good_disk())
+    one = pair.one
+    one.hook = lambda order: IoFailed(5, "broken") if isinstance(order, WriteMeta) else NotImplemented
+    script = marks.outdate(one.engine, one.volume) if command == "outdate" else one.engine.invalidate(0)
+    failed(pair.run(one, script), Failure.METADATA_IO)
+    assert one.volume.state.disk == Disk.DISKLESS

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from pydrbd.engine import causes, exposure, generations, peer_state, sync
-from pydrbd.engine.disk_admin import attach, close_disk, forget_disk
+from pydrbd.engine.disk_admin import attach, close_disk, forget_disk, refuse_failed
 from pydrbd.engine.orders import Await, LinkAction, Script, Ticket
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal, verify_refusal
 from pydrbd.errors import CommandFailed, StateRefused
@@ -364,6 +364,7 @@ def _full_sync(engine: Engine, volume: Volume, conn: Conn) -> Script[None]:
         volume.full_sync = True
         engine.set_state(volume, disk=Disk.INCONSISTENT)
         yield from sync.settle_full_sync(volume)
+        refuse_failed(engine, volume)
         return
     _refuse(engine, sync_start_refusal(volume.state, conn))
     session = engine.session

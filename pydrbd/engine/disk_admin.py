@@ -230,7 +230,7 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
         if why := exposure.too_old(volume, generation.current, volume.state.conn):
             # The peer was there when the attach began.
             engine.attach_aborted(volume, why)
-            _refuse_failed(engine, volume)
+            refuse_failed(engine, volume)
         outdated = bool(flags & MdFlag.PEER_OUTDATED) and volume.state.conn < Conn.CONNECTED
         pdsk = Disk.OUTDATED if outdated else volume.state.pdsk
         engine.set_state(volume, disk=stored, pdsk=pdsk)
@@ -239,7 +239,7 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
             # A Primary that takes its disk back without its peer goes on alone from here.
             engine.mint(volume)
         yield from volume.persist()
-        _refuse_failed(engine, volume)
+        refuse_failed(engine, volume)
         return
     volume.attached_as = stored
     engine.set_state(volume, disk=Disk.NEGOTIATING)
@@ -254,11 +254,11 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
         engine.watch(ticket)
         yield Await(ticket)
     yield from volume.persist()
-    _refuse_failed(engine, volume)
+    refuse_failed(engine, volume)
 
 
-def _refuse_failed(engine: Engine, volume: Volume) -> None:
-    """Raise what became of the disk if it was let go of while it was being attached."""
+def refuse_failed(engine: Engine, volume: Volume) -> None:
+    """Raise what became of the disk if it was let go of while a command worked on it."""
     if volume.state.disk <= Disk.FAILED:
         failure, text = volume.attach_failure
         raise CommandFailed(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydrbd.engine.admin import exclusively
+from pydrbd.engine.disk_admin import refuse_failed
 from pydrbd.engine.orders import Script
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
@@ -45,6 +46,8 @@ def _outdate(engine: Engine, volume: Volume) -> Script[None]:
     engine.set_state(volume, disk=Disk.OUTDATED)
     volume.touch()
     yield from volume.persist()
+    # A fencing peer would rely on it.
+    refuse_failed(engine, volume)
 
 
 def pause_sync(engine: Engine, volume: Volume) -> Script[None]:
