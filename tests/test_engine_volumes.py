@@ -80,4 +80,5 @@ def test_nobody_writes_to_one_volume_in_the_old_generation_while_that_of_another
     one.release()
     pair.settle()
     assert one.results["promote"] is one.results["write"] is None
+    assert second.generation is not None
     assert masked(second.current_on_disk) == masked(second.generation.current) != masked(old)
