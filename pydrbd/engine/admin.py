@@ -374,8 +374,10 @@ def _full_sync(engine: Engine, volume: Volume, conn: Conn) -> Script[None]:
     if session is None or not session.is_start(volume, start) or volume.state.conn != Conn.CONNECTED:
         _refuse(engine, Refusal.INTERRUPTED)
         return
-    engine.set_state(volume, conn=conn)
+    sync.full_sync_agreed(volume, conn)
     yield from sync.start_full_sync(session, volume, start)
+    if conn == Conn.STARTING_SYNC_S and engine.session is not session:
+        _refuse(engine, Refusal.INTERRUPTED)  # the peer's disk may not know of it
 
 
 def verify(engine: Engine, volume: Volume, start: int | None = None, stop: int = 0) -> Script[None]:

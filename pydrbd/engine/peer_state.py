@@ -405,8 +405,12 @@ def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest)
     why = refusal(old, new)
     if why is not None:
         return why.value
-    engine.enter_state(volume, new, causes.peer("the peer asked for it"))
-    if new.conn != old.conn and new.conn in (Conn.STARTING_SYNC_S, Conn.STARTING_SYNC_T):
+    starts = new.conn != old.conn and new.conn in _SYNC_STARTS
+    with engine.journal.step(causes.peer("the peer asked for it")):
+        engine.enter_state(volume, new)
+        if starts:
+            sync.full_sync_agreed(volume, new.conn)
+    if starts:
         start = session.begins_start(volume)
         engine.spawn(f"full sync {volume.number}", sync.start_full_sync(session, volume, start))
     return SUCCESS

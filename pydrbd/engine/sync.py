@@ -273,11 +273,18 @@ def start_target(session: Session, volume: Volume, uuid: int) -> Script[None]:
         volume.resync.pump()
 
 
-def start_full_sync(session: Session, volume: Volume, start: int) -> Script[None]:
-    """StartingSyncS or StartingSyncT has been entered on both nodes: all bits, then go on without a
-    bitmap exchange."""
+def full_sync_agreed(volume: Volume, start: Conn) -> None:
+    """Enter StartingSyncS or StartingSyncT (`start`). The target is Inconsistent from here on: Outdated, in
+    the source's generation, it would pass for equal if the nodes met again before the source begins."""
+    disk = Disk.INCONSISTENT if start == Conn.STARTING_SYNC_T else volume.state.disk
+    volume.engine.set_state(volume, conn=start, disk=disk)
     volume.bitmap.set_all()
     volume.full_sync = True
+
+
+def start_full_sync(session: Session, volume: Volume, start: int) -> Script[None]:
+    """StartingSyncS or StartingSyncT has been entered on both nodes: make all bits durable, then go on
+    without a bitmap exchange."""
     if volume.state.conn == Conn.STARTING_SYNC_S:
         yield from start_source(session, volume, start)
         return
