@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from pydrbd.engine import handshake
 from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import FlushDisk, IoFailed, Order, ReadBlocks, WriteBlocks, WriteMeta
 from pydrbd.errors import CommandFailed
@@ -13,6 +16,7 @@ from pydrbd.wire.packets import (
     Channel,
     CompressedBitmap,
     Data,
+    Features,
     Packet,
     RsDataReply,
     RsDataRequest,
@@ -298,3 +302,32 @@ def test_a_peer_that_never_becomes_a_target_is_given_up_when_a_client_waits() ->
     generation = again.one.volume.generation
     assert generation is not None
     assert masked(generation.current) != masked(again.two.volume.current_on_disk)
+
+
+def test_a_long_zeroing_that_began_alone_reaches_a_peer_that_takes_none_so_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A kernel's node without TRIM and WZEROES connects, and is in sync, while the activity log is slow."""
+    monkeypatch.setattr(handshake, "our_features", lambda _algorithm: Features(0))
+    at, length = 4 << 20, 3 << 20
+    pair = pair_of(good_disk(), good_disk())
+    one, two = pair.one, pair.two
+    for bench in (one, two):
+        bench.disk.write(at, BLOCK)
+    assert pair.run(one, one.engine.promote()) is None
+    layout = one.volume.layout
+    assert layout is not None
+    log = range(layout.al_offset, layout.al_offset + layout.al_bytes)
+    one.hold = lambda order: isinstance(order, WriteMeta) and any(to in log for to, _ in order.pieces)
+    one.start("zero", one.engine.zero(0, at, length, may_trim=True))
+    pair.settle()
+    assert one.held
+    connect(pair)
+    assert pair.disks() == (Disk.UP_TO_DATE,) * 2
+    one.hold = lambda _order: False
+    one.release()
+    pair.pass_time(5)
+    assert one.results["zero"] is None
+    assert (pair.conns(), pair.disks()) == ((Conn.CONNECTED,) * 2, (Disk.UP_TO_DATE,) * 2)
+    assert one.volume.bitmap.count == two.volume.bitmap.count == 0
+    assert one.disk.read(at, 4096) == two.disk.read(at, 4096) == bytes(4096)

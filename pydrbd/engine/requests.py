@@ -156,13 +156,21 @@ def zero(
     problem = _invalid(volume, offset, length)
     if problem:
         return problem
-    session = engine.session
-    needs_data = session is not None and not session.features & (Features.TRIM | Features.WZEROES)
-    for start, size in pieces(offset, length, MAX_DATA_BYTES if needs_data else MAX_DISCARD_BYTES):
+    start, end = offset, offset + length
+    while start < end:
+        limit = MAX_DISCARD_BYTES if _takes_zeros(engine) else MAX_DATA_BYTES
+        size = min(end, (start // limit + 1) * limit) - start
         failed = yield from _change(engine, volume, start, Change(size, None, trim=trim, unmap=unmap))
         if failed is not None:
             return failed
+        start += size
     return (yield from flush(volume)) if fua else None
+
+
+def _takes_zeros(engine: Engine) -> bool:
+    """The peer, if there is one, takes a range of zeros without data."""
+    session = engine.session
+    return session is None or bool(session.features & (Features.TRIM | Features.WZEROES))
 
 
 def _change(engine: Engine, volume: Volume, offset: int, change: Change) -> Script[IoFailed | None]:
@@ -266,13 +274,15 @@ def _send(engine: Engine, request: Request, change: Change) -> None:
         # The disk is being attached: it will not get this write from us.
         volume.set_out_of_sync(request.offset, request.length)
     sector = request.offset // SECTOR
-    packed = session is not None and session.features & (Features.TRIM | Features.WZEROES)
-    too_long = change.length > MAX_DATA_BYTES and not packed
+    too_long = change.length > MAX_DATA_BYTES and not _takes_zeros(engine)
     if session is None or not state.replicates or too_long:
         volume.set_out_of_sync(request.offset, request.length)
         if session is not None and state.announces_out_of_sync:
             engine.out.data.append(OutOfSync(sector, request.length, volume.number))
         request.net.resolve()
+        if session is not None and state.replicates:
+            # Begun before this peer was there: its good disk lacks these zeros, and only a resync can help.
+            engine.drop(session, Conn.NETWORK_FAILURE, "the peer takes no zeros of this length")
         return
     syncing = Conn.SYNC_SOURCE <= state.conn <= Conn.PAUSED_SYNC_T
     flags = _WRITE_FLAGS[engine.options.protocol]
