@@ -81,6 +81,7 @@ def _decide(bench: Bench, own: Node, peer: Node, resolve: bool) -> Conn | str:
     volume.state = State(role=own.role, conn=conn, disk=disk)
     volume.negotiation.told_primary, volume.negotiation.peer_attaching = own.primary, peer.attaching
     flags = UuidFlags.CRASHED_PRIMARY * peer.crashed | UuidFlags.CACHE_LOST * peer.cache_lost
+    flags |= UuidFlags.UP_TO_DATE * (peer.attaching and peer.disk == Disk.UP_TO_DATE)
     volume.peer_uuids = Uuids(*Generation(*peer.uuids).values(), 0, UuidFlags(flags), 0)
     found = sync.decide(session, volume, peer.role, peer.told)
     engine.out.log.clear()

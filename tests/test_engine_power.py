@@ -61,6 +61,22 @@ def test_a_crashed_primary_that_lost_its_cache_takes_the_data_of_the_other(power
     assert targets == (["alpha"] if power else ["beta"])
 
 
+def test_a_crashed_primary_that_lost_its_cache_takes_the_data_of_a_disk_that_its_peer_attaches() -> None:
+    pair = _primary_with_writes()
+    pair.cut()
+    _lose_cache(pair.one.disk)
+    again = Pair(Bench("alpha", 31, pair.one.disk), pair.two)
+    again.now = pair.now
+    assert again.run(again.two, again.two.engine.detach(0)) is None
+    assert again.run(again.one, again.one.engine.attach(0)) is None
+    connect(again)
+    assert again.disks() == (Disk.UP_TO_DATE, Disk.DISKLESS)
+    assert again.run(again.two, again.two.engine.attach(0)) is None
+    again.pass_time(3.0)
+    assert again.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert again.one.disk.read(0, 4096) == again.two.disk.read(0, 4096) == NEW
+
+
 def test_a_lost_cache_is_remembered_until_the_nodes_are_in_step() -> None:
     pair = _primary_with_writes()
     pair.cut()

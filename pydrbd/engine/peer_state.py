@@ -100,6 +100,8 @@ def send_uuids(session: Session, volume: Volume, extra: UuidFlags = NO_UUID_FLAG
         flags |= UuidFlags.CACHE_LOST
     if volume.attached_as == Disk.INCONSISTENT and volume.state.disk in (Disk.NEGOTIATING, Disk.INCONSISTENT):
         flags |= UuidFlags.INCONSISTENT
+    if volume.state.disk == Disk.NEGOTIATING and sync.own_account(session, volume) == Disk.UP_TO_DATE:
+        flags |= UuidFlags.UP_TO_DATE
     told = volume.negotiation
     told.told_bits, told.told_primary = volume.bitmap.count, volume.state.role == Role.PRIMARY
     session.send(packets.Uuids(*g.values(), told.told_bits, flags, volume.number))

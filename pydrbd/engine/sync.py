@@ -67,14 +67,16 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     assert volume.generation is not None
     assert uuids is not None
     own_disk = volume.attached_as if volume.state.disk == Disk.NEGOTIATING else volume.state.disk
-    told = Disk.CONSISTENT if volume.state.disk == Disk.NEGOTIATING else own_disk
+    told = own_account(session, volume)
+    attaching = volume.negotiation.peer_attaching and uuids.flags & UuidFlags.UP_TO_DATE
+    theirs = Disk.UP_TO_DATE if attaching else peer_disk
     # Who lost its cache gives way to a disk that has everything. An Outdated one has not, although its UUID
     # may be the same: a source goes on alone while bitmaps are exchanged.
     own = Side(
         volume.generation,
         volume.crashed_primary,
         volume.state.role == Role.PRIMARY,
-        volume.cache_lost and session.flush_waits and peer_disk == Disk.UP_TO_DATE,
+        volume.cache_lost and session.flush_waits and theirs == Disk.UP_TO_DATE,
     )
     peer = Side(
         generation_of(uuids),
@@ -93,8 +95,8 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     engine.log("info", f"volume {volume.number}: sync decision {verdict.value} by rule {decision.rule}")
     if verdict is Verdict.UNRELATED:
         return "Unrelated data, aborting!"
-    verdict = _by_caches(verdict, decision.rule, (own, told), (peer, peer_disk))
-    better = _by_outdated(verdict, told, peer_disk) if decision.rule in _EQUAL else verdict
+    verdict = _by_caches(verdict, decision.rule, (own, told), (peer, theirs))
+    better = _by_outdated(verdict, told, theirs) if decision.rule in _EQUAL else verdict
     if better is not verdict and not session.flush_waits:
         # A kernel's node decides without this.
         return OUTDATED_SOURCE
@@ -124,6 +126,16 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     if verdict in _SOURCES:
         return Conn.WF_BITMAP_S
     return Conn.WF_BITMAP_T if verdict in _TARGETS else Conn.CONNECTED
+
+
+def own_account(session: Session, volume: Volume) -> Disk:
+    """What this node tells of its disk. One that is being attached counts as Consistent, or as UpToDate where
+    UUIDS say so (between two pydrbd)."""
+    own = volume.state.disk
+    if own != Disk.NEGOTIATING:
+        return own
+    good = session.flush_waits and volume.attached_as == Disk.UP_TO_DATE
+    return Disk.UP_TO_DATE if good else Disk.CONSISTENT
 
 
 def _by_caches(verdict: Verdict, rule: int, own: tuple[Side, Disk], peer: tuple[Side, Disk]) -> Verdict:

@@ -44,6 +44,8 @@ class UuidFlags(IntFlag):
     SKIP_INITIAL_SYNC = 8
     #: Ours alone, between nodes that know each other as pydrbd: the sender's page cache was lost.
     CACHE_LOST = 1 << 32
+    #: And: the disk that is being attached (Negotiating) is UpToDate by its own account.
+    UP_TO_DATE = 1 << 33
 
 
 NO_SIZES_FLAGS = SizesFlags(0)
