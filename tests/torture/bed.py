@@ -90,9 +90,17 @@ class Node(NetMember):
     @property
     def starting(self) -> bool:
         """Does `up` run in the background?"""
+        return self._in_background("up")
+
+    @property
+    def detaching(self) -> bool:
+        """Does `detach` run in the background? Then its disk may be gone in a moment."""
+        return self._in_background("detach")
+
+    def _in_background(self, verb: str) -> bool:
         if self._background is not None and self._background[0].poll() is not None:
             self.await_background()
-        return self._background is not None and self._background[1][0] == "up"
+        return self._background is not None and self._background[1][0] == verb
 
     def bring_up(self, *, background: bool = False) -> None:
         """`up`: start, attach, connect, whatever of that is missing."""

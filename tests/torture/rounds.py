@@ -249,7 +249,8 @@ class Round:
     def weakened(self) -> None:
         """Something takes the peer away: if the Primary's own disk is not good, its client may see errors."""
         client = self.client
-        if client and client.node.alive and (client.node.stopped or not client.node.good()):
+        node = client and client.node
+        if client and node and node.alive and (node.stopped or node.detaching or not node.good()):
             client.may_fail = True
 
     # --- the whole -------------------------------------------------------------------------------
