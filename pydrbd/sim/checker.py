@@ -59,6 +59,8 @@ class Checker(PowerChecks, Observer):
         self.behind: dict[str, bool] = {}
         #: The node was Primary without its peer since the two last agreed: it may have a UUID of its own.
         self.alone: dict[str, bool] = {}
+        #: The node that was told to promote although its peer was Primary, while that is under way.
+        self.asked_beside_primary = ""
         self.differs: set[int] = set()
         #: Counts changes of blocks, of either disk.
         self.changes = 0
@@ -308,7 +310,8 @@ class Checker(PowerChecks, Observer):
                 # Given up by command (invalidate): from here on there is one copy, and its cache may be lost.
                 self.stale[name] = True
         primary = peek.is_primary(node.engine)
-        if primary and not self._was_primary[name] and s.conn < Conn.CONNECTED and peer.primary:
+        other_goes_on = peer.primary or (self.asked_beside_primary == name and self.alone[peer.name])
+        if primary and not self._was_primary[name] and s.conn < Conn.CONNECTED and other_goes_on:
             # Asked for while the peer was in sight, done after it was lost: both go on by themselves.
             if self.branch[name] is self.branch[peer.name]:
                 self.world.fork(node)
@@ -363,6 +366,8 @@ class Checker(PowerChecks, Observer):
     def restarted(self, name: str) -> None:
         self._disk_state[name] = Disk.DISKLESS
         self._was_primary[name] = False
+        if self.asked_beside_primary == name:
+            self.asked_beside_primary = ""
 
     def covered_after_loss(self) -> None:
         self._check_covered(sorted(self.differs))

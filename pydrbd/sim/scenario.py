@@ -248,7 +248,13 @@ class Scenario(
             and not self.world.network.disturbed
             and not other.paused
         ):
-            node.command("promote", lambda e: e.promote(), lambda _r, _e: None)
+            checker = self.world.checker
+            checker.asked_beside_primary = node.name
+
+            def done(_result: object, _error: PydrbdError | None) -> None:
+                checker.asked_beside_primary = ""
+
+            node.command("promote", lambda e: e.promote(), done)
         yield 0.0
 
     def _do_detach(self) -> Process:
