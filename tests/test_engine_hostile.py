@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pydrbd.engine.orders import FlushDisk, IoFailed
@@ -208,3 +210,18 @@ def test_writes_without_data_count_while_they_wait() -> None:
         pass
     assert not node.engine.pressure.behind()
     assert node.engine.pressure.receiving == 0
+
+
+def test_a_read_ends_although_the_peer_answers_with_another_block() -> None:
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one = pair.one
+    assert pair.run(one, one.engine.promote()) is None
+    assert pair.run(one, one.engine.detach(0)) is None
+    pair.filter = lambda _sender, packet: [
+        replace(packet, sector=8) if isinstance(packet, p.DataReply) else packet
+    ]
+    one.start("read", one.engine.read(0, 0, 4096))
+    pair.settle()
+    assert "DATA_REPLY for sector 8 does not fit its request" in "".join(one.log)
+    assert isinstance(one.results["read"], IoFailed)

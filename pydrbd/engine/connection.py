@@ -234,17 +234,20 @@ class Session:
     # --- answers -----------------------------------------------------------------------------------
 
     def on_data_reply(self, packet: packets.DataReply) -> None:
-        ticket, number, offset, length, _ = self._expected(packet)
+        ticket, number, offset, length, _ = self._asked(packet)
         if (packet.volume, packet.sector * SECTOR, len(packet.data)) != (number, offset, length):
             raise ProtocolViolation(f"DATA_REPLY for sector {packet.sector} does not fit its request")
+        del self.replies[packet.block_id]
         ticket.resolve(bytes(packet.data))
 
     def on_neg_reply(self, packet: packets.NegDReply) -> None:
-        ticket, *_ = self._expected(packet)
+        ticket, *_ = self._asked(packet)
+        del self.replies[packet.block_id]
         ticket.resolve(self.engine.io_error("the peer could not read the blocks"))
 
-    def _expected(self, packet: packets.DataReply | packets.NegDReply) -> tuple[Ticket, int, int, int, float]:
-        found = self.replies.pop(packet.block_id, None)
+    def _asked(self, packet: packets.DataReply | packets.NegDReply) -> tuple[Ticket, int, int, int, float]:
+        """The read that this answers. It stays in the book until the answer fits: else nobody ends it."""
+        found = self.replies.get(packet.block_id)
         if found is None:
             raise ProtocolViolation(f"{type(packet).__name__} that was not asked for")
         return found
