@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pydrbd.engine.orders import FlushDisk, WriteMeta
+from pydrbd.engine.orders import CloseDisk, FlushDisk, IoFailed, WriteMeta
 from pydrbd.errors import StateRefused
 from pydrbd.vocabulary import Conn, Disk, Refusal
-from pydrbd.wire.packets import Packet, StateChangeReply
+from pydrbd.wire.packets import Channel, Packet, StateChangeReply, StateChangeRequest
 from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
 
 ROTTEN = b"\x77" * 4096
@@ -72,3 +72,24 @@ def test_the_source_never_hears_that_the_target_agrees() -> None:
     assert pair.conns() == (Conn.CONNECTED, Conn.WF_SYNC_UUID)
     pair.cut()
     _ends_equal(pair)
+
+
+def test_the_disk_of_the_target_fails_while_the_source_is_asked() -> None:
+    """A disk that is gone does not come back as an Inconsistent one."""
+    pair = _rotten_on_beta()
+    two = pair.two
+    pair.filter = lambda _bench, packet: [] if isinstance(packet, StateChangeRequest) else [packet]
+    two.hold = lambda order: isinstance(order, CloseDisk)
+    two.start("invalidate", two.engine.invalidate(0))
+    pair.settle()
+    two.engine.disk_failed(two.volume, FlushDisk(0), IoFailed(5, "made to fail"))
+    pair.settle()
+    assert two.volume.state.disk == Disk.FAILED
+    two.engine.on_packets(two.session, Channel.META, [StateChangeReply(1)])
+    pair.settle()
+    assert two.volume.state.disk == Disk.FAILED
+    two.hold = lambda _order: False
+    two.release()
+    pair.settle()
+    assert "invalidate" in two.results
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.DISKLESS)

@@ -288,7 +288,9 @@ def start_target(session: Session, volume: Volume, uuid: int) -> Script[None]:
 def full_sync_agreed(volume: Volume, start: Conn) -> None:
     """Enter StartingSyncS or StartingSyncT (`start`). The target is Inconsistent from here on: Outdated, in
     the source's generation, it would pass for equal if the nodes met again before the source begins."""
-    disk = Disk.INCONSISTENT if start == Conn.STARTING_SYNC_T else volume.state.disk
+    disk = volume.state.disk
+    if start == Conn.STARTING_SYNC_T and disk > Disk.FAILED:  # it may have gone while the peer was asked
+        disk = Disk.INCONSISTENT
     volume.engine.set_state(volume, conn=start, disk=disk)
     volume.bitmap.set_all()
     volume.full_sync = True

@@ -159,7 +159,7 @@ GENERATIONS = (
         (
             edit(
                 disk_admin._take_into_use,
-                ("bool(base.flags & (MdFlag.PRIMARY | MdFlag.CRASHED_PRIMARY))", "False"),
+                ("bool(base.flags & _CRASHED)", "False"),
             ),
         ),
     ),
