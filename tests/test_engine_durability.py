@@ -211,14 +211,20 @@ def test_no_write_of_a_primary_without_a_disk_before_the_disk_of_its_peer_says_t
     assert one.disk.blocks.get(apart // 4096) == two.disk.blocks.get(apart // 4096)
 
 
+def _primary_with_an_open_epoch() -> Pair:
+    """alpha is Primary and has written block 1; no BARRIER covers it yet."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    assert pair.run(pair.one, pair.one.engine.promote()) is None
+    assert pair.run(pair.one, pair.one.engine.write(0, 4096, NEW)) is None
+    return pair
+
+
 def test_a_detach_leaves_the_writes_marked_that_the_peer_may_yet_lose() -> None:
     """One is on its way to the peer's disk meanwhile, and then in its cache only when its power goes. The
     detached disk is clean, so no activity log covers what it has and the peer does not."""
-    pair = pair_of(good_disk(), good_disk())
-    connect(pair)
+    pair = _primary_with_an_open_epoch()
     one, two = pair.one, pair.two
-    assert pair.run(one, one.engine.promote()) is None
-    assert pair.run(one, one.engine.write(0, 4096, NEW)) is None
     # The detach waits for this epoch; the write goes into the next one.
     two.hold = lambda order: isinstance(order, FlushDisk | WriteBlocks)
     two.hook = lambda order: None if isinstance(order, WriteBlocks) else NotImplemented
@@ -249,11 +255,8 @@ def test_a_detach_leaves_the_writes_marked_that_the_peer_may_yet_lose() -> None:
 
 def test_a_detached_disk_is_the_source_for_what_its_peer_lost_before_it_began_a_generation() -> None:
     """The peer has agreed to the detach, and its power goes while it makes its new generation durable."""
-    pair = pair_of(good_disk(), good_disk())
-    connect(pair)
+    pair = _primary_with_an_open_epoch()
     one, two = pair.one, pair.two
-    assert pair.run(one, one.engine.promote()) is None
-    assert pair.run(one, one.engine.write(0, 4096, NEW)) is None
     two.hold = lambda order: isinstance(order, FlushDisk)
     two.hook = lambda order: None if isinstance(order, FlushDisk) else NotImplemented
     one.start("detach", one.engine.detach(0))
@@ -281,11 +284,8 @@ def test_a_detached_disk_is_the_source_for_what_its_peer_lost_before_it_began_a_
 
 def test_a_demotion_waits_for_what_a_client_wrote_that_came_and_went_meanwhile() -> None:
     """It opens the device, writes and closes it while the peer flushes what was written before."""
-    pair = pair_of(good_disk(), good_disk())
-    connect(pair)
+    pair = _primary_with_an_open_epoch()
     one, two = pair.one, pair.two
-    assert pair.run(one, one.engine.promote()) is None
-    assert pair.run(one, one.engine.write(0, 4096, NEW)) is None
     two.hold = lambda order: isinstance(order, FlushDisk)
     one.start("demote", one.engine.demote())
     pair.settle()
