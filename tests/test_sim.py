@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,7 @@ from pydrbd.sim.net_faults import NET_ACTIONS
 from pydrbd.sim.network import NetProfile, Network
 from pydrbd.sim.profile import make_profile
 from pydrbd.sim.run import Result, run_seed, run_seeds
+from tests.support.waiting import wait_until
 
 #: Seeds that found faults of the engine while it was made.
 FORMER = (
@@ -128,6 +131,24 @@ def test_the_same_seed_is_the_same_run_whatever_the_hash_seed_of_python() -> Non
         )
         hashes.add(done.stdout.strip())
     assert len(hashes) == 1
+
+
+def test_ctrl_c_ends_with_the_summary_of_what_ran() -> None:
+    command = [sys.executable, "-m", "pydrbd.sim", "--seeds", "100000", "--jobs", "2"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        try:
+            wait_until(lambda: len(children.read_text().split()) == 2, 30, "two processes that run seeds")
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == "interrupted\n"
+    assert " violations, " in stdout
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 def test_different_seeds_are_different_runs() -> None:

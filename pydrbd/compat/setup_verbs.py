@@ -137,7 +137,8 @@ def status(call: Call) -> int:
 
     terminal = sys.stdout.isatty()
     colour = call.parsed.value("color", "auto")
-    painted = colour in ("always", "") or (colour == "auto" and terminal)
+    wanted = terminal and not os.environ.get("NO_COLOR")
+    painted = colour in ("always", "") or (colour == "auto" and wanted)
     sys.stdout.write(
         render(
             pictures,

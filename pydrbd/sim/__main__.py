@@ -71,18 +71,20 @@ def _many(args: argparse.Namespace) -> int:
     seeds = range(args.start, args.start + args.seeds)
     results = run_seeds(seeds, jobs=args.jobs, steps=args.steps, mutant=args.mutant or "", swarm=args.swarm)
     tally = Tally(len(seeds))
-    with tally.shown():
-        for result in results:
-            tally.add(result)
-            if result.ok:
-                continue
-            if args.keep_going:
-                print(f"seed {result.seed}: {result.rule}: {result.text[:300]}", flush=True)
-                print(f"    {_replay(result, args)}", flush=True)
-            else:
-                _report(result, args)
-                break
-    print(tally.summary())
+    try:
+        with tally.shown():
+            for result in results:
+                tally.add(result)
+                if result.ok:
+                    continue
+                if args.keep_going:
+                    print(f"seed {result.seed}: {result.rule}: {result.text[:300]}", flush=True)
+                    print(f"    {_replay(result, args)}", flush=True)
+                else:
+                    _report(result, args)
+                    break
+    finally:
+        print(tally.summary())
     return 1 if tally.violations else 0
 
 
@@ -107,6 +109,14 @@ def _hunt(args: argparse.Namespace) -> int:
 def main() -> int:
     parser = _parser()
     args = parser.parse_args()
+    try:
+        return _run(parser, args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if args.harmless and (args.seed is None or not args.mutant):
         parser.error("--harmless goes with --seed and --mutant")
     if args.mutants:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
+from multiprocessing.pool import Pool
 
 from pydrbd.sim import mutants
 from pydrbd.sim.clock import Violation
@@ -97,6 +99,16 @@ def _job(job: tuple[int, int | None, str, bool]) -> Result:
     return result
 
 
+def processes(jobs: int) -> Pool:
+    """A pool that leaves Ctrl-C to the process that made it."""
+    # Blocked before the fork, so that there is no moment at which one of them ends by it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return multiprocessing.get_context("fork").Pool(jobs)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def run_seeds(
     seeds: Iterable[int],
     *,
@@ -110,5 +122,5 @@ def run_seeds(
     if jobs <= 1:
         yield from map(_job, work)
         return
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+    with processes(jobs) as pool:
         yield from pool.imap(_job, work, chunksize=1)

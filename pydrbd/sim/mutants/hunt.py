@@ -7,13 +7,12 @@ without the fault, has noticed it too.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from pydrbd.sim.mutants import MUTANTS
-from pydrbd.sim.run import Result, run_seed
+from pydrbd.sim.run import Result, processes, run_seed
 
 
 @dataclass(frozen=True)
@@ -55,5 +54,5 @@ def hunt_all(
     if jobs <= 1:
         yield from map(work, order)
         return
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+    with processes(jobs) as pool:
         yield from pool.imap(work, order, chunksize=1)
