@@ -37,11 +37,11 @@ def run(vm: Vm, script: str, *expected: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", algorithms("sha256"))
-def test_verify_in_both_roles(vm: Vm, algorithm: str) -> None:
+def test_verify_in_both_roles_and_repair(vm: Vm, algorithm: str) -> None:
     run(
         vm,
-        f"fresh_digests verify-alg={algorithm}; we_verify; kernel_verifies; both_down_and_equal\n",
-        "we_verify", "kernel_verifies",
+        f"fresh_digests verify-alg={algorithm}; we_verify; kernel_verifies; we_repair; both_down_and_equal\n",
+        "we_verify", "kernel_verifies", "we_repair",
     )  # fmt: skip
 
 

@@ -72,6 +72,26 @@ we_verify() {
     echo "ok we_verify"
 }
 
+# Whoever of the two nodes is Primary, the repair is asked for on ours, as a verify or as a scrub.
+we_repair() {
+    spoil 300 301 4000
+    ! on ours verify --repair --start 0 r0 || { echo "repaired without a Primary"; false; }
+    kernel_primary 0
+    timeout 300 pydrbd -c $RES --node ours scrub --here --repair r0
+    both_good
+    verify_ends 0
+    kernel_secondary 0
+    on ours primary r0
+    kernel_wait 0 20 ro:Secondary/Primary
+    spoil 800 801
+    timeout 300 pydrbd -c $RES --node ours verify --repair --start 0 r0
+    both_good
+    verify_ends 0
+    on ours secondary r0
+    kernel_wait 0 20 ro:Secondary/Secondary
+    echo "ok we_repair"
+}
+
 kernel_verifies() {
     spoil 500 2000 2001 2002
     $DRBDSETUP verify 0 --start=0
