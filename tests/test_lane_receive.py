@@ -55,6 +55,15 @@ class Bench:
         self.lane.attach(self.outlets[0], self.outlets[1], self.wake)
         self.lane.set_disk(self.disk, Flusher())
 
+    def renew_data(self) -> None:
+        """Another data socket, for the next session."""
+        for sock in (self.mine[0], self.ends[0]):
+            sock.close()
+        self.mine[0], self.ends[0] = socket.socketpair()
+        self.mine[0].setblocking(False)
+        self.data = self.ends[0]
+        self.outlets[0] = Outlet(self.mine[0].fileno())
+
     def close(self) -> None:
         self.lane.detach()
         for sock in (*self.mine, *self.ends):
@@ -377,6 +386,24 @@ def test_nothing_of_a_session_comes_in_the_next(bench: Bench) -> None:
     bench.lane.detach()
     assert bench.receive() is None
     assert bench.lane.attach(bench.outlets[0], bench.outlets[1], bench.wake)
+    bench.data.sendall(wire(p.UnplugRemote()))
+    assert bench.receive() == wire(p.UnplugRemote())
+
+
+def test_the_end_of_a_session_is_not_that_of_the_next(bench: Bench) -> None:
+    """The data thread has seen the end and is held up before it says so; meanwhile the next one begins."""
+    bench.lane.open_peer(SIZE, None)
+    bench.data.sendall(wire(data(8)))
+    bench.data.shutdown(socket.SHUT_WR)
+    bench.outlets[1].acquire()
+    thread = threading.Thread(target=bench.receive)
+    thread.start()
+    wait_until(lambda: bench.path.read_bytes()[4096:8192] == BLOCK and waiting(thread), 10, "it to stop")
+    bench.lane.detach()
+    bench.renew_data()
+    assert bench.lane.attach(bench.outlets[0], bench.outlets[1], bench.wake)
+    bench.outlets[1].release()
+    thread.join(10)
     bench.data.sendall(wire(p.UnplugRemote()))
     assert bench.receive() == wire(p.UnplugRemote())
 

@@ -286,6 +286,7 @@ static int take_some(const Receiver *r, int channel, Found *found, Acks *acks, s
         came = fill(in, r->ports[channel]->fd);
         port_reader(r->ports[channel], -1);
         *size = take_frames(r, channel, found, acks);
+        in->over = came < 0 && !*size && !found->taken; /* here: later it may be the inbox of the next session */
     }
     pthread_mutex_unlock(&in->lock);
     return came;
@@ -327,7 +328,6 @@ static int receive(const Receiver *r, int channel, int linger_ms, double most, E
             return 1;
         if (came < 0) {
             send_acks(r, &acks);
-            self->inboxes[channel].over = 1;
             event->error = -1 - came;
             return 1;
         }
