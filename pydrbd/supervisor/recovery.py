@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydrbd.control.client import RemoteError
 from pydrbd.errors import MappingError, PydrbdError, StateRefused
@@ -52,7 +53,7 @@ def bring_up(
     """Bring a new process into service. A PydrbdError: it is not, and must not stay.
 
     `begin`: when the old one ended, for the report. `tenure`: it was Primary for that time though no device
-    is mapped. `alone`: it was without its peer.
+    is mapped. `alone`: it was without its peer, on good disks of its own.
     """
     marks = {"answers": time.monotonic()}
     status = server.call("status")
@@ -114,28 +115,26 @@ def planned(server: Server, devices: Devices, *, force: bool) -> Report:
     if not pid:
         raise MappingError(f"{name}: has no process that could be restarted; `pydrbd up {name}` starts one")
     status = server.call("status")
-    clients = sum(volume["open_count"] for volume in status["volumes"]) - len(devices.mapped())
-    if clients > 0 and not force:
-        raise StateRefused(
-            name,
-            Refusal.DEVICE_IN_USE,
-            f"{clients} NBD client(s) beside the kernel's own would lose their connection, and a loop device "
-            f"over FUSE would fail its I/O. `pydrbd restart --force {name}` restarts all the same.",
-        )
+    if not force:
+        _check_may_swap(name, status, devices)
     primary = status["role"] == Role.PRIMARY.value
     tenure = server.call("nbd-info")["tenure"] if primary else ""
-    alone = status["connection"] != Conn.CONNECTED
     begin = time.monotonic()
     standby = server.standby()
     try:
         ready = time.monotonic()
         devices.before_swap()
+        # As it is now: a peer that has come since then may take over as soon as the old process is gone.
+        alone = _was_alone(server.call("status"))
+        killed = time.monotonic()
+        server.kill(pid)
     except BaseException:
+        # Also when the old process is stuck in its disk: one that came after it would have no disk.
         standby.kill()
         standby.wait()
+        with contextlib.suppress(PydrbdError):
+            devices.after_swap()
         raise
-    killed = time.monotonic()
-    server.kill(pid)
     try:
         server.taken_over(standby)
         report = bring_up(server, devices, begin=killed, tenure=tenure, alone=alone)
@@ -148,6 +147,37 @@ def planned(server: Server, devices: Devices, *, force: bool) -> Report:
             devices.after_swap()
     report.began, report.ready_ms = killed, _ms(begin, ready)
     return report
+
+
+def _check_may_swap(name: str, status: dict[str, Any], devices: Devices) -> None:
+    """StateRefused if clients would not come through a planned restart."""
+    clients = sum(volume["open_count"] for volume in status["volumes"]) - len(devices.mapped())
+    if clients > 0:
+        raise StateRefused(
+            name,
+            Refusal.DEVICE_IN_USE,
+            f"{clients} NBD client(s) beside the kernel's own would lose their connection, and a loop device "
+            f"over FUSE would fail its I/O. `pydrbd restart --force {name}` restarts all the same.",
+        )
+    if status["role"] == Role.PRIMARY.value and (lacking := _lacking(status)):
+        raise StateRefused(
+            name,
+            Refusal.NO_UP_TO_DATE_DISK,
+            f"The disk of volume {lacking[0]} here is not UpToDate: by it a new process could not tell that "
+            f"it may go on as Primary. Attach it and wait for the resync (`pydrbd wait-sync {name}`) or make "
+            f"the peer Primary. `pydrbd restart --force {name}` restarts all the same; then clients wait, or "
+            "fail.",
+        )
+
+
+def _lacking(status: dict[str, Any]) -> list[int]:
+    """The volumes whose own disk is not UpToDate."""
+    return [volume["number"] for volume in status["volumes"] if volume["disk"] != Disk.UP_TO_DATE]
+
+
+def _was_alone(status: dict[str, Any]) -> bool:
+    """Have clients seen the data of its own disks only, and could the peer not take over in order?"""
+    return status["connection"] != Conn.CONNECTED and not _lacking(status)
 
 
 def _ms(begin: float, end: float) -> int:
