@@ -30,7 +30,7 @@ from typing import IO
 from pydrbd import hotpath
 from pydrbd.config.view import ResourceView
 from pydrbd.errors import ControlError
-from pydrbd.runtime import memory
+from pydrbd.runtime import lockfile, memory
 
 #: Seconds until the control socket must answer; far more than it takes, also on a machine that is overloaded.
 START_TIMEOUT = 60.0
@@ -99,17 +99,12 @@ def paths(run_dir: Path, node: str, resource: str) -> RunPaths:
 def running(run_dir: Path, node: str, resource: str) -> int | None:
     """The process of the resource (0 if it is just starting), None if it has none."""
     where = paths(run_dir, node, resource)
-    try:
-        with where.lock_file.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
-    except FileNotFoundError:
+    if not lockfile.is_held(where.lock_file):
         return None
-    except BlockingIOError:
-        try:
-            return int(where.pid_file.read_text())
-        except (OSError, ValueError):
-            return 0
+    try:
+        return int(where.pid_file.read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def nbdkit_command(
@@ -276,10 +271,8 @@ def _locked(name: str, where: RunPaths) -> Iterator[int]:
     """The descriptor of RES.lock, locked. ControlError when a process has it."""
     lock = os.open(where.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ControlError(f"{name}: its process runs already; see `pydrbd status {name}`") from error
+        if not lockfile.take(lock):
+            raise ControlError(f"{name}: its process runs already; see `pydrbd status {name}`")
         yield lock
     finally:
         os.close(lock)  # the new process has a copy, and with it the lock

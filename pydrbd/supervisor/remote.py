@@ -6,7 +6,6 @@ Floor: outer. Neighbours: service (the other end), cli/lifecycle.py (`up` starts
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 from pydrbd.config import ResourceView
 from pydrbd.control.client import Client, NotUpError
 from pydrbd.errors import ControlError
+from pydrbd.runtime import lockfile
 from pydrbd.runtime.launch import RunPaths, paths
 
 #: Set to "no" to let `up` start none.
@@ -36,14 +36,7 @@ class Remote:
     @property
     def alive(self) -> bool:
         """Whether there is one: it holds a lock."""
-        try:
-            with self.paths.supervisor_lock.open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return False
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
+        return lockfile.is_held(self.paths.supervisor_lock)
 
     def state(self) -> dict[str, Any] | None:
         """What it says of itself (see service.State); None if there is none, or it does not answer."""

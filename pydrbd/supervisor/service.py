@@ -17,7 +17,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import subprocess
@@ -33,6 +32,7 @@ from pydrbd.config import ResourceView
 from pydrbd.control.client import NotUpError
 from pydrbd.control.server import ControlServer
 from pydrbd.errors import ControlError, PydrbdError, UsageError
+from pydrbd.runtime import lockfile
 from pydrbd.supervisor.backoff import BackOff
 from pydrbd.supervisor.devices import Devices
 from pydrbd.supervisor.recovery import Report, SwapFailed, bring_up, planned, resume_devices
@@ -361,10 +361,8 @@ def _locked(path: Path, name: str) -> Any:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ControlError(f"{name}: it has a supervisor already") from error
+        if not lockfile.take(descriptor):
+            raise ControlError(f"{name}: it has a supervisor already")
         yield
     finally:
         os.close(descriptor)
