@@ -17,6 +17,7 @@ from pydrbd.cli.demo_nbd import NbdClient
 from pydrbd.control.client import RemoteError
 from pydrbd.errors import PydrbdError
 from pydrbd.runtime import launch
+from pydrbd.supervisor import recovery
 from pydrbd.supervisor.backoff import LONGEST, BackOff
 from pydrbd.supervisor.remote import Remote
 from pydrbd.supervisor.service import Settings
@@ -159,6 +160,29 @@ def test_a_peer_that_cannot_be_asked_is_waited_for(pair: Pair) -> None:
         assert watched.devices.cuts == 0
 
 
+def test_one_that_dies_while_the_peer_is_waited_for_is_replaced(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the question whether it may go on as Primary."""
+    monkeypatch.setattr(recovery, "PEER_SECONDS", 0.5)
+    with supervised(pair, Settings(retry=1.0, standby=False)) as watched:
+        watched.devices.parked.append((0, b"w" * BLOCK))
+        watched.devices.gate.clear()
+        kill(pair)
+        pair.beta.kill()
+        watched.devices.gate.set()
+        watched.wait_word("waiting")
+        before, asked = pid_of(pair), watched.devices.asked
+        wait_until(lambda: watched.devices.asked > asked, 20, "the question")
+        kill(pair)
+        wait_until(lambda: pid_of(pair) not in (0, before), 30, "the next process")
+        watched.wait_word("waiting")
+        pair.beta.up()
+        watched.wait_word("watching")
+        assert pair.alpha.state()[0] == Role.PRIMARY
+        assert not watched.devices.parked
+
+
 def test_planned_restart(pair: Pair) -> None:
     with supervised(pair) as watched:
         before = pid_of(pair)
@@ -186,6 +210,7 @@ def test_a_new_supervisor_finds_a_process_that_its_devices_wait_for(pair: Pair) 
         pair.wait_synced()
         again = Supervised(pair.alpha)
         again.devices = again.supervisor.devices = watched.devices
+        watched.devices.refusals = 1
         again.start()
         try:
             wait_until(lambda: not watched.devices.parked, 20, "the write that waited")

@@ -125,8 +125,9 @@ class Supervisor:
             with contextlib.suppress(PydrbdError):
                 status = self.server.call("status", timeout=self.settings.health or 30.0)
                 primary = status["role"] == Role.PRIMARY.value
-                if not primary or not self.devices.answer():
-                    self._note(resume_devices(self.server, self.devices, self.settings.retry))
+                problem = self._resume() if not primary or not self.devices.answer() else ""
+                if problem and not primary:  # else it was in service, and its disk may only be slow
+                    self._note(Report("waiting", f"{self.view.name}: its process {problem}"))
 
     def _step(self) -> bool:
         """Wait for one event and act on it. False: the process has ended in order."""
@@ -168,12 +169,20 @@ class Supervisor:
             return None if select.select([process], [], [], 0.2)[0] else "lost a connection of the kernel"
         if self._restart is not None:
             self._planned()
-        elif waiting and not self._stop.is_set():
-            self._note(resume_devices(self.server, self.devices, self.settings.retry))
+        elif waiting and not self._stop.is_set() and (problem := self._resume()):
+            return problem
         reason = self._health()
         if not reason and self.state.word == "watching":
             self._keep_spare()
         return reason
+
+    def _resume(self) -> str:
+        """Try to bring the devices that wait to the process; why the process must go, '' if it need not."""
+        try:
+            self._note(resume_devices(self.server, self.devices, self.settings.retry))
+        except PydrbdError as error:
+            return f"does not get into service: {error}"
+        return ""
 
     def _health(self) -> str:
         limit = self.settings.health

@@ -11,6 +11,7 @@ import threading
 
 from pydrbd.cli.demo_nbd import NbdClient
 from pydrbd.config import for_node, load
+from pydrbd.errors import MappingError
 from pydrbd.mapping.device import MappedDevice
 from pydrbd.supervisor.service import Settings, Supervisor
 from tests.support.pair import Member
@@ -27,6 +28,10 @@ class FakeDevices:
         #: (offset, data) of writes that nobody has answered.
         self.parked: list[tuple[int, bytes]] = []
         self.reattached = self.cuts = 0
+        #: How often the supervisor has looked which devices there are.
+        self.asked = 0
+        #: So many times a device cannot be connected to the process.
+        self.refusals = 0
         #: While cleared, the supervisor stands still as soon as it looks at its devices.
         self.gate = threading.Event()
         self.gate.set()
@@ -44,6 +49,7 @@ class FakeDevices:
 
     def mapped(self) -> dict[int, MappedDevice]:
         assert self.gate.wait(60)
+        self.asked += 1
         return {} if self.device is None else {0: self.device}
 
     def hear(self) -> int | None:
@@ -56,6 +62,9 @@ class FakeDevices:
         return self.client is not None
 
     def reattach(self, volume: int) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise MappingError("/dev/nbd0 was given a new connection, but reads from it get no answer.")
         if self.client is not None:
             self.client.close()
         self.client = NbdClient(self.node.paths.nbd_socket, str(volume))
