@@ -212,17 +212,23 @@ def apply_al(disk: str, meta: MetaDisk = INTERNAL) -> str:
 
     Bits are set only if the node was Primary (as DRBD: otherwise nobody wrote here). Returns the
     lines to print, '' if there is nothing to say. Raises MetadataError when the activity log of a
-    node that was Primary is not usable; nothing was changed then.
+    node that was Primary is not usable; nothing was changed then. Under clean metadata that is one
+    that an earlier apply-al was emptying when it was interrupted.
     """
     with _opened(disk, meta) as place:
         superblock = place.superblock()
         report = []
         if MdFlag.PRIMARY in superblock.flags:
-            report = _replay(place, superblock)
+            try:
+                report = _replay(place, superblock)
+            except MetadataError:
+                if not superblock.clean:
+                    raise
             place.file.flush()
+        place.put(replace(superblock, clean=True, flags=superblock.flags | MdFlag.AL_CLEAN))
+        # Under a clean superblock, which nobody replays: half of it emptied may hold no valid block any more.
         place.file.write(place.layout.al_offset, al_ring.EMPTY_RING)
         place.file.flush()
-        place.put(replace(superblock, clean=True, flags=superblock.flags | MdFlag.AL_CLEAN))
     return "\n".join(report)
 
 

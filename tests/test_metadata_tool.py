@@ -20,6 +20,7 @@ from pydrbd.format.al_ring import EMPTY_RING, RingWriter
 from pydrbd.format.gi import Generation, MdFlag
 from pydrbd.format.layout import Layout, flexible_layout, indexed_layout, internal_layout
 from pydrbd.format.superblock import Superblock, decode
+from pydrbd.runtime.blockfile import BlockFile
 from tests.support.drbdmeta import (
     change_superblock,
     drbdmeta,
@@ -478,6 +479,28 @@ def test_an_unusable_log_of_a_primary_is_not_skipped(created: Path, ring: bytes)
         tool.apply_al(str(created))
     assert digest(created) == before
     drbdmeta(created, "apply-al", rc=1)
+
+
+def test_an_interrupted_apply_al_can_be_done_again(created: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log is emptied under a clean superblock: half of it emptied may hold no valid block any more."""
+    primary(created, RingWriter(67).transaction([(0, 1)])[1] + EMPTY_RING[4096:])
+    write = BlockFile.write
+
+    def dies(file: BlockFile, offset: int, data: bytes) -> None:
+        ring = offset == LAYOUT.al_offset
+        write(file, offset, bytes(len(data)) if ring else data)
+        if ring:
+            raise OSError(5, "the machine has lost its power")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BlockFile, "write", dies)
+        with pytest.raises(DiskError, match="reading or writing failed"):
+            tool.apply_al(str(created))
+    assert superblock_of(created).clean
+    assert read_at(created, LAYOUT.bitmap_offset + 128, 128) == b"\xff" * 128
+    assert tool.apply_al(str(created)) == ""
+    assert read_at(created, LAYOUT.al_offset, 32768) == EMPTY_RING
+    assert read_at(created, LAYOUT.bitmap_offset + 128, 128) == b"\xff" * 128
 
 
 def test_an_unusable_log_of_a_secondary_does_not_matter(created: Path) -> None:

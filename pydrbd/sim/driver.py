@@ -43,7 +43,7 @@ Done = Callable[[Any, PydrbdError | None], None]
 #: from bitmaps of an exchange that a detach has ended while they were on a slow way: a new connection is the
 #: remedy, the protocol has no other.
 _PROTOCOL_ERROR = f"connection lost ({Conn.PROTOCOL_ERROR.connection_word})"
-_LATE_BITMAP = ": bitmap in state "
+_LATE_BITMAPS = (": bitmap in state ", ": the bitmap is complete already")
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,8 @@ class SimDriver:
         while out.log:
             entry = out.log.popleft()
             self.clock.note(self.name, f"log {entry.level}", entry.text)
-            if _PROTOCOL_ERROR in entry.text and _LATE_BITMAP not in entry.text and self.network.honest:
+            late = any(text in entry.text for text in _LATE_BITMAPS)
+            if _PROTOCOL_ERROR in entry.text and not late and self.network.honest:
                 raise Violation("protocol", f"{self.name}: {entry.text}")
         while out.scripts:
             name, script = out.scripts.popleft()

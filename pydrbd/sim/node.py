@@ -44,6 +44,8 @@ class Node(Host):
         self.crash_after = 0
         self.crash_power = False
         self.crashes = 0
+        #: The last process ended by itself: a loss of power takes nothing.
+        self.stopped = False
         #: The node's clock is ahead of true time by so much.
         self.clock_ahead = 0.0
         #: In a half of the swarm it looks at the pace of a resync between the ticks.
@@ -70,6 +72,7 @@ class Node(Host):
         assert self.engine is None
         world = self.world
         world.clock.note(self.name, "starts")
+        self.stopped = False
         self.engine = Engine(self.options, world.entropy)
         self.driver = SimDriver(
             self.name,
@@ -99,26 +102,51 @@ class Node(Host):
         world.clock.note(self.name, "loses power" if power else "crashes")
         self.crashes += 1
         world.counts["power cuts" if power else "crashes"] += 1
-        self.crash_after = 0
-        self.crash_power = False
         under_way = list(self.driver.orders.values()) if self.driver.open else []
-        self.driver.kill()
-        self.engine = self.driver = None
-        world.workload.crashed(self)
+        self._end()
         world.network.died(self.name, silent=power or world.clock.rng.random() < 0.3)
         world.cutting_power = True
         if world.profile.disk_faults.tearing:
             for order in under_way:
                 self.disk.interrupted(order, world.fault_rng, power=power)
-        lost = (
-            self.disk.power_cut(world.fault_rng if self.disk.by_sector else world.clock.rng) if power else 0
-        )
         world.cutting_power = False
         if power:
-            world.clock.note(self.name, "blocks lost", lost)
-            world.checker.lost_power(self.name)
+            self._lose_cache()
         else:
             world.checker.crashed()
+
+    def stop(self) -> None:
+        """The process ends by itself, after `down`."""
+        self.world.clock.note(self.name, "stops")
+        self.stopped = self.disk.superblock().clean
+        self._end()
+        self.world.network.died(self.name, silent=False)
+        self.world.checker.crashed()
+
+    def lose_power(self) -> None:
+        """The machine loses its power while no process of it runs."""
+        assert self.engine is None
+        self.world.clock.note(self.name, "loses power, while it is down")
+        self.world.counts["power cuts while down"] += 1
+        self._lose_cache()
+
+    def _end(self) -> None:
+        assert self.driver is not None
+        self.crash_after = 0
+        self.crash_power = False
+        self.driver.kill()
+        self.engine = self.driver = None
+        self.world.workload.crashed(self)
+
+    def _lose_cache(self) -> None:
+        world, disk = self.world, self.disk
+        idle = not disk.cached
+        world.cutting_power = True
+        lost = disk.power_cut(world.fault_rng if disk.by_sector else world.clock.rng)
+        world.cutting_power = False
+        world.clock.note(self.name, "blocks lost", lost)
+        if not (idle and self.stopped):
+            world.checker.lost_power(self.name)
 
     def _meta_written(self) -> None:
         if self.crash_after:

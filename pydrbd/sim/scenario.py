@@ -19,6 +19,7 @@ from pydrbd.sim.disk_faults import DiskActions
 from pydrbd.sim.exchange import ExchangeActions
 from pydrbd.sim.marks import MarkActions
 from pydrbd.sim.net_faults import NetActions
+from pydrbd.sim.orderly import OrderlyActions
 from pydrbd.sim.profile import WEIGHTS
 from pydrbd.sim.resume import ResumeActions
 from pydrbd.sim.split_brain import SplitBrainActions
@@ -41,6 +42,7 @@ class Scenario(
     CarelessActions,
     ExchangeActions,
     MarkActions,
+    OrderlyActions,
     SplitBrainActions,
     VerifyActions,
 ):
