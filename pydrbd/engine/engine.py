@@ -316,10 +316,8 @@ class Engine:
 
     def source_may_end(self, volume: Volume) -> None:
         """End a resync as source when the bits are clear and the target has said that it is done."""
-        resync = volume.resync
-        if volume.state.conn != Conn.SYNC_SOURCE or not resync.active or not resync.target_done:
-            return
-        if volume.bitmap.count <= resync.failed_bits:
+        resync, runs = volume.resync, volume.state.conn in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S)
+        if runs and resync.active and resync.target_done and not volume.bitmap.count:
             finish_source(volume)
 
     # --- time ----------------------------------------------------------------------------------------
