@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydrbd.engine import marks
 from pydrbd.engine.generations import masked
 from pydrbd.engine.options import VolumeOptions
-from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteMeta
+from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks, WriteMeta
 from pydrbd.vocabulary import Conn, Disk, OnIoError
 from pydrbd.wire.packets import Channel, Packet, Ping, RsDataReply, State
 from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
@@ -135,4 +135,47 @@ def test_a_word_from_before_a_full_resync_is_not_taken_for_its_end() -> None:
     two.hold = lambda _order: False
     two.release()
     pair.pass_time(3)
+    in_sync(pair)
+
+
+def test_a_target_that_ends_while_the_source_begins_a_generation_has_that_one() -> None:
+    """The last write to the target's disk failed (pass_on), and what that calls for takes the source long."""
+    pair = pair_of(good_disk(), good_disk(), {"volumes": PASS_ON}, volumes=PASS_ON)
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    # Its extent is in the activity log from here on.
+    assert pair.run(one, one.engine.write(0, 8192, BLOCK)) is None
+    slow: list[Packet] = []
+
+    def hold(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is two and isinstance(packet, Ping):
+            slow.append(packet)
+            return []
+        return [packet]
+
+    pair.filter = hold
+    assert pair.run(one, one.engine.invalidate_remote(0)) is None
+    pair.settle()
+    assert slow
+    broken = [True]
+
+    def fails(order: Order) -> object:
+        if isinstance(order, WriteBlocks) and broken:
+            broken.clear()
+            return IoFailed(5, "broken")
+        return NotImplemented
+
+    two.hook = fails
+    one.hold = lambda order: isinstance(order, WriteMeta)
+    one.start("write", one.engine.write(0, 0, BLOCK))
+    pair.settle()
+    assert not broken
+    pair.filter = lambda _bench, packet: [packet]
+    one.engine.on_packets(one.session, Channel.META, slow)
+    pair.pass_time(2)
+    one.hold = lambda _order: False
+    one.release()
+    pair.pass_time(4)
+    assert one.results["write"] is None
     in_sync(pair)

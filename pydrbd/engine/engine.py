@@ -27,10 +27,10 @@ from pydrbd.engine.lane import Lane
 from pydrbd.engine.options import EngineOptions
 from pydrbd.engine.orders import Await, DiskOrder, IoFailed, LinkAction, LogLine, Outputs, Script, Ticket
 from pydrbd.engine.pressure import Pressure
+from pydrbd.engine.renewal import finish_source
 from pydrbd.engine.resume import resume as resume_primary
 from pydrbd.engine.snapshot import ResourceSnapshot
 from pydrbd.engine.state import State, describe_change, imply
-from pydrbd.engine.sync import finish_source
 from pydrbd.engine.transfer_log import TransferLog
 from pydrbd.engine.volume import Volume
 from pydrbd.vocabulary import Conn, Disk, Role
