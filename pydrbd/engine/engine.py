@@ -27,10 +27,10 @@ from pydrbd.engine.lane import Lane
 from pydrbd.engine.options import EngineOptions
 from pydrbd.engine.orders import Await, DiskOrder, IoFailed, LinkAction, LogLine, Outputs, Script, Ticket
 from pydrbd.engine.pressure import Pressure
+from pydrbd.engine.renewal import finish_source
 from pydrbd.engine.resume import resume as resume_primary
 from pydrbd.engine.snapshot import ResourceSnapshot
 from pydrbd.engine.state import State, describe_change, imply
-from pydrbd.engine.sync import finish_source
 from pydrbd.engine.transfer_log import TransferLog
 from pydrbd.engine.volume import Volume
 from pydrbd.vocabulary import Conn, Disk, Role
@@ -316,10 +316,8 @@ class Engine:
 
     def source_may_end(self, volume: Volume) -> None:
         """End a resync as source when the bits are clear and the target has said that it is done."""
-        resync = volume.resync
-        if volume.state.conn != Conn.SYNC_SOURCE or not resync.active or not resync.target_done:
-            return
-        if volume.bitmap.count <= resync.failed_bits:
+        resync, runs = volume.resync, volume.state.conn in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S)
+        if runs and resync.active and resync.target_done and not volume.bitmap.count:
             finish_source(volume)
 
     # --- time ----------------------------------------------------------------------------------------

@@ -218,7 +218,7 @@ def on_state(session: Session, packet: packets.State) -> None:
     if old.conn >= Conn.CONNECTED and old.role == peer.role == Role.PRIMARY:
         raise ProtocolViolation(f"volume {volume.number}: the peer says it is Primary, and so is this node")
     peer_disk = _real_peer_disk(volume, peer)
-    if _says_finished(old, peer, peer_disk):
+    if _says_finished(volume, peer, peer_disk):
         volume.resync.target_done = True
         engine.source_may_end(volume)
         return
@@ -313,13 +313,12 @@ def _real_peer_disk(volume: Volume, peer: StateFields) -> Disk:
     return Disk.INCONSISTENT if inconsistent else Disk.CONSISTENT
 
 
-def _says_finished(old: State, peer: StateFields, peer_disk: Disk) -> bool:
-    """We are source, and the target says that it has come to the end with a good disk."""
-    return (
-        old.conn in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S)
-        and peer.conn == Conn.CONNECTED
-        and peer_disk == Disk.UP_TO_DATE
-    )
+def _says_finished(volume: Volume, peer: StateFields, peer_disk: Disk) -> bool:
+    """We are source, and the target says that it has come to the end with a good disk; not just before it
+    agreed to a full resync, over the other socket: it has asked for nothing then."""
+    source = volume.state.conn in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S)
+    begun = volume.resync.target_started or volume.bitmap.count < volume.bitmap.bits
+    return source and begun and peer.conn == Conn.CONNECTED and peer_disk == Disk.UP_TO_DATE
 
 
 def _says_given_up(volume: Volume, peer: StateFields, peer_disk: Disk) -> bool:

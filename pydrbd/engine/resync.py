@@ -111,6 +111,8 @@ class Resync:
         self.own_failed = False
         #: Source: the target has asked for blocks, so its disk is Inconsistent by its own account.
         self.target_started = False
+        #: The current UUID with which it began.
+        self.began_with = 0
         #: Source: bytes that were answered and not yet acknowledged.
         self.answered_bytes = 0
         #: The states are durable: blocks may be asked for.
@@ -124,6 +126,7 @@ class Resync:
         self.late = {late for late in self.late if session is not None and late[0] == session.number}
         self.active = True
         now = volume.engine.now
+        self.began_with = masked(volume.generation.current) if volume.generation is not None else 0
         self.total_bits = volume.bitmap.count
         self.by_checksums = checksums.are_wanted(volume)
         self.started = self.mark_time = now

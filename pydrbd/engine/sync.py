@@ -333,6 +333,9 @@ def finish_target(volume: Volume) -> Script[None]:
         volume.resync.ending = False
         volume.resync.pump()
         return
+    if session is not None and session.flush_waits:
+        # A client's write may have repaired them. (A kernel's source calls us Inconsistent all the same.)
+        failed = min(failed, volume.bitmap.count)
     if failed:
         engine.log(
             "error", f"volume {volume.number}: resync ended with {failed} blocks that could not be read"

@@ -1,0 +1,181 @@
+"""Two engines back to back: a resync comes to its end while something else happens.
+
+Neighbours: test_engine_pings.py (acks before the end), test_engine_losses.py (the connection is lost).
+"""
+
+from __future__ import annotations
+
+from pydrbd.engine import marks
+from pydrbd.engine.generations import masked
+from pydrbd.engine.options import VolumeOptions
+from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks, WriteMeta
+from pydrbd.vocabulary import Conn, Disk, OnIoError
+from pydrbd.wire.packets import Channel, Packet, Ping, RsDataReply, State
+from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
+
+BLOCK = b"\x5a" * 4096
+PASS_ON = {0: VolumeOptions(c_max_rate=0, on_io_error=OnIoError.PASS_ON)}
+
+
+def current(bench: Bench) -> int:
+    generation = bench.volume.generation
+    assert generation is not None
+    return masked(generation.current)
+
+
+def in_sync(pair: Pair) -> None:
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert pair.one.volume.state.pdsk == pair.two.volume.state.pdsk == Disk.UP_TO_DATE
+    assert pair.one.volume.bitmap.count == pair.two.volume.bitmap.count == 0
+    assert current(pair.one) == current(pair.two)
+
+
+def test_a_source_that_pauses_when_the_target_has_just_ended_ends_as_well() -> None:
+    """The target has the source's generation; a loss of the connection now would cost a full resync."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    slow: list[Packet] = []
+
+    def hold(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is two and isinstance(packet, Ping):
+            slow.append(packet)
+            return []
+        return [packet]
+
+    pair.filter = hold
+    assert pair.run(one, one.engine.invalidate_remote(0)) is None
+    pair.settle()
+    assert slow
+    states: list[Packet] = []
+
+    def late(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is one and isinstance(packet, State):
+            states.append(packet)
+            return []
+        return [packet]
+
+    pair.filter = late
+    assert pair.run(one, marks.pause_sync(one.engine, one.volume)) is None
+    one.engine.on_packets(one.session, Channel.META, slow)
+    pair.settle()
+    assert two.volume.state.conn == Conn.CONNECTED
+    pair.filter = lambda _bench, packet: [packet]
+    two.engine.on_packets(two.session, Channel.DATA, states)
+    session = one.session
+    assert pair.run(one, marks.resume_sync(one.engine, one.volume)) is None
+    pair.pass_time(4)
+    assert one.session == session
+    in_sync(pair)
+
+
+def test_a_block_that_could_not_be_read_and_is_written_anew_leaves_nothing_behind() -> None:
+    """The source cannot read it once; a client's write then repairs it on both nodes."""
+    pair = pair_of(good_disk(), good_disk(), {"volumes": PASS_ON}, volumes=PASS_ON)
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+
+    def broken(order: Order) -> object:
+        fails = isinstance(order, ReadBlocks) and order.offset == 0
+        return IoFailed(5, "broken") if fails else NotImplemented
+
+    one.hook = broken
+    held: list[Packet] = []
+
+    def hold(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is one and isinstance(packet, RsDataReply) and packet.sector:
+            held.append(packet)
+            return []
+        return [packet]
+
+    assert pair.run(one, one.engine.write(0, 4 << 20, BLOCK)) is None
+    pair.filter = hold
+    assert pair.run(one, one.engine.invalidate_remote(0)) is None
+    pair.settle()
+    assert held
+    assert two.volume.resync.failed_bits
+    one.hook = lambda _order: NotImplemented
+    failed = two.volume.resync.failed_bits * 4096
+    assert pair.run(one, one.engine.write(0, 0, b"\x11" * failed)) is None
+    pair.filter = lambda _bench, packet: [packet]
+    two.engine.on_packets(two.session, Channel.DATA, held)
+    pair.pass_time(3)
+    in_sync(pair)
+
+
+def test_a_word_from_before_a_full_resync_is_not_taken_for_its_end() -> None:
+    """The peer says once more that it is UpToDate, agrees to a full resync, and its answer comes first."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    states: list[Packet] = []
+
+    def late(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is two and (states or isinstance(packet, State)) and isinstance(packet, State):
+            states.append(packet)
+            return []
+        return [packet]
+
+    pair.filter = late
+    two.engine.send_state(two.volume)
+    two.hold = lambda order: isinstance(order, WriteMeta)
+    assert pair.run(one, one.engine.invalidate_remote(0)) is None
+    pair.settle()
+    assert len(states) == 1
+    assert one.volume.state.conn == Conn.SYNC_SOURCE
+    one.engine.on_packets(one.session, Channel.DATA, states)
+    pair.filter = lambda _bench, packet: [packet]
+    session = one.session
+    pair.pass_time(4)
+    assert one.session == session
+    assert one.volume.state.conn == Conn.SYNC_SOURCE
+    two.hold = lambda _order: False
+    two.release()
+    pair.pass_time(3)
+    in_sync(pair)
+
+
+def test_a_target_that_ends_while_the_source_begins_a_generation_has_that_one() -> None:
+    """The last write to the target's disk failed (pass_on), and what that calls for takes the source long."""
+    pair = pair_of(good_disk(), good_disk(), {"volumes": PASS_ON}, volumes=PASS_ON)
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    # Its extent is in the activity log from here on.
+    assert pair.run(one, one.engine.write(0, 8192, BLOCK)) is None
+    slow: list[Packet] = []
+
+    def hold(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is two and isinstance(packet, Ping):
+            slow.append(packet)
+            return []
+        return [packet]
+
+    pair.filter = hold
+    assert pair.run(one, one.engine.invalidate_remote(0)) is None
+    pair.settle()
+    assert slow
+    broken = [True]
+
+    def fails(order: Order) -> object:
+        if isinstance(order, WriteBlocks) and broken:
+            broken.clear()
+            return IoFailed(5, "broken")
+        return NotImplemented
+
+    two.hook = fails
+    one.hold = lambda order: isinstance(order, WriteMeta)
+    one.start("write", one.engine.write(0, 0, BLOCK))
+    pair.settle()
+    assert not broken
+    pair.filter = lambda _bench, packet: [packet]
+    one.engine.on_packets(one.session, Channel.META, slow)
+    pair.pass_time(2)
+    one.hold = lambda _order: False
+    one.release()
+    pair.pass_time(4)
+    assert one.results["write"] is None
+    in_sync(pair)
