@@ -55,6 +55,11 @@ GC_THRESHOLD = 20_000
 QUIT_SECONDS = 3.0
 
 
+def commands_of(view: ResourceView) -> dict[str, str]:
+    """Handler -> its command line, '' for none."""
+    return {spec.name: str(view.handlers.value(spec.name)) for spec in view.handlers.specs()}
+
+
 def engine_options(view: ResourceView) -> EngineOptions:
     """The settings of the engine; the configuration counts in tenths, KiB/s, sectors and pages."""
     net = view.net
@@ -83,6 +88,7 @@ def engine_options(view: ResourceView) -> EngineOptions:
         csums_after_crash_only=net.csums_after_crash_only,
         # DRBD 8.4 never promotes by itself: only where the configuration says so in words.
         auto_promote="auto-promote" in view.options.given and view.options.auto_promote,
+        handlers=frozenset(name for name, command in commands_of(view).items() if command),
         volumes={
             number: VolumeOptions(
                 size=volume.disk_options.size * SECTOR,
@@ -129,8 +135,8 @@ def disk_specs(view: ResourceView) -> dict[int, DiskSpec]:
 
 def handlers_of(node: Node, view: ResourceView) -> Handlers:
     """What runs the handlers that `view` configures."""
-    commands = {spec.name: str(view.handlers.value(spec.name)) for spec in view.handlers.specs()}
-    return Handlers(commands, partial(handler_environment, view), node.log, told=partial(feed.handler, node))
+    environment, told = partial(handler_environment, view), partial(feed.handler, node)
+    return Handlers(commands_of(view), environment, node.log, told=told)
 
 
 class Node:

@@ -248,7 +248,7 @@ class Handlers(OptionGroup):
 
     SECTION = "handlers"
 
-    pri_on_incon_degr: str = _text()
+    pri_on_incon_degr: str = _text(ANY)
     pri_lost_after_sb: str = _text(ANY)
     pri_lost: str = _text(ANY)
     initial_split_brain: str = _text(ANY)
@@ -256,12 +256,12 @@ class Handlers(OptionGroup):
     fence_peer: str = _text()
     unfence_peer: str = _text()
     local_io_error: str = _text(ANY)
-    before_resync_target: str = _text()
-    after_resync_target: str = _text()
-    before_resync_source: str = _text()
+    before_resync_target: str = _text(ANY)
+    after_resync_target: str = _text(ANY)
+    before_resync_source: str = _text(ANY)
     out_of_sync: str = _text(ANY)
     quorum_lost: str = _text()
-    disconnected: str = _text()
+    disconnected: str = _text(ANY)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,8 @@ class EngineOptions:
     #: Who sends and receives the packets puts the digests on and checks them (wire/integrity.py).
     data_integrity_alg: str = ""
     auto_promote: bool = False
+    #: Names of the handlers that are configured.
+    handlers: frozenset[str] = frozenset()
     after_sb_0pri: AfterSb = AfterSb.DISCONNECT
     after_sb_1pri: AfterSb = AfterSb.DISCONNECT
     after_sb_2pri: AfterSb = AfterSb.DISCONNECT

@@ -15,6 +15,7 @@ from pydrbd.sim.careless import CARELESS_ACTIONS, draw_careless
 from pydrbd.sim.disk_faults import DISK_ACTIONS, DiskFaults, draw_disk_faults
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.exchange import EXCHANGE_ACTIONS, draw_exchange
+from pydrbd.sim.handlers import draw_handlers
 from pydrbd.sim.marks import MARK_ACTIONS, draw_marks
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
 from pydrbd.sim.network import NetProfile
@@ -98,6 +99,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     actions += draw_careless(seed) + draw_marks(seed) + draw_verify(seed)
     actions += draw_exchange(seed)
     drawn = {name: with_algorithms(seed, options) for name, options in drawn.items()}
+    drawn = {name: replace(options, handlers=draw_handlers(seed)) for name, options in drawn.items()}
     return replace(
         profile,
         actions=actions,
