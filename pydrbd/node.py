@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pydrbd.config import MetaDiskKind, ResourceView
+from pydrbd.config.options import PeerDeviceOptions
 from pydrbd.config.view import handler_environment
 from pydrbd.control.protocol import plain
 from pydrbd.control.server import ControlServer
@@ -96,12 +97,18 @@ def engine_options(view: ResourceView) -> EngineOptions:
                 c_max_rate=volume.peer_device_options.c_max_rate * 1024,
                 c_plan_ahead=volume.peer_device_options.c_plan_ahead,
                 resync_rate=volume.peer_device_options.resync_rate * 1024,
+                c_min_rate=_min_rate(volume.peer_device_options),
                 discard_zeroes_if_aligned=volume.disk_options.discard_zeroes_if_aligned,
                 on_io_error=OnIoError(volume.disk_options.on_io_error),
             )
             for number, volume in view.volumes.items()
         },
     )
+
+
+def _min_rate(options: PeerDeviceOptions) -> int:
+    """c-min-rate counts where it is written: DRBD's default would slow every resync down to 250 KiB/s."""
+    return options.c_min_rate * 1024 if "c-min-rate" in options.given else 0
 
 
 def link_options(view: ResourceView) -> LinkOptions:

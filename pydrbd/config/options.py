@@ -203,7 +203,8 @@ class PeerDeviceOptions(OptionGroup):
     c_delay_target: int = _number(10, 1, 100, _TENTHS, works=ANY)
     c_fill_target: int = _number(100, 0, 1048576, _SECTORS, scale=512, works=ANY)
     c_max_rate: int = _number(102400, 0, 4194304, _KIB_PER_S, scale=1024, works=ANY)
-    c_min_rate: int = _number(250, 0, 4194304, _KIB_PER_S, scale=1024, works=frozenset({0}))
+    #: Written or not makes a difference: see node.py.
+    c_min_rate: int = _number(250, 0, 4194304, _KIB_PER_S, scale=1024, works=ANY)
     bitmap: bool = _flag(True)
 
 

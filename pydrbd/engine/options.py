@@ -23,6 +23,8 @@ class VolumeOptions:
     c_max_rate: int = 102400 * 1024
     c_plan_ahead: int = 20
     resync_rate: int = 250 * 1024
+    #: While applications use the disk; 0: a resync takes no notice of them.
+    c_min_rate: int = 0
     discard_zeroes_if_aligned: bool = True
     on_io_error: OnIoError = OnIoError.DETACH
 
