@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pydrbd.config import MetaDiskKind, ResourceView
+from pydrbd.config.options import PeerDeviceOptions
 from pydrbd.config.view import handler_environment
 from pydrbd.control.protocol import plain
 from pydrbd.control.server import ControlServer
@@ -55,6 +56,11 @@ GC_THRESHOLD = 20_000
 QUIT_SECONDS = 3.0
 
 
+def commands_of(view: ResourceView) -> dict[str, str]:
+    """Handler -> its command line, '' for none."""
+    return {spec.name: str(view.handlers.value(spec.name)) for spec in view.handlers.specs()}
+
+
 def engine_options(view: ResourceView) -> EngineOptions:
     """The settings of the engine; the configuration counts in tenths, KiB/s, sectors and pages."""
     net = view.net
@@ -83,6 +89,7 @@ def engine_options(view: ResourceView) -> EngineOptions:
         csums_after_crash_only=net.csums_after_crash_only,
         # DRBD 8.4 never promotes by itself: only where the configuration says so in words.
         auto_promote="auto-promote" in view.options.given and view.options.auto_promote,
+        handlers=frozenset(name for name, command in commands_of(view).items() if command),
         volumes={
             number: VolumeOptions(
                 size=volume.disk_options.size * SECTOR,
@@ -90,12 +97,18 @@ def engine_options(view: ResourceView) -> EngineOptions:
                 c_max_rate=volume.peer_device_options.c_max_rate * 1024,
                 c_plan_ahead=volume.peer_device_options.c_plan_ahead,
                 resync_rate=volume.peer_device_options.resync_rate * 1024,
+                c_min_rate=_min_rate(volume.peer_device_options),
                 discard_zeroes_if_aligned=volume.disk_options.discard_zeroes_if_aligned,
                 on_io_error=OnIoError(volume.disk_options.on_io_error),
             )
             for number, volume in view.volumes.items()
         },
     )
+
+
+def _min_rate(options: PeerDeviceOptions) -> int:
+    """c-min-rate counts where it is written: DRBD's default would slow every resync down to 250 KiB/s."""
+    return options.c_min_rate * 1024 if "c-min-rate" in options.given else 0
 
 
 def link_options(view: ResourceView) -> LinkOptions:
@@ -129,8 +142,8 @@ def disk_specs(view: ResourceView) -> dict[int, DiskSpec]:
 
 def handlers_of(node: Node, view: ResourceView) -> Handlers:
     """What runs the handlers that `view` configures."""
-    commands = {spec.name: str(view.handlers.value(spec.name)) for spec in view.handlers.specs()}
-    return Handlers(commands, partial(handler_environment, view), node.log, told=partial(feed.handler, node))
+    environment, told = partial(handler_environment, view), partial(feed.handler, node)
+    return Handlers(commands_of(view), environment, node.log, told=told)
 
 
 class Node:

@@ -226,11 +226,13 @@ def test_handlers_to_the_byte() -> None:
     told = [
         lines.helper(PICTURE, HandlerCall("local-io-error", 0), WHEN),
         lines.helper(PICTURE, HandlerCall("before-resync-target", 0, 256), WHEN),
+        lines.helper(PICTURE, HandlerCall("disconnected", 0, 0), WHEN),
     ]
     assert told == [
         "call helper name:r0 volume:0 minor:10 helper:local-io-error",
         "response helper name:r0 peer-node-id:1 conn-name:beta volume:0 minor:10 helper:before-resync-target "
         "status:256",
+        "response helper name:r0 peer-node-id:1 conn-name:beta helper:disconnected status:0",
     ]
     for line in told:
         Reader().line(line)

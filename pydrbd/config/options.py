@@ -203,7 +203,8 @@ class PeerDeviceOptions(OptionGroup):
     c_delay_target: int = _number(10, 1, 100, _TENTHS, works=ANY)
     c_fill_target: int = _number(100, 0, 1048576, _SECTORS, scale=512, works=ANY)
     c_max_rate: int = _number(102400, 0, 4194304, _KIB_PER_S, scale=1024, works=ANY)
-    c_min_rate: int = _number(250, 0, 4194304, _KIB_PER_S, scale=1024, works=frozenset({0}))
+    #: Written or not makes a difference: see node.py.
+    c_min_rate: int = _number(250, 0, 4194304, _KIB_PER_S, scale=1024, works=ANY)
     bitmap: bool = _flag(True)
 
 
@@ -248,7 +249,7 @@ class Handlers(OptionGroup):
 
     SECTION = "handlers"
 
-    pri_on_incon_degr: str = _text()
+    pri_on_incon_degr: str = _text(ANY)
     pri_lost_after_sb: str = _text(ANY)
     pri_lost: str = _text(ANY)
     initial_split_brain: str = _text(ANY)
@@ -256,12 +257,12 @@ class Handlers(OptionGroup):
     fence_peer: str = _text()
     unfence_peer: str = _text()
     local_io_error: str = _text(ANY)
-    before_resync_target: str = _text()
-    after_resync_target: str = _text()
-    before_resync_source: str = _text()
+    before_resync_target: str = _text(ANY)
+    after_resync_target: str = _text(ANY)
+    before_resync_source: str = _text(ANY)
     out_of_sync: str = _text(ANY)
     quorum_lost: str = _text()
-    disconnected: str = _text()
+    disconnected: str = _text(ANY)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import exposure, takeover
+from pydrbd.engine import exposure, handler_calls, takeover
 from pydrbd.engine.state import VERIFYING, State
 from pydrbd.vocabulary import Conn, Disk, Role
 
@@ -75,6 +75,7 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
     told = old.conn < Conn.CONNECTED or old.pdsk < Disk.INCONSISTENT
     takeover.look(engine, volume, told=told)
     volume.parting.look()
+    handler_calls.look(engine, volume, old, new)
 
 
 def _overtaken(new: State) -> bool:

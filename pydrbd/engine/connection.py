@@ -228,8 +228,8 @@ class Session:
     def sync_uuid_due(self, volume: Volume) -> None:
         """Start as target once both are there: the state WFSyncUUID and the packet."""
         if volume.state.conn in (Conn.WF_SYNC_UUID, Conn.BEHIND) and volume.number in self.sync_uuids:
-            uuid = self.sync_uuids.pop(volume.number)
-            self.engine.spawn(f"resync start {volume.number}", sync.start_target(self, volume, uuid))
+            uuid, start = self.sync_uuids.pop(volume.number), self.starts[volume.number]
+            self.engine.spawn(f"resync start {volume.number}", sync.start_target(self, volume, uuid, start))
 
     # --- answers -----------------------------------------------------------------------------------
 

@@ -297,7 +297,7 @@ class Engine:
             return
         request.acked = request.net_ok = True
         if in_sync and request.local_done:
-            if request.local_ok:
+            if request.on_this_disk:
                 self.blocks_in_sync(request.volume, request.offset, request.length)
         else:
             request.in_sync = in_sync

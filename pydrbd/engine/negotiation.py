@@ -32,8 +32,12 @@ class Negotiation:
     #: this node is Primary. Both nodes judge a split brain by what was told, whatever happens meanwhile.
     told_bits: int = 0
     told_primary: bool = False
-    #: Handlers of a split brain run; a resync waits for them.
+    #: The last of the handlers that run one after the other, and that a resync waits for; the last
+    #: `disconnected`.
     alarm: Ticket | None = None
+    farewell: Ticket | None = None
+    #: Session and number of the start of a resync for which before-resync-target has been called.
+    announced: tuple[int, int] = (0, 0)
 
     def connection_lost(self) -> None:
         """Nothing that the peer announced or is owed counts any more."""

@@ -23,6 +23,8 @@ class VolumeOptions:
     c_max_rate: int = 102400 * 1024
     c_plan_ahead: int = 20
     resync_rate: int = 250 * 1024
+    #: While applications use the disk; 0: a resync takes no notice of them.
+    c_min_rate: int = 0
     discard_zeroes_if_aligned: bool = True
     on_io_error: OnIoError = OnIoError.DETACH
 
@@ -57,6 +59,8 @@ class EngineOptions:
     #: Who sends and receives the packets puts the digests on and checks them (wire/integrity.py).
     data_integrity_alg: str = ""
     auto_promote: bool = False
+    #: Names of the handlers that are configured.
+    handlers: frozenset[str] = frozenset()
     after_sb_0pri: AfterSb = AfterSb.DISCONNECT
     after_sb_1pri: AfterSb = AfterSb.DISCONNECT
     after_sb_2pri: AfterSb = AfterSb.DISCONNECT

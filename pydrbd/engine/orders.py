@@ -143,6 +143,8 @@ class RunHandler:
 
     name: str
     volume: int
+    #: Variables for its environment, besides those that every handler gets.
+    details: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

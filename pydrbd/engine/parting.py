@@ -42,15 +42,15 @@ class Parting:
     def look(self) -> None:
         """The state has changed: hold answers back, or let them go."""
         state, ticket = self._volume.state, self.ticket
-        holds = state.role == Role.PRIMARY and (
-            state.conn == Conn.STARTING_SYNC_S or (state.conn == Conn.WF_BITMAP_S and self._same_generation())
-        )
+        exchanges = state.conn == Conn.WF_BITMAP_S and self.of_same_generation()
+        holds = state.role == Role.PRIMARY and (state.conn == Conn.STARTING_SYNC_S or exchanges)
         if holds and ticket is None:
             self.ticket, self._began = Ticket(), self._volume.engine.now
         elif not holds and ticket is not None:
             self.ticket = None
             ticket.resolve()
 
-    def _same_generation(self) -> bool:
+    def of_same_generation(self) -> bool:
+        """Has the peer said that its data are of the generation of ours?"""
         mine, theirs = self._volume.generation, self._volume.peer_uuids
         return mine is not None and theirs is not None and masked(mine.current) == masked(theirs.current)

@@ -260,7 +260,7 @@ def local_over(engine: Engine, request: Request, mine: Range, written: bool | No
         if not written:
             volume.set_out_of_sync(request.offset, request.length)
     request.local_done = True
-    if request.in_sync and request.local_ok and not request.lost:
+    if request.in_sync and request.on_this_disk and not request.lost:
         engine.blocks_in_sync(volume, request.offset, request.length)
     mine.local.resolve()
     engine.transfer_log.settle(request)

@@ -14,9 +14,11 @@ Order against application writes (DESIGN 4.6):
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydrbd.engine import checksums
+from pydrbd.engine.courtesy import Courtesy
 from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import IoFailed, ReadBlocks, Script, Ticket, WriteBlocks, ZeroBlocks
 from pydrbd.engine.pacing import Pace
@@ -70,6 +72,7 @@ class Resync:
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
         self.pace = Pace(volume.options)
+        self.courtesy = Courtesy(volume)
         #: Target: a resync left blocks behind, and what the peer wrote since is marked in its bitmap only.
         self.bits_elsewhere = False
         #: Target: start -> (end, ticket) of ranges that are asked for and not yet written.
@@ -85,6 +88,7 @@ class Resync:
             session = self.volume.engine.session
             if session is not None:
                 self.late.add((session.number, start, end - start))
+        self.courtesy.forget()
         self.total_bits = 0
         self.failed_bits = 0
         self.transferred = 0
@@ -136,6 +140,7 @@ class Resync:
     def tick(self) -> None:
         """About every 100 ms."""
         self.move_mark()
+        self.courtesy.look()
         self.pump()
         self._end_in_vain()
 
@@ -206,7 +211,8 @@ class Resync:
 
     def _may_ask(self) -> bool:
         full = self.bytes_requested >= self.volume.engine.options.max_buffers
-        return not full and len(self.requested) < MAX_RESYNC_REQUESTS and self.pace.tokens > 0
+        allowed = self.pace.tokens > 0 and self.courtesy.may_pass()
+        return allowed and not full and len(self.requested) < MAX_RESYNC_REQUESTS
 
     @property
     def keeps_rate(self) -> bool:
@@ -218,7 +224,7 @@ class Resync:
         """(offset, length) of the next run of set bits that nobody works on, round and round."""
         volume = self.volume
         bitmap = volume.bitmap
-        most = min(self.pace.request_bytes, volume.engine.options.max_buffers)
+        most = min(self.courtesy.most(self.pace.request_bytes), volume.engine.options.max_buffers)
         if self.by_checksums:
             most = min(most, checksums.REQUEST_BYTES)
         for _attempt in range(2):
@@ -246,6 +252,7 @@ class Resync:
         self.unanswered.add(offset)
         self.bytes_requested += length
         self.pace.tokens -= length
+        self.courtesy.passed(length)
         if self.by_checksums:
             engine.spawn(f"resync compare {volume.number}", checksums.ask(self, session, offset, asked))
             return
@@ -308,6 +315,7 @@ class Resync:
             soon = length >= _WRITE_BACK_FROM
             order = WriteBlocks(volume.number, offset, memoryview(packet.data), soon)
             volume.counters.received += length
+            self.courtesy.own += length
         incarnation = volume.incarnation
         result = (yield from volume.perform(order)) if volume.has_disk else IoFailed(5, "the disk is gone")
         volume.counters.unacked -= 1
@@ -381,9 +389,11 @@ class Resync:
         if state.disk == Disk.UP_TO_DATE and state.conn not in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S):
             return
         self.target_started = True
+        self.courtesy.in_turn(packet.size, partial(self._serve, session, packet))
+
+    def _serve(self, session: Session, packet: RsDataRequest | RsThinRequest | CsumRsRequest) -> None:
         mine = self.volume.ranges.enter(packet.sector * SECTOR, packet.size, reads=True)
         name = f"resync read {self.volume.number}"
-        self.volume.engine.pressure.serving += 1
         self.volume.engine.spawn(name, self._read_for_peer(session, packet, mine))
 
     def _read_for_peer(

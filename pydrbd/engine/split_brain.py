@@ -1,7 +1,8 @@
 """After a split brain: which node's data are discarded, and who is told.
 
 Floor: engine. Neighbours: sync (the decision that finds a split brain, and what follows from it),
-generations (rules 90 and 100, which find it), handshake (the policies of both nodes must agree).
+generations (rules 90 and 100, which find it), handshake (the policies of both nodes must agree),
+handler_calls.
 
 No packet tells the verdict: both nodes judge by the same facts, which UUIDS and STATE told just before, and
 come to opposite verdicts. The tables are those of DRBD 8.4: a kernel's node judges with us.
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine import generations
 from pydrbd.engine.generations import Verdict
-from pydrbd.engine.orders import Await, RunHandler, Script, Ticket
+from pydrbd.engine.handler_calls import call
 from pydrbd.vocabulary import AfterSb, Conn, Disk, Role, RrConflict
 from pydrbd.wire.packets import UuidFlags
 
@@ -291,29 +292,3 @@ def primary_as_target(session: Session, volume: Volume) -> bool:
     elif policy is RrConflict.CALL_HANDLER and not session.dry_run:
         call(volume, "pri-lost")
     return policy is RrConflict.VIOLENTLY
-
-
-# --- handlers ------------------------------------------------------------------------------------
-
-
-def call(volume: Volume, *names: str) -> None:
-    """Run handlers one after the other, behind those that still run. What follows from the decision may
-    begin meanwhile; only a resync waits for them (`heard`)."""
-    before, volume.negotiation.alarm = volume.negotiation.alarm, Ticket()
-    volume.engine.spawn(
-        f"{names[0]} {volume.number}", _called(volume, names, before, volume.negotiation.alarm)
-    )
-
-
-def _called(volume: Volume, names: tuple[str, ...], before: Ticket | None, mine: Ticket) -> Script[None]:
-    if before is not None:
-        yield Await(before)
-    for name in names:
-        yield RunHandler(name, volume.number)
-    mine.resolve()
-
-
-def heard(volume: Volume) -> Script[None]:
-    """Wait until nothing is overwritten that a handler may still want to see."""
-    if volume.negotiation.alarm is not None:
-        yield Await(volume.negotiation.alarm)

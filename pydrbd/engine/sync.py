@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import causes, checksums, generations, split_brain
+from pydrbd.engine import causes, checksums, generations, handler_calls, split_brain
 from pydrbd.engine.causes import Cause
 from pydrbd.engine.generations import Side, Verdict
 from pydrbd.engine.orders import Await, Script
@@ -194,7 +194,8 @@ def end_dry_run(session: Session, volume: Volume, text: str) -> None:
 
 def exchange_begins(session: Session, volume: Volume, start: int) -> Script[None]:
     """WFBitMapS or WFBitMapT has been entered: make set bits durable; the source sends its bitmap."""
-    yield from split_brain.heard(volume)
+    if not (yield from handler_calls.before_exchange(session, volume, start)):
+        return
     if not session.is_start(volume, start) or not (yield from settle_full_sync(volume)):
         return
     # The peer decides by our UUIDS and STATE, and these wait until the generation in them is durable.
@@ -266,10 +267,14 @@ def start_source(session: Session, volume: Volume, start: int) -> Script[None]:
         volume.resync.begin()
 
 
-def start_target(session: Session, volume: Volume, uuid: int) -> Script[None]:
+def start_target(session: Session, volume: Volume, uuid: int, start: int) -> Script[None]:
     """Target: SYNC_UUID has come: be Inconsistent durably, then ask for blocks."""
     engine = volume.engine
-    if engine.session is not session or volume.generation is None:
+    if not _still_due(session, volume, start):
+        return
+    if not (yield from handler_calls.before_target(session, volume, start)):
+        return
+    if not _still_due(session, volume, start) or volume.generation is None:
         return
     volume.generation = generations.target_starts(volume.generation, uuid)
     volume.touch()
@@ -283,6 +288,11 @@ def start_target(session: Session, volume: Volume, uuid: int) -> Script[None]:
     if engine.session is session and volume.state.conn in (Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T):
         volume.resync.begin()
         volume.resync.pump()
+
+
+def _still_due(session: Session, volume: Volume, start: int) -> bool:
+    """Does the target still wait for the beginning of this resync?"""
+    return session.is_start(volume, start) and volume.state.conn in (Conn.WF_SYNC_UUID, Conn.BEHIND)
 
 
 def full_sync_agreed(volume: Volume, start: Conn) -> None:
@@ -299,6 +309,8 @@ def full_sync_agreed(volume: Volume, start: Conn) -> None:
 def start_full_sync(session: Session, volume: Volume, start: int) -> Script[None]:
     """StartingSyncS or StartingSyncT has been entered on both nodes: make all bits durable, then go on
     without a bitmap exchange."""
+    if not (yield from handler_calls.before_exchange(session, volume, start)):
+        return
     if volume.state.conn == Conn.STARTING_SYNC_S:
         yield from start_source(session, volume, start)
         return
@@ -358,6 +370,7 @@ def finish_target(volume: Volume) -> Script[None]:
     if (yield from volume.persist()) is not None:
         return
     engine.log("info", f"volume {volume.number}: resync done (target){saved}")
+    handler_calls.after_target(volume)
     if engine.session is session:
         engine.send_state(volume)
 

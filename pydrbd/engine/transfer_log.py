@@ -81,10 +81,14 @@ class Request:
         self.sent_at = 0.0
 
     @property
+    def on_this_disk(self) -> bool:
+        """The volume's present disk has written it: not one that was let go of, whose cache went with it."""
+        return self.local_ok and self.volume.activity_log is self.log
+
+    @property
     def is_here(self) -> bool:
         """The volume's disk has the write, and is good."""
-        volume = self.volume
-        return self.local_ok and volume.state.disk == Disk.UP_TO_DATE and volume.activity_log is self.log
+        return self.on_this_disk and self.volume.state.disk == Disk.UP_TO_DATE
 
     @property
     def is_there(self) -> bool:

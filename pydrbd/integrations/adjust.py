@@ -96,8 +96,9 @@ def differences(running: ResourceView, wanted: ResourceView) -> list[Difference]
 
 def _options(group: str, where: str, old: OptionGroup, new: OptionGroup) -> Iterator[Difference]:
     for spec in old.specs():
-        # Whether auto-promote was written counts, not only its value.
-        written = spec.name == "auto-promote" and (spec.name in old.given) != (spec.name in new.given)
+        # Of these it counts whether they were written, not only their value.
+        counts = spec.name in ("auto-promote", "c-min-rate")
+        written = counts and (spec.name in old.given) != (spec.name in new.given)
         before, after = old.value(spec.name), new.value(spec.name)
         if before != after or written:
             how = HOW[group].get(spec.name, How.RESTART)

@@ -25,6 +25,9 @@ DUMPED = "exists -"
 _MOST = 99
 #: The order in which objects come to be; they go in the reverse order.
 _MADE = ("resource", "device", "connection", "peer-device", "path")
+#: Handlers about the own disk, and about the connection; all others are about a volume here and at the peer.
+_OF_DEVICE = ("local-io-error", "pri-on-incon-degr")
+_OF_CONNECTION = ("disconnected",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +159,11 @@ class Lines:
         """A handler that is called or has ended."""
         name, minor = picture.snapshot.name, picture.minor(call.volume)
         peer = f"peer-node-id:{picture.identity.peer_node_id} conn-name:{picture.snapshot.peer}"
-        # Handlers about the own disk are called for the device, all others for its peer device.
-        about = "" if call.name == "local-io-error" else f" {peer}"
+        about = "" if call.name in _OF_DEVICE else f" {peer}"
+        device = "" if call.name in _OF_CONNECTION else f" volume:{call.volume} minor:{minor}"
         verb = "call" if call.status is None else "response"
         status = "" if call.status is None else f" status:{call.status}"
-        words = f"name:{name}{about} volume:{call.volume} minor:{minor} helper:{call.name}{status}"
+        words = f"name:{name}{about}{device} helper:{call.name}{status}"
         return f"{self._prefix(when)}{verb} helper {words}"
 
     # --- one line --------------------------------------------------------------------------------

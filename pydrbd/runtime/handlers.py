@@ -60,7 +60,7 @@ class Handlers:
         self._log.put("warning", f"volume {order.volume}: handler {order.name} runs: {command}")
         self._told(HandlerCall(order.name, order.volume))
         try:
-            status, output = self._execute(command, order.volume)
+            status, output = self._execute(command, order)
         except OSError as error:
             self._log.put("error", f"handler {order.name} could not be run: {error}")
             self._told(HandlerCall(order.name, order.volume, _NOT_RUN << 8))
@@ -75,14 +75,14 @@ class Handlers:
             self._log.put(level, f"handler {order.name} ended with exit status {status}{said}")
         return status
 
-    def _execute(self, command: str, volume: int) -> tuple[int | None, str]:
+    def _execute(self, command: str, order: RunHandler) -> tuple[int | None, str]:
         with memory.ordinary():
             started = subprocess.Popen(
                 memory.ordinary_shell(command),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self._environment(volume)},
+                env={**os.environ, **self._environment(order.volume), **dict(order.details)},
                 start_new_session=True,
             )
         with started as process:

@@ -30,6 +30,7 @@ from pydrbd.errors import PydrbdError
 from pydrbd.sim.clock import Clock, Violation
 from pydrbd.sim.death import Death
 from pydrbd.sim.disk import SimDisk
+from pydrbd.sim.handlers import HandlerRuns
 from pydrbd.sim.net_faults import MOST_DELAY
 from pydrbd.sim.network import Network
 from pydrbd.sim.squeeze import Outbox
@@ -110,6 +111,7 @@ class SimDriver:
         self.paused_until = 0.0
         self.slower = 1.0
         self.death: Death | None = None
+        self.handlers = HandlerRuns(clock.seed, name)
 
     # --- entries ------------------------------------------------------------------------------
     def enter(self, what: str, call: Callable[[], T]) -> T:
@@ -186,6 +188,8 @@ class SimDriver:
         if not isinstance(order, Await):
             self.orders[task] = order
             delay = self.disks[order.volume].lag(self._delay(), self.clock.now)
+            if isinstance(order, RunHandler) and order.name in self.engine.options.handlers:
+                delay += self.handlers.seconds(order)
             self.clock.after(delay, self._carry_out, task, order)
         else:
             ticket = order.ticket
@@ -209,7 +213,7 @@ class SimDriver:
         disk = self.disks[order.volume]
         result: object
         if isinstance(order, RunHandler):
-            result = 0
+            result = self.handlers.status(order) if order in self.handlers.running else 0
         elif isinstance(order, OpenDisk):
             if order.volume in self.open:
                 raise Violation("orders", f"{self.name}: {task.name} opens a disk that is open")
@@ -247,6 +251,7 @@ class SimDriver:
             self.engine.invariants()
         except AssertionError as error:
             raise self._violation("invariants", error) from error
+        self.handlers.check(self.name, self.engine)
         self.observer.after_step(self.name)
 
     def drain(self) -> None:

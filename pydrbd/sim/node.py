@@ -17,6 +17,7 @@ from pydrbd.errors import PydrbdError
 from pydrbd.sim import lane_threads, peek
 from pydrbd.sim.disk import SimDisk
 from pydrbd.sim.driver import Done, SimDriver
+from pydrbd.sim.handlers import HandlerRuns
 from pydrbd.sim.inbox import Inbox
 from pydrbd.sim.network import Host
 from pydrbd.sim.squeeze import Outbox
@@ -40,6 +41,7 @@ class Node(Host):
         self.engine: Engine | None = None
         self.driver: SimDriver | None = None
         self.inbox = Inbox(self)
+        self.handlers = HandlerRuns(world.clock.seed, self.name)
         #: Crash after this many further metadata writes or flushes (0: no).
         self.crash_after = 0
         self.crash_power = False
@@ -84,6 +86,8 @@ class Node(Host):
             world.checker,
         )
         self.inbox = Inbox(self)
+        self.handlers.running.clear()
+        self.driver.handlers = self.handlers
         if self.name in world.profile.lanes:
             lane_threads.give(self.engine)
         if world.profile.squeeze.chance:

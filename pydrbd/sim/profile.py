@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from pydrbd.engine.options import EngineOptions, VolumeOptions
 from pydrbd.sim.broken_disks import BROKEN_ACTIONS, draw_broken_disks
 from pydrbd.sim.careless import CARELESS_ACTIONS, draw_careless
+from pydrbd.sim.courtesy import with_min_rate
 from pydrbd.sim.disk_faults import DISK_ACTIONS, DiskFaults, draw_disk_faults
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.exchange import EXCHANGE_ACTIONS, draw_exchange
+from pydrbd.sim.handlers import draw_handlers
 from pydrbd.sim.marks import MARK_ACTIONS, draw_marks
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
 from pydrbd.sim.network import NetProfile
@@ -100,6 +102,8 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     actions += draw_careless(seed) + draw_marks(seed) + draw_verify(seed)
     actions += draw_exchange(seed) + draw_orderly(seed)
     drawn = {name: with_algorithms(seed, options) for name, options in drawn.items()}
+    drawn = {name: replace(options, handlers=draw_handlers(seed)) for name, options in drawn.items()}
+    drawn = with_min_rate(seed, drawn, profile.size)
     return replace(
         profile,
         actions=actions,

@@ -154,7 +154,8 @@ class Reader:
         self._need(verb in ("call", "response"), text, "verb")
         tail = ["helper"] + (["status"] if verb == "response" else [])
         peer = ["peer-node-id", "conn-name"] if "conn-name" in keys else []
-        self._need(keys == ["name", *peer, "volume", "minor", *tail], text, "keys of a helper")
+        device = [] if "helper:disconnected" in text.split() else ["volume", "minor"]
+        self._need(keys == ["name", *peer, *device, *tail], text, "keys of a helper")
 
     def _object(self, verb: str, kind: str, keys: list[str], values: dict[str, str], text: str) -> None:
         self._need(kind in OBJECTS, text, "object")

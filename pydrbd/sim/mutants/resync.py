@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydrbd.engine import bitmap_disk, checksums, connection, requests, sync
+from pydrbd.engine import bitmap_disk, checksums, connection, handler_calls, requests, sync
 from pydrbd.engine.connection import Session
 from pydrbd.engine.resync import Resync
 from pydrbd.engine.transfer_log import TransferLog
@@ -31,6 +31,13 @@ def _by_checksums(profile: Profile) -> Profile:
         for name, node in profile.options.items()
     }
     return replace(profile, options=options, fresh=False, depth=16, think=0.002)
+
+
+def _with_handlers(profile: Profile) -> Profile:
+    """A handler runs before every resync."""
+    handlers = frozenset(("before-resync-target",))
+    options = {name: replace(node, handlers=handlers) for name, node in profile.options.items()}
+    return replace(profile, options=options, fresh=False)
 
 
 def _with_digests(profile: Profile) -> Profile:
@@ -147,6 +154,24 @@ RESYNC = (
         actions=("blackout",),
         focus=True,
         setting=_slow_first_sync,
+    ),
+    Mutant(
+        "resync-beside-its-handler",
+        6,
+        "a resync begins while before-resync-target still runs",
+        (
+            edit(
+                handler_calls.before_exchange,
+                (
+                    "return (yield from _before(session, volume, start, _TARGET))",
+                    'volume.engine.spawn("handler", _before(session, volume, start, _TARGET))',
+                ),
+            ),
+        ),
+        swarm=True,
+        actions=("disconnect", "swap"),
+        focus=True,
+        setting=_with_handlers,
     ),
     Mutant(
         "reads-own-dirty-blocks",
