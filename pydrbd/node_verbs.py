@@ -49,6 +49,11 @@ class Verb:
         return values
 
 
+def _on_resource(script: Callable[[Engine], Script[None]]) -> Callable[..., None]:
+    """A verb that runs a script of the engine."""
+    return lambda node: node.driver.run(script(node.engine))
+
+
 def _on_volume(script: Callable[[Engine, Volume], Script[None]]) -> Callable[..., None]:
     """A verb that runs a script of the engine on a volume that exists."""
 
@@ -101,6 +106,8 @@ MORE_VERBS: Mapping[str, Verb] = {
     "verify": Verb(_verify, {**_VOLUME, "start": (int, -1), "stop": (int, 0), "rate": (int, 0)}),
     "verify-position": Verb(_verify_position, _VOLUME),
     "outdate": Verb(_on_volume(marks.outdate), _VOLUME),
+    "suspend-io": Verb(_on_resource(marks.suspend_io)),
+    "resume-io": Verb(_on_resource(marks.resume_io)),
     "pause-sync": Verb(_on_volume(marks.pause_sync), _VOLUME),
     "resume-sync": Verb(_on_volume(marks.resume_sync), _VOLUME),
 }

@@ -86,6 +86,7 @@ def bent(**changes: object) -> Callable[[VolumeSnapshot], VolumeSnapshot]:
 
 
 GOLDEN: dict[str, Golden] = {
+    "suspended": Golden("suspended"),
     "split-brain": Golden("split_brain"),
     "unrelated-data": Golden("unrelated_data"),
     "settings-differ-secret": Golden("other_secret"),

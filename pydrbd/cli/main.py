@@ -42,6 +42,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "outdate": ("sync", "Mark the local data as outdated."),
     "pause-sync": ("sync", "Pause the resync."),
     "resume-sync": ("sync", "Let the resync go on."),
+    "suspend-io": ("sync", "Hold back the requests of all clients."),
+    "resume-io": ("sync", "Let the requests of clients go on."),
     "new-current-uuid": ("sync", "Start a new data generation, for instance to skip the first sync."),
     "verify": ("verify", "Compare the data of both nodes while they are in use."),
     "scrub": ("scrub", "Verify one resource after the other, from a timer."),

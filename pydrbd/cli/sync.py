@@ -1,4 +1,4 @@
-"""invalidate, invalidate-remote, new-current-uuid, outdate, pause-sync, resume-sync. Floor: outer."""
+"""invalidate, new-current-uuid, outdate, pause-sync, suspend-io and their like. Floor: outer."""
 
 from __future__ import annotations
 
@@ -86,6 +86,37 @@ def pause_sync_command(app: App, names: tuple[str, ...]) -> None:
 def resume_sync_command(app: App, names: tuple[str, ...]) -> None:
     """Let a resync that was paused on this node go on."""
     _each_volume(app, names, "resume-sync")
+
+
+def _whole_resource(app: App, names: tuple[str, ...], verb: str) -> None:
+    """The verb once on every resource that is meant, also when one of its volumes is named."""
+
+    def act(target: Target) -> None:
+        if not app.would(f"{verb} {target.resource.name}"):
+            target.resource.call(verb)
+
+    for_each(app.targets(names), act)
+
+
+@click.command("suspend-io", epilog=examples("pydrbd suspend-io r0", "pydrbd resume-io r0"))
+@resource_arguments()
+@pass_app
+def suspend_io_command(app: App, names: tuple[str, ...]) -> None:
+    """Hold back the requests of all clients: they wait until `resume-io`.
+
+    Concerns all volumes of the resource. Writes that are under way are waited for, for up to 10 s. The
+    connection, a resync and what the peer writes go on. `status` shows suspended:user. The
+    suspension ends with `resume-io`, or with the resource's process.
+    """
+    _whole_resource(app, names, "suspend-io")
+
+
+@click.command("resume-io", epilog=examples("pydrbd resume-io r0"))
+@resource_arguments()
+@pass_app
+def resume_io_command(app: App, names: tuple[str, ...]) -> None:
+    """Let the requests of clients go on, whatever they wait for."""
+    _whole_resource(app, names, "resume-io")
 
 
 @click.command("new-current-uuid", epilog=examples("pydrbd new-current-uuid --clear-bitmap r0/0"))

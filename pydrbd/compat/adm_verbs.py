@@ -158,9 +158,9 @@ def _experts() -> dict[str, AdmVerb]:
         "check-resize": expert(_VOL, act.check_resize, to.on_minors("check-resize")),
         "new-current-uuid": expert(_ONE, act.same, to.on_minors("new-current-uuid"), *clear),
         "new-minor": expert(_VOL, act.has_volume, to.new_minor),
-        "resume-io": expert(_VOL, act.if_implemented, to.on_minors("resume-io")),
+        "resume-io": expert(_VOL, act.same, to.on_minors("resume-io")),
         "set-gi": expert(_ONE, act.set_gi, to.on_metadata("set-gi"), *_FORCE),
-        "suspend-io": expert(_VOL, act.if_implemented, to.on_minors("suspend-io")),
+        "suspend-io": expert(_VOL, act.same, to.on_minors("suspend-io")),
     }
 
 

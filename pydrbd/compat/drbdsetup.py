@@ -104,8 +104,8 @@ VERBS: dict[str, SetupVerb] = {
         (*_options(REQUIRED, "size"), *_options(OPTIONAL, "assume-clean assume-peer-has-space")),
         "Look at the sizes of the disks again.",
     ),
-    "suspend-io": SetupVerb(("minor",), do.if_implemented, (), "Hold I/O back."),
-    "resume-io": SetupVerb(("minor",), do.if_implemented, (), "Let I/O go on."),
+    "suspend-io": SetupVerb(("minor",), do.same, (), "Hold I/O back."),
+    "resume-io": SetupVerb(("minor",), do.same, (), "Let I/O go on."),
     "udev": SetupVerb(("minor",), do.udev, (), "Print names for udev."),
 }
 

@@ -33,8 +33,6 @@ REFUSED: dict[str, str] = {
     "sh-lr-of": _STACKED,
     "adjust-with-progress": "`drbdadm adjust` waits until all is done",
     "resize": _LATER,
-    "suspend-io": _LATER,
-    "resume-io": _LATER,
     "restore-md": "it is drbdmeta's, or `pydrbd restore-md`",
     "verify-dump": "it is drbdmeta's",
     "sh-b-pri": "for init scripts that promote at boot; a cluster manager or `drbdadm primary` does that",

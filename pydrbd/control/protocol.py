@@ -20,6 +20,7 @@ Verbs that a resource's process answers (argument names with their defaults; `vo
     disconnect (force=False)
     invalidate (volume)             invalidate-remote (volume)
     outdate (volume)                pause-sync (volume), resume-sync (volume)
+    suspend-io ()                   resume-io ()
     new-current-uuid (volume, clear_bitmap=False)
     get-gi (volume)                 -> {"line": str}, and show-gi (volume) -> {"text": str}
     picture ()                      -> {"number", "when", "identity", "snapshot"}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydrbd.engine import causes, exposure, generations, peer_state, sync
 from pydrbd.engine.disk_admin import attach, close_disk, forget_disk, refuse_failed
+from pydrbd.engine.openers import clients_leave, open_clients
 from pydrbd.engine.orders import Await, LinkAction, Script, Ticket
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal, verify_refusal
 from pydrbd.errors import CommandFailed, StateRefused
@@ -37,8 +38,6 @@ T = TypeVar("T")
 
 #: From a missed ping to the loss of the connection it takes a tick or two.
 PING_GRACE_SECONDS = 0.3
-#: How long a demotion waits for clients that are just leaving.
-CLOSE_GRACE_SECONDS = 0.5
 
 
 def exclusively(engine: Engine, script: Script[T], words: str = "") -> Script[T]:
@@ -198,23 +197,11 @@ def auto_demote(engine: Engine) -> Script[None]:
         engine.log("warning", str(refused))
 
 
-def _open_clients(engine: Engine) -> str:
-    opened = {v.number: v.open_count for v in engine.volumes.values() if v.open_count}
-    return "; ".join(f"volume {n}: {count} NBD client(s) connected" for n, count in opened.items())
-
-
-def _clients_leave(engine: Engine) -> Script[None]:
-    """A client that has gone is closed here a moment later, when all threads of its connection have ended."""
-    deadline = engine.now + CLOSE_GRACE_SECONDS
-    while _open_clients(engine) and engine.now < deadline:
-        yield Await(engine.timer(0.0))
-
-
 def _demote(engine: Engine) -> Script[None]:
     if engine.role != Role.PRIMARY:
         return
-    yield from _clients_leave(engine)
-    _refuse(engine, Refusal.DEVICE_IN_USE if _open_clients(engine) else None, _open_clients(engine))
+    yield from clients_leave(engine)
+    _refuse(engine, Refusal.DEVICE_IN_USE if open_clients(engine) else None, open_clients(engine))
     opens = -1
     while opens != engine.opens:
         # What the clients wrote is durable on both nodes before anybody else may become Primary; again if
@@ -229,7 +216,7 @@ def _demote(engine: Engine) -> Script[None]:
         for volume in engine.volumes.values():
             yield from volume.settled()
             yield from volume.write_bitmap()
-        _refuse(engine, Refusal.DEVICE_IN_USE if _open_clients(engine) else None, _open_clients(engine))
+        _refuse(engine, Refusal.DEVICE_IN_USE if open_clients(engine) else None, open_clients(engine))
     engine.auto_promoted = False
     for volume in engine.volumes.values():
         if volume.generation is not None:

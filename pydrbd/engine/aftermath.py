@@ -33,6 +33,8 @@ _BEFORE_EXCHANGE = (Conn.CONNECTED, Conn.WF_BITMAP_T)
 def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
     """Act on the step from `old` to `new`, which is the volume's state already."""
     promoted = old.peer == Role.SECONDARY and new.peer == Role.PRIMARY
+    if old.suspended != new.suspended:
+        engine.suspension.look()
     if new.conn >= Conn.CONNECTED and new.pdsk >= Disk.INCONSISTENT:
         # A peer without a disk cannot take our current UUID over.
         volume.shared = True

@@ -3,8 +3,8 @@
 Floor: engine. Neighbours: resync (asks as target, answers as source), pacing (the upper limit of the rate).
 Each node watches its own disk: how many bytes others than the resync read and wrote there since the last
 look, about a tenth of a second ago. While it is more than BUSY_BYTES, or a write waits for room in the
-activity log, the target asks for small blocks and only so many that c-min-rate is kept, and the source answers
-at that rate.
+activity log, the target asks for small blocks and only so many that c-min-rate is kept, and the source
+answers at that rate.
 
 Invariant: the resync never stands still for it: one block passes in PROGRESS_SECONDS at the least, however
 low the rate, which also keeps the target from giving its source up.

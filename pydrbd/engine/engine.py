@@ -31,6 +31,7 @@ from pydrbd.engine.renewal import finish_source
 from pydrbd.engine.resume import resume as resume_primary
 from pydrbd.engine.snapshot import ResourceSnapshot
 from pydrbd.engine.state import State, describe_change, imply
+from pydrbd.engine.suspension import Suspension
 from pydrbd.engine.transfer_log import TransferLog
 from pydrbd.engine.volume import Volume
 from pydrbd.vocabulary import Conn, Disk, Role
@@ -57,6 +58,7 @@ class Engine:
         self.session: Session | None = None
         self.transfer_log = TransferLog(self)
         self.pressure = Pressure(self)
+        self.suspension = Suspension(self)
         self.lane: Lane | None = None  # made by who drives the engine; one volume only
         self.discard_my_data = self.tentative = False
         self.auto_promoted = False
@@ -292,16 +294,7 @@ class Engine:
 
     def write_acked(self, packet: BlockAck, in_sync: bool) -> None:
         """The peer has a write (RECV_ACK, WRITE_ACK, RS_WRITE_ACK)."""
-        request = self.transfer_log.request_of(packet)
-        if request.lost:
-            return
-        request.acked = request.net_ok = True
-        if in_sync and request.local_done:
-            if request.on_this_disk:
-                self.blocks_in_sync(request.volume, request.offset, request.length)
-        else:
-            request.in_sync = in_sync
-        request.net.resolve()
+        requests.acked(self, packet, in_sync)
 
     def write_refused(self, packet: NegAck) -> None:
         """The peer could not write (NEG_ACK); under protocols A and B the client may have its answer."""
@@ -363,24 +356,27 @@ class Engine:
         return self.volumes[volume].size
 
     def read(self, volume: int, offset: int, length: int) -> Script[bytes | IoFailed]:
-        return requests.read(self, self.volumes[volume], offset, length)
+        return self.suspension.admitted(requests.read(self, self.volumes[volume], offset, length))
 
     def write(
         self, volume: int, offset: int, data: bytes | memoryview, fua: bool = False
     ) -> Script[IoFailed | None]:
-        return requests.write(self, self.volumes[volume], offset, data, fua)
+        return self.suspension.admitted(requests.write(self, self.volumes[volume], offset, data, fua))
 
     def trim(self, volume: int, offset: int, length: int, fua: bool = False) -> Script[IoFailed | None]:
-        return requests.zero(self, self.volumes[volume], offset, length, True, True, fua)
+        return self._zero(volume, offset, length, True, True, fua)
 
     def zero(
         self, volume: int, offset: int, length: int, may_trim: bool, fua: bool = False
     ) -> Script[IoFailed | None]:
-        return requests.zero(self, self.volumes[volume], offset, length, False, may_trim, fua)
+        return self._zero(volume, offset, length, False, may_trim, fua)
+
+    def _zero(self, number: int, *what: Any) -> Script[IoFailed | None]:
+        return self.suspension.admitted(requests.zero(self, self.volumes[number], *what))
 
     def flush(self, volume: int) -> Script[IoFailed | None]:
         """Durable here and on the connected peer when it returns; covers writes of all connections."""
-        return requests.flush(self.volumes[volume])
+        return self.suspension.admitted(requests.flush(self.volumes[volume]))
 
     # --- administration: scripts that raise StateRefused or CommandFailed ------------------------
 

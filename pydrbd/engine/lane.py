@@ -6,9 +6,9 @@ activity_log (count the lane's writes with their own).
 
 A lane is *open* while every step of a write is known beforehand: one volume, connected, both disks
 UpToDate or a resync from the Primary to its peer, no new UUID under way; on the Primary (`CLIENT`) with
-protocol C, on its peer (`PEER`) with the Primary's writes. A lane keeps its own book (slots, epochs,
-extents, ranges) under the same mutex as the engine, and does for a write exactly what the scripts would
-do. Invariants:
+protocol C and I/O not suspended, on its peer (`PEER`) with the Primary's writes. A lane keeps its own book
+(slots, epochs, extents, ranges) under the same mutex as the engine, and does for a write exactly what the
+scripts would do. Invariants:
 
 - Every change of a volume's state closes the lane first, and closing takes all its writes over: from then on
   they are Requests and Ranges like any others. So no rule of the engine needs to know of lanes.
@@ -198,7 +198,8 @@ class Lane:
         """At the end of a hold of the mutex: be open for what is permitted now."""
         volume, table = self.volume, self.table
         mode = self._permitted()
-        reads = volume.state.role == Role.PRIMARY and volume.state.disk == Disk.UP_TO_DATE
+        state = volume.state
+        reads = state.role == Role.PRIMARY and state.disk == Disk.UP_TO_DATE and not state.suspended
         if reads is not self._reads:
             self._reads = reads
             table.serve_reads(reads, volume.size)
@@ -207,7 +208,7 @@ class Lane:
             return
         self.close()
         options = self.engine.options
-        bits = volume.bitmap.data if volume.state.conn != Conn.CONNECTED else None
+        bits = volume.bitmap.data if state.conn != Conn.CONNECTED else None
         if mode == CLIENT:
             hot = list(volume.activity_log.hot)
             limits = options.max_epoch_size, options.max_logged // 2
@@ -245,6 +246,8 @@ class Lane:
         if engine.options.data_integrity_alg:
             return CLOSED  # its packets have no digests
         if state.role == Role.PRIMARY:
+            if state.suspended:
+                return CLOSED
             return CLIENT if engine.options.protocol is WireProtocol.C else CLOSED
         if state.peer != Role.PRIMARY or volume.writes_here_only:
             return CLOSED

@@ -1,7 +1,7 @@
-"""Marks that an administrator sets on a volume's state: Outdated, and the pause of a resync.
+"""Marks that an administrator sets on the state: Outdated, the pause of a resync, suspended I/O.
 
 Floor: engine. Neighbours: admin (whose `exclusively` these scripts use), state (which tables what follows
-from a pause bit). Both kinds are words about this node alone: the peer is told and need not agree.
+from a pause bit), suspension. All are words about this node alone: the peer is told and need not agree.
 """
 
 from __future__ import annotations
@@ -77,3 +77,26 @@ def _why_not_clear(state: State) -> Failure:
     if paused and state.aftr_isp:
         return Failure.PAUSED_BY_DEPENDENCY
     return Failure.PAUSED_BY_PEER if paused and state.peer_isp else Failure.PAUSE_IS_CLEAR
+
+
+def suspend_io(engine: Engine) -> Script[None]:
+    """Hold back the requests of clients until `resume_io`. Returns when no write is under way any more, or
+    after suspension.DRAIN_SECONDS. Nothing to do when suspended by command."""
+    yield from exclusively(engine, _suspend(engine), "suspend-io")
+    if engine.suspension.gate is not None and not (yield from engine.suspension.drained()):
+        engine.log("warning", "I/O is suspended; writes that began before are still under way")
+
+
+def _suspend(engine: Engine) -> Script[None]:
+    engine.suspension.set(user=True)
+    yield from ()
+
+
+def resume_io(engine: Engine) -> Script[None]:
+    """Let the requests of clients go on, whatever they wait for. Nothing to do when nothing is suspended."""
+    return exclusively(engine, _resume(engine), "resume-io")
+
+
+def _resume(engine: Engine) -> Script[None]:
+    engine.suspension.clear()
+    yield from ()

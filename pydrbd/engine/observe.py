@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydrbd.engine.lane import CLIENT
 from pydrbd.engine.snapshot import ResourceSnapshot, ResyncSnapshot, VolumeSnapshot
 from pydrbd.units import BIT_BYTES
 from pydrbd.vocabulary import Conn, Disk, Role
@@ -84,9 +85,9 @@ def snapshot(engine: Engine) -> ResourceSnapshot:
         role=engine.role,
         peer_role=engine.peer_role,
         connection=engine.connection,
-        suspended_user=False,
-        suspended_no_data=False,
-        suspended_fencing=False,
+        suspended_user=any(v.state.susp_user for v in volumes),
+        suspended_no_data=any(v.state.susp_nod for v in volumes),
+        suspended_fencing=any(v.state.susp_fen for v in volumes),
         ap_in_flight=engine.transfer_log.bytes_in_flight,
         rs_in_flight=sum(v.resync.bytes_requested for v in volumes),
         last_disconnect=engine.last_disconnect,
@@ -100,6 +101,10 @@ def invariants(engine: Engine) -> None:
     connected = engine.session is not None
     roles = {v.state.role for v in engine.volumes.values()}
     assert len(roles) == 1, f"volumes with different roles: {roles}"
+    suspended = {v.state.suspended for v in engine.volumes.values()}
+    assert suspended == {engine.suspension.gate is not None}, f"suspended: {suspended}, the gate says other"
+    lane = engine.lane
+    assert lane is None or lane.table.mode != CLIENT or True not in suspended, "an open lane in suspended I/O"
     for v in engine.volumes.values():
         s = v.state
         assert s.conn < Conn.CONNECTED or connected, f"{s.conn.name} without a connection"

@@ -25,7 +25,7 @@ from pydrbd.engine.transfer_log import Request
 from pydrbd.format.bitmap_pages import bits_touched, extents_of
 from pydrbd.units import MAX_DATA_BYTES, MAX_DISCARD_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Protocol, Role
-from pydrbd.wire.packets import Data, DataRequest, DpFlags, Features, OutOfSync, Trim, Zeroes
+from pydrbd.wire.packets import BlockAck, Data, DataRequest, DpFlags, Features, OutOfSync, Trim, Zeroes
 
 if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
@@ -250,6 +250,20 @@ def _write_local(engine: Engine, request: Request, change: Change, mine: Range) 
         volume.counters.lower_pending -= 1
         written = not isinstance(result, IoFailed)
     local_over(engine, request, mine, written)
+
+
+def acked(engine: Engine, packet: BlockAck, in_sync: bool) -> None:
+    """The peer has a write."""
+    request = engine.transfer_log.request_of(packet)
+    if request.lost:
+        return
+    request.acked = request.net_ok = True
+    if in_sync and request.local_done:
+        if request.on_this_disk:
+            engine.blocks_in_sync(request.volume, request.offset, request.length)
+    else:
+        request.in_sync = in_sync
+    request.net.resolve()
 
 
 def local_over(engine: Engine, request: Request, mine: Range, written: bool | None) -> None:

@@ -95,10 +95,8 @@ class Resync:
         #: Bytes that were found equal by their checksums; target: whether they are compared.
         self.same = 0
         self.by_checksums = False
-        self.started = 0.0
-        self.mark_time = 0.0
-        self.mark_left = 0
-        self.next_bit = 0
+        self.started = self.mark_time = 0.0
+        self.mark_left = self.next_bit = 0
         self.requested = {}
         self.bytes_requested = 0
         #: Target: starts of ranges whose answer has not come, and when the peer last had to or did answer.
@@ -120,8 +118,7 @@ class Resync:
         #: Source: bytes that were answered and not yet acknowledged.
         self.answered_bytes = 0
         #: The states are durable: blocks may be asked for.
-        self.active = False
-        self.ending = False
+        self.active = self.ending = False
 
     def begin(self) -> None:
         """The states have become SyncSource and SyncTarget."""

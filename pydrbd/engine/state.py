@@ -30,6 +30,15 @@ class State:
     aftr_isp: bool = False
     peer_isp: bool = False
     user_isp: bool = False
+    #: Why clients' requests wait (the same in all volumes): a command, no good disk within reach, fencing.
+    susp_user: bool = False
+    susp_nod: bool = False
+    susp_fen: bool = False
+
+    @property
+    def suspended(self) -> bool:
+        """Requests of clients wait."""
+        return self.susp_user or self.susp_nod or self.susp_fen
 
     @property
     def word(self) -> int:
@@ -40,12 +49,12 @@ class State:
             conn=self.conn,
             disk=self.disk,
             pdsk=self.pdsk,
-            susp_user=False,
+            susp_user=self.susp_user,
             aftr_isp=self.aftr_isp,
             peer_isp=self.peer_isp,
             user_isp=self.user_isp,
-            susp_nod=False,
-            susp_fen=False,
+            susp_nod=self.susp_nod,
+            susp_fen=self.susp_fen,
         )
 
     @property
@@ -303,7 +312,7 @@ def describe_change(old: State, new: State) -> str:
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
             parts.append(f"{name}( {_word(before)} -> {_word(after)} )")
-    for name in ("aftr_isp", "peer_isp", "user_isp"):
+    for name in ("aftr_isp", "peer_isp", "user_isp", "susp_user", "susp_nod", "susp_fen"):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
             parts.append(f"{name}( {int(before)} -> {int(after)} )")

@@ -24,6 +24,7 @@ from pydrbd.sim.options_draw import draw_options, draw_policies
 from pydrbd.sim.orderly import ORDERLY_ACTIONS, draw_orderly
 from pydrbd.sim.resume import RESUME_ACTIONS, draw_resume
 from pydrbd.sim.squeeze import Squeeze, draw_squeeze
+from pydrbd.sim.suspend import SUSPEND_ACTIONS, draw_suspend
 from pydrbd.sim.verify import VERIFY_ACTIONS, draw_verify, with_algorithms
 from pydrbd.units import KIB, MIB, SECTOR
 
@@ -51,6 +52,7 @@ WEIGHTS = {
     **CARELESS_ACTIONS,
     **EXCHANGE_ACTIONS,
     **MARK_ACTIONS,
+    **SUSPEND_ACTIONS,
     **VERIFY_ACTIONS,
     **ORDERLY_ACTIONS,
 }
@@ -100,7 +102,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
         drawn = draw_policies(seed, drawn)
     actions = profile.actions + disk_actions + net_actions + draw_resume(seed) + broken.actions
     actions += draw_careless(seed) + draw_marks(seed) + draw_verify(seed)
-    actions += draw_exchange(seed) + draw_orderly(seed)
+    actions += draw_exchange(seed) + draw_orderly(seed) + draw_suspend(seed)
     drawn = {name: with_algorithms(seed, options) for name, options in drawn.items()}
     drawn = {name: replace(options, handlers=draw_handlers(seed)) for name, options in drawn.items()}
     drawn = with_min_rate(seed, drawn, profile.size)

@@ -24,6 +24,7 @@ from pydrbd.sim.profile import WEIGHTS
 from pydrbd.sim.resume import ResumeActions
 from pydrbd.sim.split_brain import SplitBrainActions
 from pydrbd.sim.steps import Standstill
+from pydrbd.sim.suspend import SuspendActions
 from pydrbd.sim.verify import VerifyActions
 from pydrbd.vocabulary import Conn, Disk
 
@@ -44,6 +45,7 @@ class Scenario(
     MarkActions,
     OrderlyActions,
     SplitBrainActions,
+    SuspendActions,
     VerifyActions,
 ):
     """Runs one world from its start to its end; raises Violation."""

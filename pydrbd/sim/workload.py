@@ -6,13 +6,14 @@ later requests; up to `depth` of them are under way on a node at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydrbd.engine.orders import IoFailed, Script
 from pydrbd.errors import PydrbdError
 from pydrbd.sim import lane_threads, peek
-from pydrbd.sim.clock import Process
+from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.history import Read, Write, payload
 from pydrbd.units import BIT_BYTES, MIB, SECTOR
 from pydrbd.vocabulary import OnIoError, Protocol
@@ -52,6 +53,8 @@ class Workload:
         self.flying: dict[str, dict[Request, None]] = {name: {} for name in world.profile.options}
         self.paused = False
         self.zeros: list[Write] = []
+        #: Since when a node has suspended I/O: what comes later is not answered.
+        self.held_since: dict[str, float] = {}
         self.counts = {"acknowledged": 0, "failed": 0, "lost": 0, "reads": 0}
         self._number = 0
         sectors = world.profile.size // SECTOR
@@ -112,6 +115,7 @@ class Workload:
     def crashed(self, node: Node) -> None:
         """The node's process is gone with all its requests."""
         self.serving.discard(node.name)
+        self.held_since.pop(node.name, None)
         branch = self.world.checker.branch[node.name]
         for request in self.flying[node.name]:
             if request.write is not None:
@@ -176,6 +180,10 @@ class Workload:
 
     def _done(self, node: Node, request: Request, result: object, error: PydrbdError | None) -> None:
         self.flying[node.name].pop(request, None)
+        if request.since > self.held_since.get(node.name, math.inf):
+            raise Violation(
+                "suspension", f"{node.name} has answered a {request.kind} although I/O is suspended"
+            )
         branch = self.world.checker.branch[node.name]
         good = error is None and not isinstance(result, IoFailed)
         if request.read is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydrbd.engine import marks
 from pydrbd.engine.options import VolumeOptions
 from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks
 from pydrbd.engine.snapshot import Transition
@@ -332,6 +333,15 @@ def broken_protocol() -> Pair:
     return pair
 
 
+def suspended() -> Pair:
+    """By command, with a client that waits."""
+    pair = device_open()
+    ok(pair.run(pair.one, marks.suspend_io(pair.one.engine)))
+    pair.one.start("waits", pair.one.engine.write(0, 0, DATA))
+    pair.settle()
+    return pair
+
+
 def peer_vanished() -> Pair:
     """The peer was Primary and is gone."""
     pair = in_sync()
@@ -381,6 +391,7 @@ SITUATIONS: dict[str, Callable[[], Pair]] = {
         no_answer_to_pings,
         broken_protocol,
         peer_vanished,
+        suspended,
     )
 }
 
