@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydrbd.engine import causes
 from pydrbd.engine.orders import Await, RunHandler, Script, Ticket
 from pydrbd.engine.state import State
 from pydrbd.vocabulary import Conn, Disk, Role
@@ -93,7 +94,8 @@ def before_target(session: Session, volume: Volume, start: int) -> Script[bool]:
         return True
     if volume.state.disk > Disk.INCONSISTENT:
         # What the source's clients write goes to this disk from now on, some blocks out of sync as they are.
-        volume.engine.set_state(volume, disk=Disk.INCONSISTENT)
+        cause = causes.resync("the bitmaps were exchanged, a handler runs before the resync")
+        volume.engine.set_state(volume, cause=cause, disk=Disk.INCONSISTENT)
         volume.touch()
         if (yield from volume.persist()) is not None:
             return False
