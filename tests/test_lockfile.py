@@ -37,7 +37,7 @@ def hold(path: Path, how: int) -> int:
 
 def start(where: RunPaths, path: Path) -> bool:
     """What a start does with the lock: did it get it?"""
-    taking = launch._locked("r0", where) if path == where.lock_file else service._locked(path, "r0")
+    taking = launch._locked("r0", where) if path == where.lock_file else service.the_only_one(path, "r0")
     try:
         with taking:
             with pytest.raises(BlockingIOError):

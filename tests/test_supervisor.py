@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from pydrbd.supervisor.backoff import LONGEST, BackOff
 from pydrbd.supervisor.remote import Remote
 from pydrbd.supervisor.service import Settings
 from pydrbd.vocabulary import Conn, Role
-from tests.support.cli import CliPair
+from tests.support.cli import CliNode, CliPair, Result
 from tests.support.pair import Pair
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
@@ -275,3 +277,27 @@ def test_up_restart_crash_back_off_and_down_by_commands(
             with contextlib.suppress(PydrbdError):
                 Remote(run_dir, node.name, "r0").stop()
         pair.end()
+
+
+def test_two_restarts_at_once(tmp_path: Path, run_dir: Path) -> None:
+    """By commands, without a supervisor: the new processes do not take each other's sockets."""
+    pair = CliPair(tmp_path, run_dir)
+    alpha = pair.alpha
+    try:
+        pair.up()
+        alpha.ok("primary", "--force", "r0")
+        found: list[Result] = []
+        commands = [threading.Thread(target=_restart, args=(alpha, found)) for _ in range(2)]
+        for command in commands:
+            command.start()
+            time.sleep(0.03)  # the second one meets the first where it starts the new process
+        for command in commands:
+            command.join()
+        assert sorted(result.code for result in found) in ([0, 0], [0, 10]), found
+        NbdClient(launch.paths(run_dir, "alpha", "r0").nbd_socket, "0").close()
+    finally:
+        pair.end()
+
+
+def _restart(node: CliNode, found: list[Result]) -> None:
+    found.append(node("restart", "r0"))

@@ -123,13 +123,15 @@ def _restart(target: Target, force: bool) -> dict[str, Any]:
     from pydrbd.supervisor.recovery import planned
     from pydrbd.supervisor.remote import Remote
     from pydrbd.supervisor.server import Server
+    from pydrbd.supervisor.service import the_only_one
 
     app, resource = target.resource.app, target.resource
     remote = Remote(app.run_dir, app.node, resource.name)
     if remote.alive:
         return remote.restart(force)
     devices = KernelDevices(app.run_dir, app.node, resource.name, sorted(resource.view.volumes))
-    report = planned(Server(resource.view, app.config_file, app.run_dir), devices, force=force)
+    with the_only_one(remote.paths.supervisor_lock, resource.name):
+        report = planned(Server(resource.view, app.config_file, app.run_dir), devices, force=force)
     report.pause_ms = round(1000 * (time.monotonic() - report.began))
     return asdict(report)
 

@@ -65,8 +65,14 @@ class Remote:
         return was
 
     def restart(self, force: bool) -> dict[str, Any]:
-        """A planned restart; the report (see recovery.Report)."""
-        found = self._client.call("restart", timeout=RESTART_TIMEOUT, force=force)
+        """A planned restart; the report (see recovery.Report). ControlError."""
+        try:
+            found = self._client.call("restart", timeout=RESTART_TIMEOUT, force=force)
+        except NotUpError as error:
+            raise ControlError(
+                f"{self.resource}: is being restarted already, or its supervisor is about to start or end; "
+                "try again in a moment"
+            ) from error
         return found if isinstance(found, dict) else {}
 
     def start(self, view: ResourceView, config_file: Path | None) -> None:

@@ -11,7 +11,8 @@ engine's mutex and no disk: a disk that is slow, for minutes if need be, is no r
 Invariants:
 - A process is replaced only after it is gone (see server).
 - A process that ended in order (`down`) while no device of it is mapped is not replaced.
-- RES.sup.lock is held for as long as the supervisor lives: there is one at the most.
+- RES.sup.lock is held for as long as the supervisor lives: there is one at the most. A command that restarts
+  a process without one holds it meanwhile: two new processes would take each other's files.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -104,7 +105,7 @@ class Supervisor:
     # --- life ----------------------------------------------------------------------------------
     def run(self) -> None:
         """Supervise until told to stop, or until the process has ended in order. ControlError."""
-        with _locked(self.server.paths.supervisor_lock, self.view.name):
+        with the_only_one(self.server.paths.supervisor_lock, self.view.name):
             self._control.start()
             self.log("info", f"the supervisor watches {self.view.name}")
             try:
@@ -366,12 +367,13 @@ def _answer(request: Future[Any], result: Any) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, name: str) -> Any:
+def the_only_one(path: Path, name: str) -> Iterator[None]:
+    """For who replaces processes, a supervisor or a command: hold RES.sup.lock. ControlError: others do."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if not lockfile.take(descriptor):
-            raise ControlError(f"{name}: it has a supervisor already")
+            raise ControlError(f"{name}: it has a supervisor already, or is being restarted")
         yield
     finally:
         os.close(descriptor)
