@@ -22,7 +22,7 @@ from pydrbd.runtime import launch
 from pydrbd.supervisor import recovery
 from pydrbd.supervisor.backoff import LONGEST, BackOff
 from pydrbd.supervisor.remote import Remote
-from pydrbd.supervisor.service import Settings
+from pydrbd.supervisor.service import Settings, the_only_one
 from pydrbd.vocabulary import Conn, Role
 from tests.support.cli import CliNode, CliPair, Result
 from tests.support.pair import Pair
@@ -296,6 +296,26 @@ def test_two_restarts_at_once(tmp_path: Path, run_dir: Path) -> None:
         assert sorted(result.code for result in found) in ([0, 0], [0, 10]), found
         NbdClient(launch.paths(run_dir, "alpha", "r0").nbd_socket, "0").close()
     finally:
+        pair.end()
+
+
+def test_up_while_the_lock_is_held_for_a_moment(
+    tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a restart without a supervisor, or one that is just ending: afterwards there is one."""
+    pair = CliPair(tmp_path, run_dir)
+    remote = Remote(run_dir, "alpha", "r0")
+    try:
+        pair.up()
+        monkeypatch.delenv("PYDRBD_SUPERVISOR")
+        with the_only_one(remote.paths.supervisor_lock, "r0"):
+            command = threading.Thread(target=pair.alpha.ok, args=("up", "r0"))
+            command.start()
+            command.join(1.5)
+        command.join()
+        assert remote.state() is not None
+    finally:
+        remote.stop()
         pair.end()
 
 

@@ -77,8 +77,11 @@ class Remote:
 
     def start(self, view: ResourceView, config_file: Path | None) -> None:
         """Start one in the background, unless there is one. ControlError."""
-        if self.alive:
-            return
+        deadline = time.monotonic() + START_TIMEOUT
+        while self.alive:
+            if self.state() is not None or time.monotonic() >= deadline:
+                return
+            time.sleep(0.02)  # one that ends, or a restart by command: neither stays
         config = ["-c", str(config_file.absolute())] if config_file else []
         command = [sys.executable, "-m", "pydrbd.cli.main", *config, "--node", view.node_name]
         with self.paths.log_file.open("ab") as log:
