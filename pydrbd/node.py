@@ -94,6 +94,7 @@ def engine_options(view: ResourceView) -> EngineOptions:
             number: VolumeOptions(
                 size=volume.disk_options.size * SECTOR,
                 al_extents=volume.disk_options.al_extents,
+                al_updates=volume.disk_options.al_updates,
                 c_max_rate=volume.peer_device_options.c_max_rate * 1024,
                 c_plan_ahead=volume.peer_device_options.c_plan_ahead,
                 resync_rate=volume.peer_device_options.resync_rate * 1024,

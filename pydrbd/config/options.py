@@ -174,7 +174,7 @@ class DiskOptions(OptionGroup):
     size: int = _number(0, 0, 2199023255552, _SECTORS, scale=512, works=ANY)
     #: Out of range is no error: DRBD takes the nearest number it can.
     al_extents: int = _number(1237, 67, 65534, works=ANY, clamped=True)
-    al_updates: bool = _flag(True)
+    al_updates: bool = _flag(True, ANY)
     disk_barrier: bool = _flag(False)
     disk_flushes: bool = _flag(True)
     disk_drain: bool = _flag(True)

@@ -169,9 +169,15 @@ def _mark_unconfirmed(volume: Volume) -> bool:
 
 def _hot_extents(superblock: Superblock, ring: bytes) -> frozenset[int]:
     """The extents that a crashed Primary may have been writing to."""
-    if superblock.clean or not superblock.flags & MdFlag.PRIMARY:
+    if superblock.clean or not superblock.flags & MdFlag.PRIMARY or _crashed_without_log(superblock.flags):
         return frozenset()
     return replay(ring).extents
+
+
+def _crashed_without_log(flags: MdFlag) -> bool:
+    """A Primary that kept no activity log (al-updates no) may have been writing anywhere. As with DRBD, also
+    under metadata that apply-al has cleaned: it leaves the flags."""
+    return bool(flags & _CRASHED) and MdFlag.AL_DISABLED in flags
 
 
 def _take_into_use(volume: Volume) -> Script[None]:
@@ -183,7 +189,8 @@ def _take_into_use(volume: Volume) -> Script[None]:
     volume.crashed_primary = bool(base.flags & _CRASHED)
     volume.shared = volume.shared or bool(base.flags & MdFlag.CONNECTED)
     volume.resumable = volume.crashed_primary and _stored_disk(base.flags) == Disk.UP_TO_DATE
-    if base.flags & MdFlag.FULL_SYNC:
+    if base.flags & MdFlag.FULL_SYNC or _crashed_without_log(base.flags):
+        engine.log("info", f"volume {volume.number}: all blocks are marked out of sync")
         volume.bitmap.set_all()
     volume.full_sync = False
     volume.touch()

@@ -19,6 +19,8 @@ class VolumeOptions:
     #: Configured size in bytes (disk option `size`), 0 for all of the backing disk.
     size: int = 0
     al_extents: int = 1237
+    #: False: the activity log is not written, and a crash of a Primary marks its whole disk.
+    al_updates: bool = True
     #: c-max-rate (0: no limit); with c_plan_ahead 0 the fixed resync_rate counts instead.
     c_max_rate: int = 102400 * 1024
     c_plan_ahead: int = 20

@@ -36,7 +36,8 @@ def take_options(engine: Engine, options: EngineOptions) -> bool:
         engine.lane.close()
     engine.options = replace(options, max_logged=old.max_logged, bitmap_batch=old.bitmap_batch)
     for number, volume in engine.volumes.items():
-        volume.options = options.volumes[number]
+        # What the disk says of the activity log was written when it was attached.
+        volume.options = replace(options.volumes[number], al_updates=volume.options.al_updates)
         pace = Pace(volume.options)
         pace.begin(engine.now)
         volume.resync.pace = pace

@@ -60,6 +60,7 @@ _STATE_FLAGS = (
     | MdFlag.CRASHED_PRIMARY
     | MdFlag.FULL_SYNC
     | MdFlag.AL_CLEAN
+    | MdFlag.AL_DISABLED
 )
 
 
@@ -134,8 +135,7 @@ class Volume:
         self.peer_uuids: Uuids | None = None
         self.negotiation = Negotiation()
         self.peer_sizes: Sizes | None = None
-        self.consider_resync = False
-        self.discard_my_data = False
+        self.consider_resync = self.discard_my_data = False
         #: Set while a new current UUID is on its way to the disk: no write may complete.
         self.minting: Ticket | None = None
         #: How many disks were let go of: tells an order's late result from one of the present disk.
@@ -163,8 +163,7 @@ class Volume:
         self.generation_flushed = 0
         #: The superblock on disk has a bitmap UUID.
         self.resync_on_disk = False
-        self._version = 0
-        self._persisted = 0
+        self._version = self._persisted = 0
         self._writing: Ticket | None = None
         #: Orders under way, and who waits for their end.
         self._orders = 0
@@ -226,6 +225,7 @@ class Volume:
             (self.crashed_primary, MdFlag.CRASHED_PRIMARY),
             (self.full_sync, MdFlag.FULL_SYNC),
             (not self.in_use, MdFlag.AL_CLEAN),
+            (not self.options.al_updates, MdFlag.AL_DISABLED),
             (
                 s.role == Role.PRIMARY or (self.writes_here_only and s.peer == Role.PRIMARY),
                 MdFlag.PRIMARY,
@@ -381,6 +381,8 @@ class Volume:
         if self.layout is None or self.activity_log is not log or self.state.disk == Disk.FAILED:
             # Of a Failed disk no bitmap is written either: what leaves the log would be in no books.
             return IoFailed(errno.EIO, "the disk is gone")
+        if not self.options.al_updates:
+            return None  # the flag that stands for all extents is on disk since the attach
         self.counters.al_writes += 1
         piece = (self.layout.al_offset + index * PAGE_BYTES, block)
         result: IoFailed | None = yield from self.perform(WriteMeta(self.number, (piece,)))

@@ -146,6 +146,9 @@ class Checker(PowerChecks, Observer):
             engine = node.engine
             return lambda block: peek.bit(engine, 0, block)
         superblock = node.disk.superblock()
+        crashed = superblock.flags & (MdFlag.PRIMARY | MdFlag.CRASHED_PRIMARY)
+        if crashed and MdFlag.AL_DISABLED in superblock.flags:
+            return lambda block: block >= 0  # all of it is marked at the attach, apply-al or not
         replayed = not superblock.clean and MdFlag.PRIMARY in superblock.flags
         hot = node.disk.hot_extents() if replayed else frozenset()
         return lambda block: node.disk.bit(block) or block // _PER_EXTENT in hot
@@ -219,6 +222,8 @@ class Checker(PowerChecks, Observer):
             self._check_al(node, packet.sector * SECTOR, packet.size, "sent")
 
     def _check_al(self, node: Node, offset: int, length: int, what: str) -> None:
+        if {MdFlag.PRIMARY, MdFlag.AL_DISABLED} <= set(node.disk.superblock().flags):
+            return  # a crash marks everything
         hot = node.disk.hot_extents()
         cold = [extent for extent in extents_of(offset, length) if extent not in hot]
         if cold:

@@ -15,6 +15,7 @@ from pydrbd.engine.engine import Engine
 from pydrbd.engine.options import EngineOptions
 from pydrbd.errors import PydrbdError
 from pydrbd.sim import lane_threads, peek
+from pydrbd.sim.al_updates import AlUpdates
 from pydrbd.sim.disk import SimDisk
 from pydrbd.sim.driver import Done, SimDriver
 from pydrbd.sim.handlers import HandlerRuns
@@ -42,6 +43,7 @@ class Node(Host):
         self.driver: SimDriver | None = None
         self.inbox = Inbox(self)
         self.handlers = HandlerRuns(world.clock.seed, self.name)
+        self.al_updates = AlUpdates(world.clock.seed, self.name, disk.size, swarm=world.profile.swarm)
         #: Crash after this many further metadata writes or flushes (0: no).
         self.crash_after = 0
         self.crash_power = False
@@ -75,7 +77,7 @@ class Node(Host):
         world = self.world
         world.clock.note(self.name, "starts")
         self.stopped = False
-        self.engine = Engine(self.options, world.entropy)
+        self.engine = Engine(self.al_updates.options(self.options), world.entropy)
         self.driver = SimDriver(
             self.name,
             world.clock,

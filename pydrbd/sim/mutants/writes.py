@@ -27,6 +27,10 @@ def _small_log(profile: Profile) -> Profile:
     return replace(with_volumes(profile, al_extents=7), spots=200, size=512 * MIB, fresh=False)
 
 
+def _without_log(profile: Profile) -> Profile:
+    return replace(with_volumes(profile, al_updates=False), size=5 * MIB, fresh=False)
+
+
 WRITES = (
     Mutant(
         "ack-before-local-write",
@@ -258,5 +262,17 @@ WRITES = (
         4,
         "attach does not look at the activity log that a crashed Primary left",
         (edit(disk_admin._hot_extents, ("replay(ring).extents", "frozenset()")),),
+    ),
+    Mutant(
+        "disabled-log-replayed",
+        4,
+        "attach trusts the activity log of a crashed Primary that kept none (al-updates no)",
+        (
+            edit(
+                disk_admin._crashed_without_log,
+                ("return bool(flags & _CRASHED) and MdFlag.AL_DISABLED in flags", "return False"),
+            ),
+        ),
+        setting=_without_log,
     ),
 )
