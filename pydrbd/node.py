@@ -100,6 +100,7 @@ def engine_options(view: ResourceView) -> EngineOptions:
                 resync_rate=volume.peer_device_options.resync_rate * 1024,
                 c_min_rate=_min_rate(volume.peer_device_options),
                 discard_zeroes_if_aligned=volume.disk_options.discard_zeroes_if_aligned,
+                read_balancing=volume.disk_options.read_balancing,
                 on_io_error=OnIoError(volume.disk_options.on_io_error),
             )
             for number, volume in view.volumes.items()

@@ -182,7 +182,9 @@ class DiskOptions(OptionGroup):
     disk_timeout: int = _number(0, 0, 6000, _TENTHS)
     read_balancing: str = _choice(
         "prefer-local prefer-remote round-robin least-pending when-congested-remote 32K-striping "
-        "64K-striping 128K-striping 256K-striping 512K-striping 1M-striping"
+        "64K-striping 128K-striping 256K-striping 512K-striping 1M-striping",
+        frozenset(("prefer-remote", "round-robin", "least-pending", "32K-striping", "64K-striping"))
+        | frozenset(("128K-striping", "256K-striping", "512K-striping", "1M-striping")),
     )
     resync_after: str = _text()
     rs_discard_granularity: int = _number(0, 0, 1 << 20, "bytes")

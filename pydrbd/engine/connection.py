@@ -59,6 +59,8 @@ class Session:
         #: Our reads of the peer's disk, oldest first: ticket, volume, offset, length, when they were sent.
         self.replies: dict[int, tuple[Ticket, int, int, int, float]] = {}
         self._next_reply = 1
+        #: read-balancing round-robin: the last read was the peer's.
+        self.peers_turn = False
         #: The answer to our own state change request.
         self.change: Ticket | None = None
         self.connection_change: Ticket | None = None

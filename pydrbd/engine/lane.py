@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Protocol
 from pydrbd.engine import peer_requests, requests
 from pydrbd.engine.handshake import Phase
 from pydrbd.engine.orders import IoFailed, Script, WriteBlocks
+from pydrbd.engine.read_balance import PREFER_LOCAL
 from pydrbd.engine.transfer_log import Request
 from pydrbd.format.bitmap_pages import extents_of
 from pydrbd.format.gi import MdFlag
@@ -199,7 +200,8 @@ class Lane:
         volume, table = self.volume, self.table
         mode = self._permitted()
         state = volume.state
-        reads = state.role == Role.PRIMARY and state.disk == Disk.UP_TO_DATE and not state.suspended
+        good = state.role == Role.PRIMARY and state.disk == Disk.UP_TO_DATE and not state.suspended
+        reads = good and volume.options.read_balancing == PREFER_LOCAL
         if reads is not self._reads:
             self._reads = reads
             table.serve_reads(reads, volume.size)
@@ -246,7 +248,7 @@ class Lane:
         if engine.options.data_integrity_alg:
             return CLOSED  # its packets have no digests
         if state.role == Role.PRIMARY:
-            if state.suspended:
+            if state.suspended or volume.options.read_balancing != PREFER_LOCAL:
                 return CLOSED
             return CLIENT if engine.options.protocol is WireProtocol.C else CLOSED
         if state.peer != Role.PRIMARY or volume.writes_here_only:

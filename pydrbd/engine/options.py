@@ -28,6 +28,8 @@ class VolumeOptions:
     #: While applications use the disk; 0: a resync takes no notice of them.
     c_min_rate: int = 0
     discard_zeroes_if_aligned: bool = True
+    #: One of read_balance.POLICIES.
+    read_balancing: str = "prefer-local"
     on_io_error: OnIoError = OnIoError.DETACH
 
 

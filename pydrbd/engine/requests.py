@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from pydrbd.engine import read_balance
 from pydrbd.engine.orders import (
     Await,
     IoFailed,
@@ -108,8 +109,9 @@ def _readable_here(volume: Volume, offset: int, length: int) -> bool:
 
 
 def _read_part(engine: Engine, volume: Volume, offset: int, length: int) -> Script[bytes | IoFailed]:
+    elsewhere = read_balance.from_peer(engine, volume, offset, length)
     while True:
-        if _readable_here(volume, offset, length):
+        if not elsewhere and _readable_here(volume, offset, length):
             data = yield from volume.perform(ReadBlocks(volume.number, offset, length))
             if not isinstance(data, IoFailed):
                 return bytes(data)
@@ -122,8 +124,9 @@ def _read_part(engine: Engine, volume: Volume, offset: int, length: int) -> Scri
         data = yield Await(ticket)
         if not isinstance(data, IoFailed):
             return bytes(data)
-        if engine.session is session:
+        if engine.session is session and not elsewhere:
             return data
+        elsewhere = False
 
 
 # --- writes ----------------------------------------------------------------------------------

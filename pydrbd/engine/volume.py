@@ -166,7 +166,7 @@ class Volume:
         self._version = self._persisted = 0
         self._writing: Ticket | None = None
         #: Orders under way, and who waits for their end.
-        self._orders = 0
+        self.orders_under_way = 0
         self._idle = Ticket()
         #: The last one in the queue of those who read or write bitmap pages (see bitmap_disk).
         self.bitmap_busy: Ticket | None = None
@@ -354,19 +354,19 @@ class Volume:
 
     def order_begins(self) -> None:
         """An order on the disk is under way."""
-        self._orders += 1
+        self.orders_under_way += 1
 
     def order_ends(self, incarnation: int, order: DataOrder | WriteMeta, result: object) -> None:
         """It is over; `incarnation` of the disk when it began."""
-        self._orders -= 1
-        if not self._orders:
+        self.orders_under_way -= 1
+        if not self.orders_under_way:
             self._idle.resolve()
         if isinstance(result, IoFailed) and incarnation == self.incarnation:
             self.engine.disk_failed(self, order, result)
 
     def orders_ended(self) -> Script[None]:
         """Wait until no order is under way: only then may another disk be opened."""
-        while self._orders:
+        while self.orders_under_way:
             if self._idle.done:
                 self._idle = Ticket()
             yield Await(self._idle)

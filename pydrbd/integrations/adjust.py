@@ -48,7 +48,7 @@ HOW: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("verify-alg", "csums-alg", "data-integrity-alg"), _RECONNECT),
         **dict.fromkeys(("always-asbp", "rr-conflict", "csums-after-crash-only"), _NOW),
     },
-    "disk": dict.fromkeys(("on-io-error", "discard-zeroes-if-aligned"), _NOW),
+    "disk": dict.fromkeys(("on-io-error", "discard-zeroes-if-aligned", "read-balancing"), _NOW),
     "peer-device": dict.fromkeys(
         ("resync-rate", "c-plan-ahead", "c-delay-target", "c-fill-target", "c-max-rate", "c-min-rate"), _NOW
     ),

@@ -22,6 +22,7 @@ from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
 from pydrbd.sim.network import NetProfile
 from pydrbd.sim.options_draw import draw_options, draw_policies
 from pydrbd.sim.orderly import ORDERLY_ACTIONS, draw_orderly
+from pydrbd.sim.read_balance import with_read_balancing
 from pydrbd.sim.resume import RESUME_ACTIONS, draw_resume
 from pydrbd.sim.squeeze import Squeeze, draw_squeeze
 from pydrbd.sim.suspend import SUSPEND_ACTIONS, draw_suspend
@@ -105,7 +106,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     actions += draw_exchange(seed) + draw_orderly(seed) + draw_suspend(seed)
     drawn = {name: with_algorithms(seed, options) for name, options in drawn.items()}
     drawn = {name: replace(options, handlers=draw_handlers(seed)) for name, options in drawn.items()}
-    drawn = with_min_rate(seed, drawn, profile.size)
+    drawn = with_read_balancing(seed, with_min_rate(seed, drawn, profile.size))
     return replace(
         profile,
         actions=actions,

@@ -87,7 +87,7 @@ def tree(dumped: str) -> list[object]:
 
 
 def other_value(spec: OptionSpec) -> str:
-    """Some text that gives the option a value other than its default."""
+    """Some text that gives the option a value other than its default, one that is refused if there is any."""
     match spec.kind:
         case Kind.NUMBER:
             return str(spec.maximum if spec.default != spec.maximum else spec.minimum)
@@ -96,7 +96,8 @@ def other_value(spec: OptionSpec) -> str:
         case Kind.FLAG:
             return "no" if spec.default else "yes"
         case Kind.CHOICE:
-            return next(word for word in reversed(spec.words) if word != spec.default)
+            words = [word for word in reversed(spec.words) if word != spec.default]
+            return next((word for word in words if not spec.accepts(word)), words[0])
         case Kind.SWITCH:
             return ""
         case _ if spec.name == "resync-after":
