@@ -31,3 +31,22 @@ def test_a_disk_is_not_shrunk_to_the_device_that_a_peer_has_shown_before() -> No
     connect(pair)
     assert one.volume.size == before * SECTOR
     assert "too small" in one.engine.last_disconnect
+
+
+def test_a_disk_takes_the_place_of_one_that_was_too_small() -> None:
+    """Beta's process still has the size of the disk that alpha refused when the right one is attached."""
+    pair = pair_of(good_disk(), fresh_disk(DISK_BYTES // 2))
+    one, two = pair.one, pair.two
+    connect(pair)
+    assert "too small" in one.engine.last_disconnect
+    assert pair.run(two, two.engine.detach(0)) is None
+    for bench in (one, two):
+        assert pair.run(bench, bench.engine.disconnect(True)) is None
+    connect(pair)
+    session = two.engine.session
+    two.disk = fresh_disk(DISK_BYTES)
+    two.start("attach", two.engine.attach(0))
+    pair.pass_time(3)
+    assert one.volume.size == two.volume.size == DISK_BYTES
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert two.engine.session is session, two.engine.last_disconnect

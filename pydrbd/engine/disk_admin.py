@@ -253,6 +253,12 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
     # What it said before it knew of this disk is no ground for a decision: serving us, it may have begun a
     # generation since.
     volume.negotiation.answer_due = True
+    told = volume.peer_sizes
+    grown = told is not None and peer_state.agreed_size(volume) > volume.size
+    if told is not None and grown and volume.state.pdsk >= Disk.INCONSISTENT:
+        # The peer told its size when there was no disk here, and does not tell again what has not changed:
+        # ours may be that of a disk which it has refused as too small.
+        peer_state.on_sizes(session, told)
     peer_state.send_sizes(session, volume)
     peer_state.send_uuids(session, volume)
     engine.send_state(volume)

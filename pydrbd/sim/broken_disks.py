@@ -116,14 +116,17 @@ class BrokenDiskActions(Steps):
                 self.world.cutting_power = False
         yield 0.0
 
-    def _replace(self, node: Node) -> None:
-        self.clock.note(node.name, "the disk is replaced")
+    def _replace(self, node: Node, size: int = 0) -> None:
+        """Another disk, of `size` bytes (0: as large as the old one)."""
+        self.clock.note(node.name, "the disk is replaced", size or "")
         self.world.cutting_power = True
         for block in list(node.disk.blocks):
             node.disk._put(block, ZERO_BLOCK, cached=False)
         node.disk.cached.clear()
         self.world.cutting_power = False
         node.disk.unreadable.clear()
+        if size:
+            node.disk.become(size)
         create_md(node.disk, self.rng.getrandbits(63))
         self.world.checker.mark(node.name, True)
         self.world.checker.alone[node.name] = False

@@ -96,8 +96,8 @@ class CarelessActions(Steps):
         """The peer sends a packet that fits nothing: the connection may go, nothing else."""
         node = self.rng.choice(self.nodes)
         session = peek.running_session(node.engine) if node.engine is not None else None
-        if session is not None and not node.paused:
-            channel, packet = self.rng.choice(_strays(self.world.profile.size // SECTOR))
+        if node.engine is not None and session is not None and not node.paused:
+            channel, packet = self.rng.choice(_strays(peek.size(node.engine, 0) // SECTOR))
             self.clock.note(node.name, "stray packet", packet)
             self.world.network.stray()
             node.packets(session, channel, [packet])

@@ -29,6 +29,7 @@ from pydrbd.sim.driver import Observer, Task
 from pydrbd.sim.history import ZERO, Branch, Write, payload, values_of
 from pydrbd.sim.power import PowerChecks
 from pydrbd.sim.promises import Promises
+from pydrbd.sim.sizes import check_size, compared
 from pydrbd.sim.verdicts import Verdicts
 from pydrbd.sim.verify import Rotten
 from pydrbd.units import AL_EXTENT_BYTES, SECTOR
@@ -127,8 +128,13 @@ class Checker(PowerChecks, Observer):
             return
         spans = [span for n in nodes if n.engine is not None for span in peek.in_work(n.engine, 0)]
         covers = [self._cover(node) for node in nodes]
+        device = compared(self.world)
         for block in blocks:
-            if block in self.rotten.blocks or any(cover(block) for cover in covers):
+            if (
+                block * BLOCK >= device
+                or block in self.rotten.blocks
+                or any(cover(block) for cover in covers)
+            ):
                 continue
             start, end = block * BLOCK, (block + 1) * BLOCK
             if not any(first < end and start < last for first, last in spans):
@@ -201,7 +207,7 @@ class Checker(PowerChecks, Observer):
             if self._never_in_sync():
                 continue
             elsewhere = self._cover(self.world.other(node))
-            for block in range(low // BLOCK, high // BLOCK):
+            for block in range(low // BLOCK, min(high, compared(self.world)) // BLOCK):
                 if block not in self.differs or block in self.rotten.blocks or elsewhere(block):
                     continue
                 if block in node.disk.cached or not node.disk.bit(block):
@@ -301,6 +307,7 @@ class Checker(PowerChecks, Observer):
         assert node.engine is not None
         s = peek.state(node.engine, 0)
         self.verdicts.look(node, peer)
+        check_size(node, s.disk, world.profile.size)
         if s.disk != self._disk_state[name]:
             old, self._disk_state[name] = self._disk_state[name], s.disk
             if old == Disk.INCONSISTENT and s.disk == Disk.UP_TO_DATE:
@@ -385,10 +392,11 @@ class Checker(PowerChecks, Observer):
     def finish(self) -> None:
         """Both nodes are UpToDate and nothing is under way: equal disks with acceptable content."""
         a, b = self.world.nodes.values()
-        if self.differs:
-            block = min(self.differs)
+        differs = [block for block in self.differs if block * BLOCK < compared(self.world)]
+        if differs:
+            block = min(differs)
             text = f"{self._tell(a, block)}; {self._tell(b, block)}"
-            raise Violation("end", f"{len(self.differs)} blocks differ at the end; {text}")
+            raise Violation("end", f"{len(differs)} blocks differ at the end; {text}")
         if self.branch[a.name] is not self.branch[b.name]:
             raise Violation("divergence", "both nodes are UpToDate and connected, with two histories")
         for sector in list(self.branch[a.name].touched()):

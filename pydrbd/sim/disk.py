@@ -46,11 +46,8 @@ class SimDisk:
     """One node's disk. `size` is that of the data area in bytes."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
-        md_bytes = max(68 << 10, SUPERBLOCK_BYTES + AL_BYTES + bitmap_bytes_for(size // SECTOR))
-        self.layout: Layout = flexible_layout(size, md_bytes)
         self.blocks: dict[int, bytes] = {}
-        self.meta = bytearray(md_bytes)
+        self.become(size)
         #: Versions of a block since it was last durable, the durable one first.
         self.cached: dict[int, list[bytes]] = {}
         self.on_change: Watcher | None = None
@@ -68,6 +65,13 @@ class SimDisk:
         self.meta_writes = 0
         self._hot: frozenset[int] | None = None
         self._superblock: Superblock | None = None
+
+    def become(self, size: int) -> None:
+        """Another disk, of this size and without metadata; the data area must be empty."""
+        md_bytes = max(68 << 10, SUPERBLOCK_BYTES + AL_BYTES + bitmap_bytes_for(size // SECTOR))
+        self.size = size
+        self.layout: Layout = flexible_layout(size, md_bytes)
+        self.meta = bytearray(md_bytes)
 
     # --- orders -----------------------------------------------------------------------------
     def info(self) -> DiskInfo:
@@ -244,13 +248,14 @@ def create_md(disk: SimDisk, device_uuid: int) -> None:
     disk.write_meta([(disk.layout.bitmap_offset, bitmap)])
 
 
-def synced_md(disk: SimDisk, device_uuid: int, current: int) -> None:
-    """Metadata of a disk whose pair was in sync and then shut down cleanly, with this current UUID."""
+def synced_md(disk: SimDisk, device_uuid: int, current: int, size: int = 0) -> None:
+    """Metadata of a disk whose pair was in sync and then shut down cleanly, with this current UUID; `size`:
+    bytes of the device (0: the disk's)."""
     create_md(disk, device_uuid)
     created = disk.superblock()
     flags = MdFlag.CONSISTENT | MdFlag.WAS_UP_TO_DATE | MdFlag.AL_CLEAN
     superblock = Superblock(
-        size_sectors=disk.layout.data_bytes // SECTOR,
+        size_sectors=(size or disk.layout.data_bytes) // SECTOR,
         generation=Generation(current),
         device_uuid=device_uuid,
         flags=flags,

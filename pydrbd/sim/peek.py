@@ -32,6 +32,11 @@ def running_session(engine: Engine) -> int | None:
     return engine.session.number if engine.session is not None and connected(engine) else None
 
 
+def size(engine: Engine, volume: int) -> int:
+    """Bytes of the device, 0 if it is not known."""
+    return engine.volumes[volume].size
+
+
 def attached(engine: Engine, volume: int) -> bool:
     """The bitmap in memory counts; else the one on disk does."""
     return engine.volumes[volume].state.disk >= Disk.NEGOTIATING

@@ -24,6 +24,7 @@ from pydrbd.sim.options_draw import draw_options, draw_policies
 from pydrbd.sim.orderly import ORDERLY_ACTIONS, draw_orderly
 from pydrbd.sim.read_balance import with_read_balancing
 from pydrbd.sim.resume import RESUME_ACTIONS, draw_resume
+from pydrbd.sim.sizes import SIZE_ACTIONS, Sizes, draw_sizes
 from pydrbd.sim.squeeze import Squeeze, draw_squeeze
 from pydrbd.sim.suspend import SUSPEND_ACTIONS, draw_suspend
 from pydrbd.sim.verify import VERIFY_ACTIONS, draw_verify, with_algorithms
@@ -56,6 +57,7 @@ WEIGHTS = {
     **SUSPEND_ACTIONS,
     **VERIFY_ACTIONS,
     **ORDERLY_ACTIONS,
+    **SIZE_ACTIONS,
 }
 NODES = ("alpha", "beta")
 
@@ -83,6 +85,7 @@ class Profile:
     disk_faults: DiskFaults = field(default_factory=DiskFaults)
     net_faults: NetFaults = field(default_factory=NetFaults)
     squeeze: Squeeze = field(default_factory=Squeeze)
+    sizes: Sizes = field(default_factory=Sizes)
     #: The nodes have lanes (engine/lane.py), as with the compiled hot path.
     lanes: tuple[str, ...] = ()
 
@@ -104,13 +107,15 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     actions = profile.actions + disk_actions + net_actions + draw_resume(seed) + broken.actions
     actions += draw_careless(seed) + draw_marks(seed) + draw_verify(seed)
     actions += draw_exchange(seed) + draw_orderly(seed) + draw_suspend(seed)
+    sizes = draw_sizes(seed, NODES, profile.size)
     drawn = {name: with_algorithms(seed, options) for name, options in drawn.items()}
     drawn = {name: replace(options, handlers=draw_handlers(seed)) for name, options in drawn.items()}
     drawn = with_read_balancing(seed, with_min_rate(seed, drawn, profile.size))
     return replace(
         profile,
-        actions=actions,
+        actions=actions + sizes.actions,
         swarm=True,
+        sizes=sizes,
         lanes=_draw_lanes(seed),
         disk_faults=disk_faults,
         net_faults=net_faults,

@@ -22,6 +22,7 @@ from pydrbd.sim.net_faults import NetActions
 from pydrbd.sim.orderly import OrderlyActions
 from pydrbd.sim.profile import WEIGHTS
 from pydrbd.sim.resume import ResumeActions
+from pydrbd.sim.sizes import SizeActions
 from pydrbd.sim.split_brain import SplitBrainActions
 from pydrbd.sim.steps import Standstill
 from pydrbd.sim.suspend import SuspendActions
@@ -44,6 +45,7 @@ class Scenario(
     ExchangeActions,
     MarkActions,
     OrderlyActions,
+    SizeActions,
     SplitBrainActions,
     SuspendActions,
     VerifyActions,
@@ -90,7 +92,10 @@ class Scenario(
         """The first forced promotion of a pair of just created disks."""
         node = self.rng.choice(self.nodes)
         yield lambda: self._disk(node) == Disk.INCONSISTENT
-        if self.rng.random() < 0.7:
+        if self.world.profile.sizes.skip:
+            yield from self._skip_first_sync(node)
+            return
+        if self.rng.random() < 0.7 or self.world.profile.sizes.extra:
             yield lambda: all(self._conn(n) == Conn.CONNECTED for n in self.nodes)
         forked = False
         while not node.primary:
@@ -319,6 +324,7 @@ class Scenario(
                 yield from self._attach(node)
                 yield from self._renew(node)
                 yield from self._give_way(node)
+                yield from self._restart_shrunk(node)
                 # StandAlone: a Primary whose own data are gone for good, and which refuses older ones.
                 refuses = self._conn(node) == Conn.STANDALONE
                 met = self._conn(node) >= Conn.CONNECTED or refuses

@@ -16,6 +16,7 @@ from pydrbd.sim.history import Branch, Write, payload, values_of
 from pydrbd.sim.network import Network
 from pydrbd.sim.node import Node
 from pydrbd.sim.profile import Profile
+from pydrbd.sim.sizes import litter
 from pydrbd.sim.verify import ROTTEN
 from pydrbd.sim.workload import Workload
 from pydrbd.units import SECTOR
@@ -44,18 +45,20 @@ class World:
         self.nodes: dict[str, Node] = {}
         current = int.from_bytes(self.entropy(8), "big") & ~1
         for name, options in profile.options.items():
-            disk = SimDisk(profile.size)
+            disk = SimDisk(profile.size + profile.sizes.extra.get(name, 0))
             disk.by_sector = profile.disk_faults.tearing
             device_uuid = int.from_bytes(self.entropy(8), "big")
             if profile.fresh:
                 create_md(disk, device_uuid)
             else:
-                synced_md(disk, device_uuid, current)
+                synced_md(disk, device_uuid, current, profile.size)
             node = self.nodes[name] = Node(self, options, disk)
             self.network.hosts[name] = node
         self.workload = Workload(self)
-        if profile.fresh:
+        if profile.fresh and not profile.sizes.skip:
             self._fill()
+        for name in profile.sizes.extra:
+            litter(self, self.nodes[name], profile.size)
         for node in self.nodes.values():
             self.checker.watch(node)
         self.checker.start_comparing()
@@ -97,9 +100,12 @@ class World:
         return values_of(node.disk.blocks.get(block, ZERO_BLOCK), block)[index]
 
     def content(self, node: Node) -> dict[int, int]:
-        """All sectors of a disk that are not zero, as clients wrote them: what has rotted is not theirs."""
+        """All sectors of a disk that are not zero, as clients wrote them: neither what has rotted nor what
+        lies behind the end of the device."""
         values = {}
         for block, data in node.disk.blocks.items():
+            if block * BLOCK >= self.profile.size:
+                continue
             for index, value in enumerate(values_of(data, block)):
                 if 0 < value < ROTTEN:
                     values[block * _PER_BLOCK + index] = value
