@@ -5,9 +5,11 @@ Neighbours: test_engine_moves.py (the UUIDs).
 
 from __future__ import annotations
 
+import pytest
+
 from pydrbd.engine.orders import Order, WriteBlocks, WriteMeta
 from pydrbd.vocabulary import Conn, Disk
-from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
+from tests.support.engine_bench import Bench, Pair, connect, fresh_disk, good_disk, pair_of
 
 OLD, NEW = b"\x11" * 4096, b"\x5a" * 4096
 
@@ -61,3 +63,20 @@ def test_a_write_that_is_under_way_is_not_in_the_copy() -> None:
     one.release()
     pair.settle()
     assert one.results["write"] is None
+
+
+@pytest.mark.parametrize("tie_break", ["alpha", "beta"])
+def test_both_nodes_skip_the_initial_sync_at_once(tie_break: str) -> None:
+    """They come to one generation, and know each other when they meet again."""
+    pair = pair_of(fresh_disk(), fresh_disk())
+    pair.resolver = pair.one if tie_break == "alpha" else pair.two
+    connect(pair)
+    for bench in (pair.one, pair.two):
+        bench.start("new", bench.engine.new_current_uuid(0, True))
+    pair.pass_time(1)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert [bench.results["new"] for bench in (pair.one, pair.two)] == [None, None]
+    pair.cut()
+    pair.pass_time(2)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.one.volume.generation == pair.two.volume.generation

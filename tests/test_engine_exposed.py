@@ -129,3 +129,35 @@ def test_a_primary_without_a_disk_does_not_take_data_that_lack_what_was_complete
     connect(pair)
     assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
     assert pair.run(one, one.engine.read(0, 0, 4096)) == OLD
+
+
+def test_a_primary_without_a_disk_does_not_take_data_back_that_a_failing_disk_has_made_older() -> None:
+    """alpha has let go of its disk; the peer's, which alone has the writes, fails with some of them in its
+    cache, and is attached again."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    assert one.engine.open(0, True) == 0
+    assert pair.run(one, one.engine.detach(0)) is None
+    assert pair.run(one, one.engine.write(0, 0, OLD, True)) is None
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    assert pair.run(one, one.engine.read(0, 0, 4096)) == NEW
+    two.hook = lambda order: IoFailed(5, "broken") if isinstance(order, WriteBlocks) else NotImplemented
+    assert isinstance(pair.run(one, one.engine.write(0, 8192, NEW)), IoFailed)
+    assert pair.disks() == (Disk.DISKLESS, Disk.DISKLESS)
+    for block, versions in two.disk.cached.items():
+        two.disk.blocks[block] = versions[0]
+    two.disk.cached.clear()
+    two.hook = lambda _order: NotImplemented
+    two.start("attach", two.engine.attach(0))
+    pair.pass_time(3)
+    assert isinstance(pair.run(one, one.engine.read(0, 0, 4096)), IoFailed)
+    assert pair.conns()[0] == Conn.STANDALONE
+    assert "has lost completed writes with its cache" in one.engine.last_disconnect
+    # Without clients it takes what there is.
+    one.engine.close(0, True)
+    assert pair.run(one, one.engine.connect()) is None
+    pair.pass_time(3)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.run(one, one.engine.read(0, 0, 4096)) == OLD

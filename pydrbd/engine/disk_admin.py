@@ -80,6 +80,7 @@ def _attach(engine: Engine, volume: Volume) -> Script[None]:
         engine.set_state(volume, disk=Disk.DISKLESS)
         yield CloseDisk(volume.number)
         raise
+    volume.failed_alone = False  # its metadata say so now
     yield from _announce(engine, volume)
 
 
@@ -144,7 +145,7 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
     # apply-al cleans the metadata of a crashed Primary and leaves it the flag; a boot is left by who crashed
     # and was not yet in step again.
     crashed = not superblock.clean or bool(superblock.boot) or bool(superblock.flags & _CRASHED)
-    volume.cache_lost = crashed and (not info.boot or superblock.boot != info.boot)
+    volume.cache_lost = crashed and (not info.boot or superblock.boot != info.boot or volume.failed_alone)
     volume.current_on_disk = superblock.generation.current
     volume.size = volume.size or superblock.size_sectors * SECTOR or peer_state.agreed_size(volume)
     volume.size = min(volume.size, layout.data_bytes)

@@ -53,6 +53,9 @@ def order_failed(engine: Engine, volume: Volume, order: DiskOrder, failure: IoFa
     if volume.open_write and volume.state.pdsk != Disk.UP_TO_DATE:
         # Nobody else has what the disk had not yet made durable; a flush must never say so.
         volume.writes_lost = True
+    # It may have had the only copy of a Primary's writes, not all of them flushed: when it comes back it
+    # counts as one that lost its cache.
+    volume.failed_alone |= volume.state.role != Role.PRIMARY and volume.state.pdsk != Disk.UP_TO_DATE
     cause = causes.disk_error(failure.text)
     engine.set_state(volume, cause=cause, disk=Disk.FAILED)
     takeover.begin(engine, volume)

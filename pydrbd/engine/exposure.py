@@ -63,12 +63,13 @@ def why_refused(volume: Volume, uuids: Uuids) -> str:
     connected = volume.state.conn >= Conn.CONNECTED
     if is_missing(volume, uuids) if connected else volume.exposed not in (0, masked(uuids.current)):
         return f"can only connect to data with current UUID {volume.exposed:016X}"
-    if connected or not volume.writes_lost:
+    cache_lost = bool(uuids.flags & UuidFlags.CACHE_LOST)
+    if not volume.writes_lost or (connected and not cache_lost):
         return ""
     # Reads would show clients older data than they have seen.
     session = volume.engine.session
     tells = session is not None and session.flush_waits
-    if uuids.flags & UuidFlags.CACHE_LOST:
+    if cache_lost:
         why = "the peer's machine has lost completed writes with its cache"
     elif volume.generation is None and not tells:
         # A kernel's node does not say so.

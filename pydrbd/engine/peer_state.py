@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import aftermath, causes, exposure, sync, takeover
+from pydrbd.engine import aftermath, causes, exposure, initial_sync, sync, takeover
 from pydrbd.engine.generations import masked
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal, verify_refusal
 from pydrbd.errors import ProtocolViolation
-from pydrbd.format.gi import JUST_CREATED
 from pydrbd.units import BIT_BYTES, KIB, MAX_DATA_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Refusal, Role
 from pydrbd.wire import packets
@@ -184,18 +183,8 @@ def on_uuids(session: Session, packet: packets.Uuids) -> None:
     if volume.generation is None or state.disk < Disk.INCONSISTENT or meets:
         _on_uuids_without_good_disk(session, volume, packet)
         return
-    skip = packet.flags & UuidFlags.SKIP_INITIAL_SYNC and state.conn == Conn.CONNECTED
-    if skip and volume.generation.current == JUST_CREATED:
-        engine.log("info", f"volume {volume.number}: accepted the peer's generation, no initial sync")
-        volume.generation = replace(volume.generation, current=packet.current, bitmap=0)
-        volume.bitmap.clear_all()
-        volume.touch()
-        sync.remember_equal(volume)
-        cause = causes.peer("the peer skipped the initial sync (new-current-uuid --clear-bitmap there)")
-        engine.set_state(volume, cause=cause, disk=Disk.UP_TO_DATE, pdsk=Disk.UP_TO_DATE)
-        # The peer may still read a state of ours from before.
-        session.send(packets.State(volume.state.word, volume.number))
-        engine.spawn(f"skip initial sync {volume.number}", sync.persist_all(volume))
+    if packet.flags & UuidFlags.SKIP_INITIAL_SYNC and state.conn == Conn.CONNECTED:
+        initial_sync.skipped(session, volume, packet)
 
 
 def _on_uuids_without_good_disk(session: Session, volume: Volume, packet: packets.Uuids) -> None:

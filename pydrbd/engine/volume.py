@@ -150,7 +150,7 @@ class Volume:
         #: Current UUID that such a disk was left with (0: none).
         self.parted_from = 0
         #: Completed writes may be lost with the only disk that had them: flushes fail until no client writes.
-        self.writes_lost = self.failed_beside_good = False
+        self.writes_lost = self.failed_beside_good = self.failed_alone = False
         self.sent_on_trust = False  # some before the peer had said that it has them (protocols A and B)
         #: Why the disk being attached was let go of.
         self.attach_failure = (Failure.DATA_NOT_CURRENT, "")
