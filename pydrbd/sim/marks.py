@@ -57,9 +57,10 @@ class MarkActions(Steps):
             yield from self._command(node, "resume-sync", lambda e: marks.resume_sync(e, e.volumes[0]))
 
     def _do_outdate(self) -> Process:
-        """Outdate a Secondary, as a fencing handler has it done, and sometimes try it on a Primary."""
+        """Outdate a Secondary, as a fencing handler has it done, and sometimes try it on a Primary; never the
+        only copy of what was acknowledged, which nothing would tell from an older one then."""
         node = self._secondary() if self.rng.random() < 0.8 else self.rng.choice(self.nodes)
-        if node is None or not node.up:
+        if node is None or not node.up or self.world.checker.stale[self.world.other(node).name]:
             return
         driver, primary = node.driver, node.primary
         ended: list[PydrbdError | None] = []
