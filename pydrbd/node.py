@@ -47,7 +47,7 @@ from pydrbd.runtime.loop import LoopThread
 from pydrbd.runtime.workers import Workers
 from pydrbd.units import SECTOR
 from pydrbd.version import __version__
-from pydrbd.vocabulary import AfterSb, Conn, Failure, OnIoError, Role, RrConflict
+from pydrbd.vocabulary import AfterSb, Conn, Disk, Failure, Fencing, OnIoError, Role, RrConflict
 
 PAGE = 4096
 #: New container objects until the youngest generation is collected (Python's own number: 700).
@@ -83,6 +83,7 @@ def engine_options(view: ResourceView) -> EngineOptions:
         after_sb_2pri=AfterSb(net.after_sb_2pri),
         always_asbp=net.always_asbp,
         rr_conflict=RrConflict(net.rr_conflict),
+        fencing=Fencing(net.fencing),
         verify_alg=net.verify_alg,
         csums_alg=net.csums_alg,
         data_integrity_alg=net.data_integrity_alg,
@@ -142,9 +143,21 @@ def disk_specs(view: ResourceView) -> dict[int, DiskSpec]:
     return specs
 
 
+def _handler_environment(node: Node, view: ResourceView, volume: int) -> dict[str, str]:
+    """The variables that handlers get, with those that say how things are now."""
+    snapshot = node.snapshot()
+    good = all(found.disk is Disk.UP_TO_DATE for found in snapshot.volumes)
+    return {
+        **handler_environment(view, volume),
+        "DRBD_CONF": node.config,
+        "DRBD_CSTATE": snapshot.connection.connection_word,
+        "UP_TO_DATE_NODES": f"0x{good << view.node_id:08X}",
+    }
+
+
 def handlers_of(node: Node, view: ResourceView) -> Handlers:
     """What runs the handlers that `view` configures."""
-    environment, told = partial(handler_environment, view), partial(feed.handler, node)
+    environment, told = partial(_handler_environment, node, view), partial(feed.handler, node)
     return Handlers(commands_of(view), environment, node.log, told=told)
 
 

@@ -247,6 +247,14 @@ def after_sb_word(number: int) -> str:
     return _AFTER_SB[number].value if number < len(_AFTER_SB) else f"number {number}"
 
 
+class Fencing(StrEnum):
+    """What a node does about a peer that it cannot reach (net option fencing)."""
+
+    DONT_CARE = "dont-care"
+    RESOURCE_ONLY = "resource-only"
+    RESOURCE_AND_STONITH = "resource-and-stonith"
+
+
 class RrConflict(StrEnum):
     """What a Primary does that a resync would make the target (net option rr-conflict)."""
 

@@ -136,9 +136,9 @@ def test_what_needs_a_new_process_is_named_and_nothing_else_is_held_back(
     assert "`pydrbd restart r0`" in refused.err
     assert running(capsys)["connect-int"] == 3
     # A configuration that cannot be read or done changes nothing.
-    edit(pair, ("connect-int 3;", "connect-int 4; fencing resource-only;"))
+    edit(pair, ("connect-int 3;", "connect-int 4; on-congestion pull-ahead;"))
     assert alpha("adjust", "r0").code == 10
-    edit(pair, ("fencing resource-only;", "bogus;"))
+    edit(pair, ("on-congestion pull-ahead;", "bogus;"))
     assert alpha("adjust", "r0").code == 10
     assert running(capsys)["connect-int"] == 3
     assert alpha.ok("-h").startswith("Usage")

@@ -151,7 +151,7 @@ class NetOptions(OptionGroup):
         "disconnect call-pri-lost violently retry-connect auto-discard",
         frozenset({"call-pri-lost", "violently"}),
     )
-    fencing: str = _choice("dont-care resource-only resource-and-stonith")
+    fencing: str = _choice("dont-care resource-only resource-and-stonith", frozenset({"resource-only"}))
     on_congestion: str = _choice("block pull-ahead disconnect")
     congestion_fill: int = _number(0, 0, 20971520, _SECTORS, scale=512)
     congestion_extents: int = _number(1237, 67, 65534)
@@ -256,8 +256,8 @@ class Handlers(OptionGroup):
     pri_lost: str = _text(ANY)
     initial_split_brain: str = _text(ANY)
     split_brain: str = _text(ANY)
-    fence_peer: str = _text()
-    unfence_peer: str = _text()
+    fence_peer: str = _text(ANY)
+    unfence_peer: str = _text(ANY)
     local_io_error: str = _text(ANY)
     before_resync_target: str = _text(ANY)
     after_resync_target: str = _text(ANY)

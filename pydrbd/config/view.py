@@ -231,4 +231,9 @@ def handler_environment(view: ResourceView, run_for: int) -> dict[str, str]:
         "DRBD_PEER_AF": view.peer_address.family,
         "DRBD_PEER_ADDRESS": view.peer_address.host,
         **{f"DRBD_NODE_ID_{number}": name for number, name in names.items()},
+        **{
+            f"DRBD_MINOR_{n}": str(n if v.device.minor is None else v.device.minor)
+            for n, v in view.volumes.items()
+        },
+        **{f"DRBD_BACKING_DEV_{n}": v.disk or "none" for n, v in view.volumes.items()},
     }

@@ -90,7 +90,8 @@ def _known(result: int) -> Refusal:
 def promote(engine: Engine, force: bool, auto: bool = False) -> Script[None]:
     """Become Primary; `force` takes a disk that is only Inconsistent or Outdated for good."""
     words = "auto-promote: a client opened the device" if auto else "primary"
-    return exclusively(engine, _promote(engine, force, auto), f"{words} --force" if force else words)
+    yield from engine.fences.before_promotion(force)
+    yield from exclusively(engine, _promote(engine, force, auto), f"{words} --force" if force else words)
 
 
 def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
@@ -98,6 +99,7 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
         engine.auto_promoted = engine.auto_promoted and auto
         return
     yield from _peer_primary_may_go(engine)
+    engine.fences.check()
     forced = []
     for volume in engine.volumes.values():
         disk = volume.state.disk
@@ -142,6 +144,7 @@ def _agree_on_promotion(engine: Engine, forced: list[Volume]) -> Script[None]:
         # What the last Primary sent and nobody acknowledged must not appear under the feet of our clients.
         yield from volume.peer_writes_end()
     # Meanwhile much may have happened; the rules decide again at the very step.
+    engine.fences.check()
     for volume in engine.volumes.values():
         _check(engine, volume, partial(replace, role=Role.PRIMARY, disk=_raised(volume, forced)))
 
@@ -273,8 +276,7 @@ def _disconnect(engine: Engine, force: bool) -> Script[None]:
         # Only now: the session of a moment ago may be gone, and another one be there.
         session = engine.session
         if session is not None and engine.connection == Conn.CONNECTED:
-            request = packets.ConnStateChangeRequest(CONN_MASK, Conn.DISCONNECTING << 4)
-            result = yield Await(session.ask(request))
+            result = yield from engine.fences.part(session)
             if result < peer_state.SUCCESS and engine.session is session:
                 _refuse(engine, _known(result))
     if not engine.is_stand_alone():

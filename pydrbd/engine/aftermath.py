@@ -35,6 +35,7 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
     promoted = old.peer == Role.SECONDARY and new.peer == Role.PRIMARY
     if old.suspended != new.suspended:
         engine.suspension.look()
+    engine.fences.look()
     if new.conn >= Conn.CONNECTED and new.pdsk >= Disk.INCONSISTENT:
         # A peer without a disk cannot take our current UUID over.
         volume.shared = True

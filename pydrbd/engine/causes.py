@@ -82,6 +82,11 @@ def disk_error(text: str) -> Cause:
     return Cause(CauseKind.DISK, f"local I/O error: {text}")
 
 
+def fenced(status: int, text: str) -> Cause:
+    """fence-peer has answered."""
+    return Cause(CauseKind.HANDLER, f"fence-peer ended with exit status {status}: {text}")
+
+
 def peer(text: str) -> Cause:
     """The peer said or asked something."""
     return Cause(CauseKind.PEER, text)

@@ -241,6 +241,7 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
             refuse_failed(engine, volume)
         outdated = bool(flags & MdFlag.PEER_OUTDATED) and volume.state.conn < Conn.CONNECTED
         pdsk = Disk.OUTDATED if outdated else volume.state.pdsk
+        engine.fences.attached_alone(volume, pdsk)
         engine.set_state(volume, disk=stored, pdsk=pdsk)
         common = generation.bitmap == 0 or volume.shared
         if volume.state.role == Role.PRIMARY and stored == Disk.UP_TO_DATE and common and not volume.minting:

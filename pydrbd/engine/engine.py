@@ -21,6 +21,7 @@ from pydrbd.engine.aftermath import aftermath, write_refused
 from pydrbd.engine.causes import Cause
 from pydrbd.engine.clients import enter, leave
 from pydrbd.engine.connection import Session
+from pydrbd.engine.fencing import Fences
 from pydrbd.engine.handshake import Phase
 from pydrbd.engine.journal import Journal
 from pydrbd.engine.lane import Lane
@@ -59,6 +60,7 @@ class Engine:
         self.transfer_log = TransferLog(self)
         self.pressure = Pressure(self)
         self.suspension = Suspension(self)
+        self.fences = Fences(self)
         self.lane: Lane | None = None  # made by who drives the engine; one volume only
         self.discard_my_data = self.tentative = False
         self.auto_promoted = False
@@ -68,7 +70,7 @@ class Engine:
         self.overtaken = False
         #: Serialises our own administrative commands that change states.
         self.busy: Ticket | None = None
-        self._sessions = 0
+        self.sessions = 0
         self._timers: list[tuple[float, int, Ticket]] = []
         self._timer_count = 0
         self._watchers: dict[Ticket, None] = {}
@@ -174,14 +176,14 @@ class Engine:
         `resolve_conflicts`: this node accepted INITIAL_META (its peer dialed it). The next packet
         on the data socket, both ways, is CONNECTION_FEATURES.
         """
-        self._sessions += 1
+        self.sessions += 1
         if self.lane is not None:
             self.lane.table.set_sequence(0)
-        self.session = Session(self, self._sessions, resolve_conflicts)
+        self.session = Session(self, self.sessions, resolve_conflicts)
         self.connection = Conn.WF_REPORT_PARAMS
         self.journal.changed(causes.PATH)
         handshake.start(self.session)
-        return self._sessions
+        return self.sessions
 
     def connected(self, volume: Volume) -> None:
         """The handshake of a volume is over (its state is Connected or above)."""
@@ -260,6 +262,7 @@ class Engine:
                 disk_faults.cut_off(self, volume, reason)
             else:
                 self.set_state(volume, conn=reason)
+        self.fences.peer_lost(session)
 
     def _reconnect(self) -> None:
         for conn in (Conn.UNCONNECTED, Conn.WF_CONNECTION):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydrbd.vocabulary import AfterSb, OnIoError, Protocol, RrConflict
+from pydrbd.vocabulary import AfterSb, Fencing, OnIoError, Protocol, RrConflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +70,5 @@ class EngineOptions:
     after_sb_2pri: AfterSb = AfterSb.DISCONNECT
     always_asbp: bool = False
     rr_conflict: RrConflict = RrConflict.DISCONNECT
+    fencing: Fencing = Fencing.DONT_CARE
     volumes: Mapping[int, VolumeOptions] = field(default_factory=lambda: {0: VolumeOptions()})

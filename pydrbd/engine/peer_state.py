@@ -422,11 +422,13 @@ def on_connection_change_request(session: Session, packet: packets.ConnStateChan
     result = SUCCESS
     if session.connection_change is not None and session.resolve_conflicts:
         result = Refusal.CONCURRENT_ST_CHG.value
-    elif mask != CONN_MASK or value != Conn.TEAR_DOWN << 4:
-        result = Refusal.CW_FAILED_BY_PEER.value
+    elif (refused := engine.fences.judge_parting(session, mask, value)) is not None:
+        result = refused
     else:
         for volume in engine.volumes.values():
             why = refusal(volume.state, imply(replace(volume.state, conn=Conn.TEAR_DOWN)))
             result = why.value if why is not None else result
     session.send_meta(packets.ConnStateChangeReply(result))
     session.peer_closing = result == SUCCESS
+    if result != SUCCESS:
+        engine.fences.outdates_here = engine.fences.outdates_peer = None

@@ -46,7 +46,7 @@ HOW: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("sndbuf-size", "rcvbuf-size"), _RECONNECT),
         **dict.fromkeys(("after-sb-0pri", "after-sb-1pri", "after-sb-2pri"), _RECONNECT),
         **dict.fromkeys(("verify-alg", "csums-alg", "data-integrity-alg"), _RECONNECT),
-        **dict.fromkeys(("always-asbp", "rr-conflict", "csums-after-crash-only"), _NOW),
+        **dict.fromkeys(("always-asbp", "rr-conflict", "csums-after-crash-only", "fencing"), _NOW),
     },
     "disk": dict.fromkeys(("on-io-error", "discard-zeroes-if-aligned", "read-balancing"), _NOW),
     "peer-device": dict.fromkeys(

@@ -27,7 +27,7 @@ _MOST = 99
 _MADE = ("resource", "device", "connection", "peer-device", "path")
 #: Handlers about the own disk, and about the connection; all others are about a volume here and at the peer.
 _OF_DEVICE = ("local-io-error", "pri-on-incon-degr")
-_OF_CONNECTION = ("disconnected",)
+_OF_CONNECTION = ("disconnected", "fence-peer", "unfence-peer")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from pydrbd.runtime.logs import LogWriter
 
 #: A handler that has not ended by then is killed, with all that it started.
 HANDLER_SECONDS = 60.0
+#: Those that ask a cluster manager: what Pacemaker's own agents wait at the most.
+PATIENT_SECONDS = {"fence-peer": 300.0, "unfence-peer": 300.0}
 #: Bytes of a handler's output that are logged, from its end.
 _OUTPUT = 2000
 #: The wait status of one that was killed; the exit status the shell gives to what cannot be run.
@@ -60,7 +62,8 @@ class Handlers:
         self._log.put("warning", f"volume {order.volume}: handler {order.name} runs: {command}")
         self._told(HandlerCall(order.name, order.volume))
         try:
-            status, output = self._execute(command, order)
+            seconds = max(self._seconds, PATIENT_SECONDS.get(order.name, 0.0))
+            status, output = self._execute(command, order, seconds)
         except OSError as error:
             self._log.put("error", f"handler {order.name} could not be run: {error}")
             self._told(HandlerCall(order.name, order.volume, _NOT_RUN << 8))
@@ -69,13 +72,13 @@ class Handlers:
         self._told(HandlerCall(order.name, order.volume, raw))
         said = f"; it said: {output}" if output else ""
         if status is None:
-            self._log.put("error", f"handler {order.name} was killed after {self._seconds:g} s{said}")
+            self._log.put("error", f"handler {order.name} was killed after {seconds:g} s{said}")
         else:
             level = "warning" if status else "info"
             self._log.put(level, f"handler {order.name} ended with exit status {status}{said}")
         return status
 
-    def _execute(self, command: str, order: RunHandler) -> tuple[int | None, str]:
+    def _execute(self, command: str, order: RunHandler, seconds: float) -> tuple[int | None, str]:
         with memory.ordinary():
             started = subprocess.Popen(
                 memory.ordinary_shell(command),
@@ -88,7 +91,7 @@ class Handlers:
         with started as process:
             status: int | None = None
             try:
-                output, _ = process.communicate(timeout=self._seconds)
+                output, _ = process.communicate(timeout=seconds)
                 status = process.returncode
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(ProcessLookupError):

@@ -112,6 +112,8 @@ class SimDriver:
         self.slower = 1.0
         self.death: Death | None = None
         self.handlers = HandlerRuns(clock.seed, name)
+        #: The exit status of a handler.
+        self.handler: Callable[[str], int] = lambda _name: 0
 
     # --- entries ------------------------------------------------------------------------------
     def enter(self, what: str, call: Callable[[], T]) -> T:
@@ -213,7 +215,8 @@ class SimDriver:
         disk = self.disks[order.volume]
         result: object
         if isinstance(order, RunHandler):
-            result = self.handlers.status(order) if order in self.handlers.running else 0
+            running = order in self.handlers.running
+            result = self.handlers.status(order) if running else self.handler(order.name)
         elif isinstance(order, OpenDisk):
             if order.volume in self.open:
                 raise Violation("orders", f"{self.name}: {task.name} opens a disk that is open")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydrbd.engine import pacing
@@ -87,6 +88,7 @@ class Node(Host):
             world.profile.disk,
             world.checker,
         )
+        self.driver.handler = partial(world.manager.handler, self)
         self.inbox = Inbox(self)
         self.handlers.running.clear()
         self.driver.handlers = self.handlers

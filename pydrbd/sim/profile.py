@@ -16,6 +16,7 @@ from pydrbd.sim.courtesy import with_min_rate
 from pydrbd.sim.disk_faults import DISK_ACTIONS, DiskFaults, draw_disk_faults
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.exchange import EXCHANGE_ACTIONS, draw_exchange
+from pydrbd.sim.fence import FENCE_ACTIONS, draw_fencing
 from pydrbd.sim.handlers import draw_handlers
 from pydrbd.sim.marks import MARK_ACTIONS, draw_marks
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
@@ -55,6 +56,7 @@ WEIGHTS = {
     **EXCHANGE_ACTIONS,
     **MARK_ACTIONS,
     **SUSPEND_ACTIONS,
+    **FENCE_ACTIONS,
     **VERIFY_ACTIONS,
     **ORDERLY_ACTIONS,
     **SIZE_ACTIONS,
@@ -111,6 +113,10 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     drawn = {name: with_algorithms(seed, options) for name, options in drawn.items()}
     drawn = {name: replace(options, handlers=draw_handlers(seed)) for name, options in drawn.items()}
     drawn = with_read_balancing(seed, with_min_rate(seed, drawn, profile.size))
+    if not profile.split_brain:
+        # Where a node is fenced there is none.
+        drawn, fencing = draw_fencing(seed, drawn)
+        actions += fencing
     return replace(
         profile,
         actions=actions + sizes.actions,

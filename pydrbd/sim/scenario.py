@@ -17,6 +17,7 @@ from pydrbd.sim.careless import CarelessActions
 from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.disk_faults import DiskActions
 from pydrbd.sim.exchange import ExchangeActions
+from pydrbd.sim.fence import FenceActions
 from pydrbd.sim.marks import MarkActions
 from pydrbd.sim.net_faults import NetActions
 from pydrbd.sim.orderly import OrderlyActions
@@ -46,6 +47,7 @@ class Scenario(
     MarkActions,
     OrderlyActions,
     SizeActions,
+    FenceActions,
     SplitBrainActions,
     SuspendActions,
     VerifyActions,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pydrbd.sim.checker import Checker
 from pydrbd.sim.clock import Clock
 from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk, create_md, synced_md
+from pydrbd.sim.fence import Manager
 from pydrbd.sim.history import Branch, Write, payload, values_of
 from pydrbd.sim.network import Network
 from pydrbd.sim.node import Node
@@ -43,6 +44,7 @@ class World:
         #: What happened how often: actions by name, crashes, power cuts, partitions, resyncs.
         self.counts: Counter[str] = Counter()
         self.nodes: dict[str, Node] = {}
+        self.manager = Manager(self, seed)
         current = int.from_bytes(self.entropy(8), "big") & ~1
         for name, options in profile.options.items():
             disk = SimDisk(profile.size + profile.sizes.extra.get(name, 0))
