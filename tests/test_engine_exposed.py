@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from pydrbd.engine import marks
+from pydrbd.engine import marks, peer_state
 from pydrbd.engine.orders import IoFailed, Order, WriteBlocks, WriteMeta
 from pydrbd.vocabulary import Conn, Disk, Protocol
+from pydrbd.wire.packets import Bitmap, Channel, CompressedBitmap, Packet, Sizes, State, SyncUuid, Uuids
 from tests.support.engine_bench import Bench, Pair, connect, cut_power, good_disk, pair_of
 
 OLD, NEW = b"\x11" * 4096, b"\x5a" * 4096
@@ -61,6 +62,42 @@ def test_a_primary_whose_disk_is_no_good_does_not_take_what_others_have_written_
     assert pair.run(one, one.engine.demote()) is None
     connect(pair)
     assert pair.run(one, marks.resume_sync(one.engine, one.volume)) is None
+    pair.pass_time(2)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks[0] == two.disk.blocks[0] == NEW
+
+
+@pytest.mark.parametrize("kernel", [False, True], ids=["pydrbd", "kernel"])
+def test_a_disk_is_not_attached_by_what_the_peer_said_before_it_served_this_primary(kernel: bool) -> None:
+    """The data socket is slow: its generation and STATE from before the detach come to the disk's attach."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    held: list[Packet] = []
+
+    def hold(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is two and isinstance(packet, State | Uuids | Sizes | Bitmap | CompressedBitmap | SyncUuid):
+            held.append(packet)
+            return []
+        return [packet]
+
+    for bench in (one, two):
+        assert bench.engine.session is not None
+        bench.engine.session.flush_waits = not kernel
+    pair.filter = hold
+    assert two.engine.session is not None
+    peer_state.send_generation(two.engine.session, two.volume)
+    assert pair.run(one, one.engine.detach(0)) is None
+    assert pair.run(one, one.engine.promote()) is None
+    assert one.engine.open(0, True) == 0
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    one.start("attach", one.engine.attach(0))
+    pair.settle()
+    while held:
+        one.engine.on_packets(one.session, Channel.DATA, [held.pop(0)])
+        pair.settle()
+        assert pair.run(one, one.engine.read(0, 0, 4096)) == NEW
+    pair.filter = lambda _bench, packet: [packet]
     pair.pass_time(2)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert one.disk.blocks[0] == two.disk.blocks[0] == NEW

@@ -82,6 +82,14 @@ def why_refused(volume: Volume, uuids: Uuids) -> str:
     return f"{why}, and this Primary has no good disk. {remedy}"
 
 
+def is_stale(volume: Volume, verdict: Conn | str, peer_disk: Disk) -> bool:
+    """The decision about a disk that is being attached rests on what the peer told before it knew that there
+    was none here: while it served this Primary with good data it has begun a generation."""
+    state = volume.state
+    served = state.role == Role.PRIMARY and peer_disk == Disk.UP_TO_DATE
+    return served and state.disk == Disk.NEGOTIATING and verdict is Conn.CONNECTED
+
+
 def too_old(volume: Volume, uuid: int, conn: Conn) -> str:
     """Why a disk with this current UUID cannot be attached in the connection state `conn`: there is no peer,
     and clients of this Primary have, or may have, seen newer data. '' if it can."""

@@ -232,6 +232,7 @@ def on_state(session: Session, packet: packets.State) -> None:
     if decided:
         verdict = sync.decide(session, volume, peer.role, peer_disk)
         old = volume.state  # no Primary any more, perhaps
+        unseen = exposure.is_stale(volume, verdict, peer_disk)
     if session.dry_run and old.conn < Conn.CONNECTED:
         sync.end_dry_run(session, volume, verdict if isinstance(verdict, str) else sync.NO_DISKS)
         return
