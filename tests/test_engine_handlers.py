@@ -10,6 +10,8 @@ import pytest
 from pydrbd.engine.orders import LinkAction, Order, RunHandler
 from pydrbd.sim.disk import BLOCK
 from pydrbd.vocabulary import Conn, Disk, Role
+from pydrbd.wire.packets import Channel
+from pydrbd.wire.rle import BitmapSender
 from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
 from tests.support.split import handlers, promote
 
@@ -110,6 +112,22 @@ def test_the_source_waits_for_its_own_handler_too() -> None:
     write(pair, 4, b"m")
     assert 3 not in pair.two.disk.blocks
     pair.one.release()
+    pair.pass_time(2)
+    synced(pair)
+
+
+def test_the_targets_bitmap_of_an_earlier_start_does_not_begin_the_resync_before_the_exchange() -> None:
+    """The target sends its bitmap after the source's; one that comes before is late (swarm, seed 30171)."""
+    pair = parted()
+    one, two = pair.one, pair.two
+    hold(one, "before-resync-source")
+    meet(pair)
+    assert pair.conns() == (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T)
+    late = BitmapSender(two.volume.bitmap.data, two.volume.bitmap.bits)
+    one.engine.on_packets(one.session, Channel.DATA, list(late))
+    pair.pass_time(1)
+    assert pair.conns() == (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T)
+    one.release()
     pair.pass_time(2)
     synced(pair)
 

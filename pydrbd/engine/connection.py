@@ -192,6 +192,8 @@ class Session:
             return  # a disk of ours has gone since, and the peer did not know it yet
         if volume.state.conn not in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T):
             raise ProtocolViolation(f"bitmap in state {volume.state.conn.name}")
+        if state.conn == Conn.WF_BITMAP_S and volume.number not in self.prepared:
+            return  # a target answers to ours: this one is of a start that is over
         receiver = self.bitmaps.setdefault(volume.number, BitmapReceiver(volume.bitmap.bits))
         part = receiver.feed(packet)
         if isinstance(part, BitmapRuns):
@@ -203,7 +205,7 @@ class Session:
             self._bitmap_complete(volume)
 
     def bitmap_prepared(self, volume: Volume) -> None:
-        """Target: our own bits are on disk; the answer may follow once the source's bitmap is here."""
+        """Our own bits are on disk. Target: the answer may follow once the source's bitmap is here."""
         self.prepared.add(volume.number)
         receiver = self.bitmaps.get(volume.number)
         if receiver is not None and receiver.done:

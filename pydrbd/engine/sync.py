@@ -205,7 +205,7 @@ def exchange_begins(session: Session, volume: Volume, start: int) -> Script[None
         return
     if volume.state.conn == Conn.WF_BITMAP_S:
         send_bitmap(volume)
-    elif volume.state.conn == Conn.WF_BITMAP_T:
+    if volume.state.conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T):
         session.bitmap_prepared(volume)
 
 
