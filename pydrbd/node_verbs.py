@@ -16,8 +16,10 @@ from pydrbd.engine.pacing import Pace
 from pydrbd.engine.volume import Volume
 from pydrbd.errors import UsageError
 from pydrbd.integrations.adjust import adjust
+from pydrbd.integrations.changed import out_of_sync
 from pydrbd.integrations.describe import describe
 from pydrbd.integrations.repair import repair
+from pydrbd.integrations.yielding import role_mark, yield_changes
 
 if TYPE_CHECKING:
     from pydrbd.node import Node
@@ -105,6 +107,9 @@ MORE_VERBS: Mapping[str, Verb] = {
     "repair": Verb(repair),
     "verify": Verb(_verify, {**_VOLUME, "start": (int, -1), "stop": (int, 0), "rate": (int, 0)}),
     "verify-position": Verb(_verify_position, _VOLUME),
+    "out-of-sync": Verb(out_of_sync, _VOLUME),
+    "role-mark": Verb(role_mark),
+    "yield-changes": Verb(yield_changes, {"mark": (str, REQUIRED)}),
     "outdate": Verb(_on_volume(marks.outdate), _VOLUME),
     "suspend-io": Verb(_on_resource(marks.suspend_io)),
     "resume-io": Verb(_on_resource(marks.resume_io)),

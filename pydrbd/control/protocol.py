@@ -19,6 +19,9 @@ Verbs that a resource's process answers (argument names with their defaults; `vo
     connect (discard_my_data=False, tentative=False)
     disconnect (force=False)
     invalidate (volume)             invalidate-remote (volume)
+    out-of-sync (volume)            stream: {"at", "data"}, pieces of the bitmap, then {"bits"}
+    role-mark () -> str             another word whenever the role or the process has changed
+    yield-changes (mark)            connect (discard_my_data=True), if the mark is still that one
     outdate (volume)                pause-sync (volume), resume-sync (volume)
     suspend-io ()                   resume-io ()
     new-current-uuid (volume, clear_bitmap=False)

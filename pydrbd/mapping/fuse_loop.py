@@ -23,7 +23,7 @@ from pathlib import Path
 from pydrbd.errors import MappingError
 from pydrbd.mapping import loop
 from pydrbd.mapping.device import MappedDevice
-from pydrbd.mapping.nbd_handshake import open_export
+from pydrbd.mapping.nbd_handshake import FLAG_READ_ONLY, open_export
 
 #: Seconds for nbdfuse to show its file, and for it to end after its mount is gone.
 START_TIMEOUT, STOP_TIMEOUT = 15.0, 5.0
@@ -58,7 +58,7 @@ def attach(socket_path: str, export: str, backend_id: str, directory: Path) -> M
     )
     try:
         _await_file(process, file)
-        path = loop.attach_file(str(file))
+        path = loop.attach_file(str(file), read_only=bool(opened.flags & FLAG_READ_ONLY))
     except BaseException:
         _stop(mapped)
         raise

@@ -25,12 +25,13 @@ _ATTEMPTS = 50
 _DETACH_TIMEOUT = 5.0
 
 
-def attach_file(file: str) -> str:
+def attach_file(file: str, *, read_only: bool = False) -> str:
     """Makes a loop device for `file` with 512-byte sectors, direct I/O if the file allows it; its path.
 
     MappingError if loop devices cannot be used here.
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    # The kernel makes the device read-only if the file was opened so.
+    descriptor = os.open(file, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
     try:
         for _ in range(_ATTEMPTS):
             name = f"loop{_free_number()}"
