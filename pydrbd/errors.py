@@ -174,6 +174,12 @@ class CannotRepair(PydrbdError):
     exit_code = 11
 
 
+class CannotResolve(PydrbdError):
+    """A split brain was not resolved; the text says how both nodes are now."""
+
+    exit_code = 11
+
+
 class OutOfSync(PydrbdError):
     """A verify has found blocks that differ, and they were not repaired (4: as fsck says it)."""
 

@@ -47,6 +47,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "new-current-uuid": ("sync", "Start a new data generation, for instance to skip the first sync."),
     "verify": ("verify", "Compare the data of both nodes while they are in use."),
     "scrub": ("scrub", "Verify one resource after the other, from a timer."),
+    "split-brain": ("split_brain", "Show a split brain, and resolve it from one node."),
+    "overlay": ("overlay", "Read what a node gave up in a split brain."),
     "status": ("show", "Show the state of the resources that are up."),
     "events2": ("events2", "Print what exists and every change of state, as drbdsetup does."),
     "monitor": ("monitor", "Show all resources live on the whole screen, and act on them."),

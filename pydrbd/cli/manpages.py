@@ -37,6 +37,8 @@ _EXIT_CODES = (
 _ENVIRONMENT = (
     ("PYDRBD_NODE", "The name of this node, instead of `uname -n`."),
     ("PYDRBD_RUN_DIR", "Where processes keep their sockets, pid files and logs; default /run/pydrbd."),
+    ("PYDRBD_VIA", "`split-brain`: the command that runs pydrbd on the other node."),
+    ("PYDRBD_OVERLAYS", "Where overlay files are; default /var/lib/pydrbd/overlays."),
     ("PYDRBD_SUPERVISOR", "'no': `up` starts no supervisor."),
     ("PYDRBD_PURE", "'1': the process runs without the compiled hot path."),
     ("PYDRBD_DEBUG", "'1': an internal error shows its traceback."),
@@ -143,6 +145,11 @@ def _command(verb: str, command: click.Command, parent: click.Context) -> Lines:
     yield from _definitions(_options_of(command, context))
     if command.epilog:
         yield from (".PP", *_paragraphs(command.epilog))
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            if below is not None and not below.hidden:
+                yield from _command(f"{verb} {name}", below, context)
 
 
 def _options_of(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:

@@ -105,8 +105,10 @@ def _split_brain(f: Facts) -> Answer:
         f.origin("connection"),
         _HUMAN,
         (
-            f"on the node that gives up its changes: pydrbd secondary {f.name}",
-            f"                                       pydrbd connect --discard-my-data {f.name}",
+            f"what each has changed: pydrbd split-brain show {f.name}",
+            f"from one node: pydrbd split-brain resolve {f.name} --keep NODE",
+            f"or, on the node that gives up its changes: pydrbd secondary {f.name}",
+            f"    pydrbd connect --discard-my-data {f.name}",
             f"on the other node: pydrbd connect {f.name}",
         ),
         f"everything that was written on that node since they parted (here {f.out_of_sync} at the most)",
