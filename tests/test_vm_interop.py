@@ -62,3 +62,11 @@ def test_each_attaches_the_others_disk(vm: Vm) -> None:
         "swap_disks; both_down_and_equal\n",
         "swap_disks", "our_primary", "kernel_primary",
     )  # fmt: skip
+
+
+def test_fencing_in_both_roles(vm: Vm) -> None:
+    run(
+        vm,
+        "fresh_fencing; initial_sync_from_us; fencing_scenario; both_down_and_equal\n",
+        "initial_sync_from_us", "fencing_in_order", "fencing_by_handlers",
+    )  # fmt: skip

@@ -136,6 +136,78 @@ our_primary_scenario() {
     echo "ok our_primary"
 }
 
+# usage: fresh_fencing   As `fresh`, with fencing on both nodes; what the handlers were called for is in /tmp/called.*
+fresh_fencing() {
+    rm -f $KERNEL_STORE $OUR_STORE /tmp/called.*
+    truncate -s "$SIZE" $OUR_STORE
+    KERNEL_DISK=$(kernel_disk $KERNEL_STORE "$SIZE")
+    KERNEL_NET=
+    printf '#!/bin/sh\necho "$1" >> /tmp/called.%s\n[ "$1" != fence-peer ] || exit 4\n' ours > /tmp/manager.ours
+    printf '#!/bin/sh\necho "$1" >> /tmp/called.%s\n[ "$1" != fence-peer ] || exit 4\n' kernel > /tmp/manager.kernel
+    chmod +x /tmp/manager.*
+    printf /tmp/manager.kernel > /sys/module/drbd/parameters/usermode_helper
+    local handlers='fence-peer "/tmp/manager.ours fence-peer"; unfence-peer "/tmp/manager.ours unfence-peer";'
+    write_config "fencing resource-only; } handlers { $handlers" \
+        kernel "$KERNEL_DISK" 0 7801 ours $OUR_STORE 9 7802
+    kernel_create_md 0 "$KERNEL_DISK"
+    on ours create-md r0 < /dev/null
+}
+
+# usage: called NODE HANDLER   Was it called?
+called() {
+    grep -q "^$2\$" "/tmp/called.$1" 2> /dev/null
+}
+
+# An orderly end of the connection makes the Secondary Outdated, whoever asks for it, and nobody is fenced.
+fencing_scenario() {
+    $DRBDSETUP disk-options 0 --fencing=resource-only
+    on ours primary r0
+    kernel_wait 0 20 cs:Connected ro:Secondary/Primary
+    on ours disconnect r0
+    kernel_wait 0 20 cs:WFConnection ds:Outdated/
+    [ "$(on ours dstate r0)" = UpToDate/Outdated ]
+    on ours connect r0
+    both_good
+    kernel_disconnect 7801 7802
+    kernel_wait 0 20 cs:StandAlone ds:Outdated/
+    wait_until 20 '[ "$(on ours dstate r0)" = UpToDate/Outdated ]'
+    kernel_reconnect
+    both_good
+    on ours secondary r0
+    kernel_primary 0
+    on ours disconnect r0
+    kernel_wait 0 20 cs:WFConnection ds:UpToDate/Outdated
+    [ "$(on ours dstate r0)" = Outdated/DUnknown ]
+    on ours connect r0
+    both_good
+    kernel_disconnect 7801 7802
+    kernel_wait 0 20 cs:StandAlone ds:UpToDate/Outdated
+    wait_until 20 '[ "$(on ours dstate r0)" = Outdated/DUnknown ]'
+    kernel_reconnect
+    both_good
+    ! called ours fence-peer
+    ! called kernel fence-peer
+    wait_until 20 called ours unfence-peer
+    echo "ok fencing_in_order"
+    # We die under the kernel: it fences us; the kernel's node goes away under us: we fence it.
+    kill_node ours
+    kernel_wait 0 30 ds:UpToDate/Outdated
+    called kernel fence-peer
+    on ours up r0
+    both_good
+    kernel_secondary 0
+    on ours primary r0
+    kernel_wait 0 20 cs:Connected ro:Secondary/Primary
+    ip link set lo down
+    wait_until 60 called ours fence-peer
+    wait_until 20 '[ "$(on ours dstate r0)" = UpToDate/Outdated ]'
+    ip link set lo up
+    both_good
+    on ours secondary r0
+    kernel_wait 0 20 ro:Secondary/Secondary
+    echo "ok fencing_by_handlers"
+}
+
 # Our process dies under the kernel's writes, and is started again.
 we_crash_as_secondary() {
     kernel_primary 0
