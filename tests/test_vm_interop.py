@@ -70,3 +70,21 @@ def test_fencing_in_both_roles(vm: Vm) -> None:
         "fresh_fencing; initial_sync_from_us; fencing_scenario; both_down_and_equal\n",
         "initial_sync_from_us", "fencing_in_order", "fencing_by_handlers",
     )  # fmt: skip
+
+
+def test_refusals_outdated_disks_and_paused_resyncs(vm: Vm) -> None:
+    run(
+        vm,
+        "fresh; initial_sync_from_us; marks_scenario; both_down_and_equal\n",
+        "refusals", "marks",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", ["A", "B"])
+def test_protocol_in_both_roles(vm: Vm, protocol: str) -> None:
+    run(
+        vm,
+        f"PROTOCOL={protocol}; fresh; initial_sync_from_us; kernel_primary_scenario; our_primary_scenario\n"
+        "both_down_and_equal\n",
+        "kernel_primary", "our_primary",
+    )  # fmt: skip

@@ -37,11 +37,12 @@ kernel_attach() {
     kernel_apply_al "$minor" "$device" && $DRBDSETUP attach "$minor" "$device" "$device" internal "$@"
 }
 
-# usage: kernel_connect RESOURCE PORT PEER_PORT [net options]
+# usage: kernel_connect RESOURCE PORT PEER_PORT [net options]   With protocol $PROTOCOL, or C.
 kernel_connect() {
     local resource=$1 port=$2 peer=$3
     shift 3
-    $DRBDSETUP connect "$resource" "127.0.0.1:$port" "127.0.0.1:$peer" --protocol=C --connect-int=1 "$@"
+    $DRBDSETUP connect "$resource" "127.0.0.1:$port" "127.0.0.1:$peer" "--protocol=${PROTOCOL:-C}" \
+        --connect-int=1 "$@"
 }
 
 # usage: kernel_disconnect PORT PEER_PORT

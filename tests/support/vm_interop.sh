@@ -208,6 +208,44 @@ fencing_scenario() {
     echo "ok fencing_by_handlers"
 }
 
+# What one node refuses the other, disks that are called Outdated, and resyncs that wait.
+marks_scenario() {
+    on ours primary r0
+    kernel_wait 0 20 cs:Connected ro:Secondary/Primary
+    ! kernel_primary 0
+    both_good
+    on ours secondary r0
+    kernel_primary 0
+    local status=0
+    on ours primary r0 > /tmp/refused 2>&1 || status=$?
+    [ $status = 11 ] && grep -q "Multiple primaries not allowed" /tmp/refused
+    echo "ok refusals"
+    on ours disconnect r0
+    on ours outdate r0
+    [ "$(on ours dstate r0)" = Outdated/DUnknown ]
+    status=0
+    on ours primary r0 > /tmp/refused 2>&1 || status=$?
+    [ $status = 17 ]
+    fio_verify k_alone /dev/drbd0 2M
+    # Each side may have the resync wait, and it waits for both.
+    on ours pause-sync r0
+    on ours connect r0
+    kernel_wait 0 60 cs:PausedSyncS
+    $DRBDSETUP pause-sync 0
+    on ours resume-sync r0
+    kernel_wait 0 20 cs:PausedSyncS
+    $DRBDSETUP resume-sync 0
+    both_good
+    kernel_secondary 0
+    on ours disconnect r0
+    kernel_wait 0 20 cs:WFConnection
+    $DRBDSETUP outdate 0
+    kernel_wait 0 20 ds:Outdated/DUnknown
+    on ours connect r0
+    both_good
+    echo "ok marks"
+}
+
 # Our process dies under the kernel's writes, and is started again.
 we_crash_as_secondary() {
     kernel_primary 0

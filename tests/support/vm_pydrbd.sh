@@ -17,10 +17,10 @@ on() {
     pydrbd -c $RES --node "$node" "$@"
 }
 
-# usage: write_config "NET OPTIONS" NODE DISK MINOR PORT [NODE DISK MINOR PORT]
+# usage: write_config "NET OPTIONS" NODE DISK MINOR PORT [NODE DISK MINOR PORT]   With protocol $PROTOCOL, or C.
 write_config() {
     { echo "resource r0 {"
-      echo "  net { protocol C; connect-int 1; $1 }"
+      echo "  net { protocol ${PROTOCOL:-C}; connect-int 1; $1 }"
       echo "  $RATES"
       shift
       while [ $# -ge 4 ]; do
