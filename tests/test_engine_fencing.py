@@ -8,7 +8,9 @@ import pytest
 
 from pydrbd.engine.orders import Order, RunHandler
 from pydrbd.errors import StateRefused
-from pydrbd.vocabulary import Disk, Fencing, Refusal, Role
+from pydrbd.vocabulary import Conn, Disk, Fencing, Refusal, Role
+from pydrbd.wire.packets import Packet, State
+from pydrbd.wire.stateword import unpack_state
 from tests.support.engine_bench import Bench, Pair, connect, fresh_disk, good_disk, pair_of
 
 UP, OUTDATED = Disk.UP_TO_DATE, Disk.OUTDATED
@@ -76,6 +78,29 @@ def test_a_primary_that_loses_its_peer_asks_and_goes_on(status: int | None, peer
     assert pair.one.volume.state.disk == UP
     assert pair.run(pair.one, pair.one.engine.write(0, 0, DATA)) is None
     assert any("broken" in line for line in pair.one.log) == (status in (0, 1, None))
+
+
+def test_a_primary_that_may_have_ended_its_resync_is_fenced_before_its_source_is_promoted() -> None:
+    """It is good and goes on alone; its source has not heard of the end, and takes it for Inconsistent."""
+    pair = fenced_pair(1)
+    one, two = pair.one, pair.two
+    pair.filter = lambda bench, packet: [] if bench is one and _says_the_end(packet) else [packet]
+    assert pair.run(one, one.engine.invalidate(0)) is None
+    pair.pass_time(0.5)
+    assert (one.volume.state.disk, pdsk(two)) == (UP, Disk.INCONSISTENT)
+    part(pair)
+    assert pdsk(two) == Disk.DUNKNOWN
+    assert refused(pair.run(two, two.engine.promote()), Refusal.PRIMARY_NOP)
+    assert handlers(two) == 1
+    two.hook = answering(7)
+    assert pair.run(two, two.engine.promote()) is None
+
+
+def _says_the_end(packet: Packet) -> bool:
+    if not isinstance(packet, State):
+        return False
+    said = unpack_state(packet.word)
+    return said.conn == Conn.CONNECTED and said.disk == UP
 
 
 def test_writes_do_not_wait_for_the_handler() -> None:

@@ -14,7 +14,7 @@ from pydrbd.engine.options import EngineOptions
 from pydrbd.errors import PydrbdError
 from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.steps import STEP, Steps
-from pydrbd.vocabulary import Conn, Fencing
+from pydrbd.vocabulary import Conn, Disk, Fencing
 
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
@@ -66,12 +66,15 @@ class FenceActions(Steps):
     """The actions of FENCE_ACTIONS."""
 
     def _do_promote_beside(self) -> Process:
-        """Promote a node that has lost its Primary, which goes on: it must be refused."""
+        """Promote a node that has lost its Primary, which goes on: it must be refused. (Without a good
+        disk it does not go on, and is known as Outdated or worse.)"""
         node = self._secondary()
         if node is None or self.promoting is not None:
             return
         other, driver = self.world.other(node), node.driver
         if not other.primary or self._conn(node) >= Conn.WF_REPORT_PARAMS:
+            return
+        if self._disk(other) != Disk.UP_TO_DATE:
             return
         ended: list[PydrbdError | None] = []
         self.promoting = node.name

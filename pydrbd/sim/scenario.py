@@ -299,6 +299,7 @@ class Scenario(
         world = self.world
         for node in self.nodes:
             node.crash_after = 0
+            node.handlers.quick = True
             yield from self._mend(node)
         self._end_partition(self._partitions)
         self._end_net_faults()

@@ -150,9 +150,15 @@ class SizeActions(Steps):
         if self.rng.random() < 0.4:
             each = self.rng.choice(self.nodes)
             each.crash_after, each.crash_power = self.rng.choice((3, 5, 6, 7, 8, 9)), self.rng.random() < 0.5
-        while not any(self._disk(n) == Disk.UP_TO_DATE for n in self.nodes):
+
+        def done() -> bool:
+            return any(self._disk(n) == Disk.UP_TO_DATE for n in self.nodes)
+
+        while not done():
+            # Done on one node only, it is a resync, which a handler may refuse.
             yield from self._until(
-                lambda: all(self._conn(n) == Conn.CONNECTED for n in self.nodes), "a fresh pair to connect"
+                lambda: done() or all(self._conn(n) == Conn.CONNECTED for n in self.nodes),
+                "a fresh pair to connect",
             )
             self.world.counts["first syncs skipped"] += 1
             yield from self._command(node, "new-current-uuid --clear-bitmap", _skip)

@@ -84,6 +84,8 @@ class SplitBrainActions(Steps):
             yield from self._agree()
         self.manual.clear()
         self.calm = False
+        for node in self.nodes:
+            node.handlers.quick = False
         self.world.network.faults = self.world.profile.net_faults
         self.world.squeeze = self.world.profile.squeeze
 
