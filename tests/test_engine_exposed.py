@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 from pydrbd.engine import marks, peer_state
-from pydrbd.engine.orders import IoFailed, Order, WriteBlocks, WriteMeta
+from pydrbd.engine.orders import FlushDisk, IoFailed, Order, ReadBlocks, WriteBlocks, WriteMeta
+from pydrbd.errors import CommandFailed
 from pydrbd.vocabulary import Conn, Disk, Protocol
 from pydrbd.wire.packets import Bitmap, Channel, CompressedBitmap, Packet, Sizes, State, SyncUuid, Uuids
 from tests.support.engine_bench import Bench, Pair, connect, cut_power, good_disk, pair_of
@@ -198,3 +199,49 @@ def test_a_primary_without_a_disk_does_not_take_data_back_that_a_failing_disk_ha
     pair.pass_time(3)
     assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
     assert pair.run(one, one.engine.read(0, 0, 4096)) == OLD
+
+
+def breaks(order: Order) -> object:
+    """Whatever is done on the disk fails."""
+    touches = isinstance(order, ReadBlocks | WriteBlocks | WriteMeta | FlushDisk)
+    return IoFailed(5, "broken") if touches else NotImplemented
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_disk_is_not_attached_when_the_newer_data_went_with_the_disk_of_the_connected_peer(
+    when: str,
+) -> None:
+    """The peer has served this Primary, and its disk fails before the attach, or before it has answered."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    assert one.engine.open(0, True) == 0
+    assert pair.run(one, one.engine.write(0, 0, OLD)) is None
+    assert pair.run(one, one.engine.detach(0)) is None
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    pair.pass_time(1)
+    if when == "meanwhile":
+        # The peer has not read yet that there is a disk here.
+        pair.filter = lambda bench, packet: (
+            [] if bench is one and isinstance(packet, Uuids | State) else [packet]
+        )
+        one.start("attach", one.engine.attach(0))
+        pair.settle()
+        assert pair.disks() == (Disk.NEGOTIATING, Disk.UP_TO_DATE)
+        assert pair.run(one, one.engine.read(0, 0, 4096)) == NEW
+    two.hook = breaks
+    assert isinstance(pair.run(one, one.engine.read(0, 0, 4096)), IoFailed)
+    if when == "before":
+        one.start("attach", one.engine.attach(0))
+    pair.pass_time(2)
+    assert isinstance(one.results["attach"], CommandFailed)
+    assert "newer data" in str(one.results["attach"])
+    assert pair.disks() == (Disk.DISKLESS, Disk.DISKLESS)
+    assert one.volume.state.pdsk == Disk.DISKLESS
+    assert isinstance(pair.run(one, one.engine.read(0, 0, 4096)), IoFailed)
+    # Without clients it is a disk like any other.
+    pair.filter = lambda _bench, packet: [packet]
+    one.engine.close(0, True)
+    assert pair.run(one, one.engine.demote()) is None
+    assert pair.run(one, one.engine.attach(0)) is None

@@ -73,6 +73,17 @@ def abort_attach(engine: Engine, volume: Volume, why: str) -> None:
     engine.spawn(f"drop disk {volume.number}", engine.journal.attributed(cause, _drop(volume, "")))
 
 
+def alone_with_disk(engine: Engine, volume: Volume, peer_disk: Disk) -> None:
+    """The peer has said what its disk is. If it has none (any more), a disk that is Negotiating goes away
+    where clients have seen newer data of the peer."""
+    own = volume.generation
+    if volume.state.disk != Disk.NEGOTIATING or peer_disk > Disk.FAILED or own is None:
+        return
+    if why := exposure.too_old(volume, own.current, Conn.UNCONNECTED):
+        engine.log("error", f"volume {volume.number}: {why} The disk is not attached.")
+        abort_attach(engine, volume, why)
+
+
 def cut_off(engine: Engine, volume: Volume, reason: Conn) -> None:
     """The connection is lost while the disk is Negotiating. It counts as what it was when it was attached,
     unless clients have seen newer data of the peer: then it goes away again."""

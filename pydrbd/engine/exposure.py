@@ -92,8 +92,9 @@ def is_stale(volume: Volume, verdict: Conn | str, peer_disk: Disk) -> bool:
 
 def too_old(volume: Volume, uuid: int, conn: Conn) -> str:
     """Why a disk with this current UUID cannot be attached in the connection state `conn`: there is no peer,
-    and clients of this Primary have, or may have, seen newer data. '' if it can."""
-    if conn >= Conn.CONNECTED or volume.state.role != Role.PRIMARY:
+    or it has no disk, and clients of this Primary have, or may have, seen newer data. '' if it can."""
+    met = conn >= Conn.CONNECTED and volume.state.pdsk > Disk.FAILED
+    if met or volume.state.role != Role.PRIMARY:
         return ""
     current = masked(uuid)
     remedy = "Connect the peer and attach, or make this node Secondary."

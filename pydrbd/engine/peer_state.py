@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import aftermath, causes, exposure, initial_sync, sync, takeover
+from pydrbd.engine import aftermath, causes, disk_faults, exposure, initial_sync, sync, takeover
 from pydrbd.engine.generations import masked
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal, verify_refusal
 from pydrbd.errors import ProtocolViolation
@@ -222,6 +222,8 @@ def on_state(session: Session, packet: packets.State) -> None:
         conn = Conn.CONNECTED
     if peer.conn == Conn.AHEAD:
         conn = Conn.BEHIND
+    disk_faults.alone_with_disk(engine, volume, peer_disk)
+    old = volume.state
     disk = old.disk
     verdict: Conn | str = Conn.CONNECTED
     # A kernel's node may have answered to the state before, Attaching; one without a disk has no UUIDs.
