@@ -23,6 +23,7 @@ from tests.support.split import (
     opposite_starts,
     options,
     parted,
+    promote,
     untouched,
     write,
     written,
@@ -333,6 +334,22 @@ def test_discard_my_data_solves_what_the_policy_does_not(victim: str) -> None:
         assert pair.run(bench, bench.engine.connect(bench.name == victim)) is None
     pair.pass_time(3)
     in_sync_from(pair, split, OTHER[victim])
+
+
+def test_a_promotion_ends_discard_my_data() -> None:
+    """What is written before the nodes meet is not what the flag was for."""
+    pair = parted(Split("alpha", 2, 1), options())
+    victim = pair.two
+    pair.severed = True
+    assert pair.run(victim, victim.engine.connect(True)) is None
+    promote(pair, victim)
+    write(pair, victim, (100,))
+    assert pair.run(victim, victim.engine.demote()) is None
+    pair.severed = False
+    assert pair.run(pair.one, pair.one.engine.connect()) is None
+    pair.pass_time(3)
+    both_stand_alone(pair)
+    assert 100 in victim.disk.blocks
 
 
 @pytest.mark.parametrize(

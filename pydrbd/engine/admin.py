@@ -121,8 +121,11 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
         yield from peer_state.say_again(engine)
         raise
     engine.auto_promoted = auto
+    # What is written from here on was not meant by `connect --discard-my-data`.
+    engine.discard_my_data = False
     with engine.journal.step():
         for volume in engine.volumes.values():
+            volume.discard_my_data = False
             engine.set_state(volume, role=Role.PRIMARY, disk=_raised(volume, forced))
     # For all of them in this step: a client may come already.
     for volume in engine.volumes.values():
