@@ -277,3 +277,47 @@ def test_disconnected_says_how() -> None:
     pair.pass_time(1)
     assert told(pair.one) == ["NetworkFailure", "TearDown"]
     assert told(pair.two) == ["NetworkFailure", "Disconnecting"]
+
+
+def test_no_write_waits_for_a_handler_of_an_earlier_resync_on_the_source() -> None:
+    """alpha has been a target, and what comes after that runs long; beta is to be overwritten now."""
+    pair = make(two=frozenset())
+    hold(pair.one, "after-resync-target")
+    assert pair.run(pair.one, pair.one.engine.invalidate(0)) is None
+    pair.pass_time(2)
+    synced(pair)
+    assert pair.one.held
+    assert pair.run(pair.two, pair.two.engine.invalidate(0)) is None
+    write(pair, 4, b"m")
+    pair.pass_time(2)
+    synced(pair)
+
+
+def test_no_write_waits_for_a_handler_of_an_earlier_resync_on_the_target() -> None:
+    """The source has crashed, so both are of one generation; what the handler looks at stays what it is,
+    but for what clients write."""
+    pair = make(frozenset(), frozenset(("after-resync-target",)))
+    hold(pair.two, "after-resync-target")
+    assert pair.run(pair.two, pair.two.engine.invalidate(0)) is None
+    pair.pass_time(2)
+    synced(pair)
+    write(pair, 3, b"n")
+    old = pair.one
+    pair.cut(old)
+    pair.one = Bench("alpha", 77, old.disk)
+    assert pair.run(pair.one, pair.one.engine.attach(0)) is None
+    pair.one.disk.blocks[5] = b"c" * BLOCK
+    pair.two.links.clear()
+    pair.one.start("connect", pair.one.engine.connect())
+    pair.two.links.append(LinkAction.START)
+    pair.pass_time(2)
+    promote(pair, pair.one)
+    assert pair.one.engine.open(0, True) == 0
+    write(pair, 7, b"w")
+    assert pair.conns() == (Conn.SYNC_SOURCE, Conn.WF_SYNC_UUID)
+    assert pair.two.volume.state.disk == Disk.INCONSISTENT
+    assert 5 not in pair.two.disk.blocks
+    pair.two.hold = lambda _order: False
+    pair.two.release()
+    pair.pass_time(3)
+    synced(pair)

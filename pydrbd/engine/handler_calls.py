@@ -10,9 +10,10 @@ Floor: engine. Neighbours: orders (RunHandler), split_brain, sync and aftermath 
 
 The target's handler runs while bitmaps are to be exchanged: from there on the source only says which blocks
 its clients write, so the disk stands still, and can be copied. Of two disks of one generation (a crashed
-Primary, invalidate) the source's answers to its clients wait for the target's bitmap (see parting). There the
-target answers first, and the handler runs just before blocks are asked for, on a disk that is Inconsistent
-already, for it takes what clients write meanwhile; and the source does not wait for its own one.
+Primary, invalidate) the source's answers to its clients wait for the target's bitmap (see parting). There
+the target answers first, also while an earlier handler runs, and its own runs just before blocks are asked
+for, on a disk that is Inconsistent already, for it takes what clients write meanwhile; and the source does
+not wait for its own one.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def heard(volume: Volume) -> Script[None]:
 def before_exchange(session: Session, volume: Volume, start: int) -> Script[bool]:
     """Bitmaps are to be exchanged, or a full resync was agreed to: run the handler that comes before it.
     True: the resync may go on; False: this start of it is over."""
-    yield from heard(volume)
+    if not _clients_wait(volume):
+        yield from heard(volume)
     if not session.is_start(volume, start):
         return False
     source = volume.state.conn in _SOURCES
@@ -89,8 +91,10 @@ def before_exchange(session: Session, volume: Volume, start: int) -> Script[bool
 
 def before_target(session: Session, volume: Volume, start: int) -> Script[bool]:
     """SYNC_UUID is here: run the target's handler if it has not run for this start. As `before_exchange`."""
-    due = volume.negotiation.announced != (session.number, start)
-    if not due or _TARGET not in volume.engine.options.handlers:
+    told = volume.negotiation
+    runs = told.alarm is not None and not told.alarm.done
+    handler = _TARGET in volume.engine.options.handlers and told.announced != (session.number, start)
+    if not handler and not runs:
         return True
     if volume.state.disk > Disk.INCONSISTENT:
         # What the source's clients write goes to this disk from now on, some blocks out of sync as they are.
@@ -99,7 +103,17 @@ def before_target(session: Session, volume: Volume, start: int) -> Script[bool]:
         volume.touch()
         if (yield from volume.persist()) is not None:
             return False
-    return (yield from _before(session, volume, start, _TARGET))
+    if handler:
+        return (yield from _before(session, volume, start, _TARGET))
+    yield from heard(volume)
+    return session.is_start(volume, start)
+
+
+def _clients_wait(volume: Volume) -> bool:
+    """Do answers to clients of the source wait for this node (see parting)? No handler may hold them up."""
+    conn = volume.state.conn
+    exchange = conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T)
+    return conn == Conn.STARTING_SYNC_S or (exchange and volume.parting.of_same_generation())
 
 
 def _before(session: Session, volume: Volume, start: int, name: str) -> Script[bool]:
