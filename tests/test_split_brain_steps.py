@@ -184,6 +184,22 @@ def test_a_policy_that_speaks_against_the_winner_by_now_is_noticed() -> None:
     assert nodes.asked[-2:] == [("beta", "finish"), ("beta", "drop")]
 
 
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_split_brain_that_has_grown_since_is_not_resolved(copy: bool) -> None:
+    """Volume 1 was changed on beta alone, and alpha was to take that over; then alpha was promoted."""
+    nodes = Nodes()
+    fresh, changed = Generation(0x10), Generation(0xB1, 0x10)
+    beta = node("beta", volume(BETA, 9, 5), volume(changed, 0, 1, number=1))
+    nodes.facts = {"alpha": node("alpha", volume(ALPHA, 0, 4), volume(fresh, number=1)), "beta": beta}
+    done = nodes.resolution(copy=copy)
+    assert "volume 1: changed on beta alone" in done.plan.text()
+    nodes.facts["alpha"] = node("alpha", volume(ALPHA, 0, 4), volume(Generation(0xA1, 0x10), number=1))
+    with pytest.raises(CannotResolve, match="of volume 1 more would be overwritten"):
+        done.run()
+    assert ("beta", "yield") not in nodes.asked
+    assert ("alpha", "connect") not in nodes.asked
+
+
 def test_without_a_copy_only_the_mark_is_asked() -> None:
     nodes = Nodes()
     done = nodes.resolution(copy=False)

@@ -222,8 +222,21 @@ class Resolution:
     def _check_again(self) -> None:
         """A copy takes its time: a policy may speak by now that did not before, against the winner too."""
         winner, loser = (facts_of(site, self.name) for site in (self.winner, self.loser))
-        if why := unfit(winner, loser, winner.node):
+        if why := unfit(winner, loser, winner.node) or self._more_than_planned(winner, loser):
             raise CannotResolve(f"{self.name}: not resolved, because of what has changed since: {why}")
+
+    def _more_than_planned(self, winner: NodeFacts, loser: NodeFacts) -> str:
+        """A promotion of the winner makes a split brain of every volume that was changed on the loser alone:
+        nobody has kept those changes."""
+        for pair in pairs(loser, winner):
+            number, blocks = pair[0].number, self.plan.blocks
+            far = verdict(*pair) is Verdict.SPLIT_BRAIN_FAR
+            if is_split(*pair) and (number not in blocks or (far and blocks[number] is not None)):
+                return (
+                    f"of volume {number} more would be overwritten than was said and kept, since "
+                    f"{winner.node} was Primary meanwhile."
+                )
+        return ""
 
     def _began(self) -> bool:
         """The loser takes the winner's data over, or has. CannotResolve: it does something else."""
