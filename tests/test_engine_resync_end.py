@@ -9,8 +9,9 @@ from pydrbd.engine import marks
 from pydrbd.engine.generations import masked
 from pydrbd.engine.options import VolumeOptions
 from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks, WriteMeta
-from pydrbd.vocabulary import Conn, Disk, OnIoError
-from pydrbd.wire.packets import Channel, Packet, Ping, RsDataReply, State
+from pydrbd.errors import StateRefused
+from pydrbd.vocabulary import Conn, Disk, OnIoError, Refusal
+from pydrbd.wire.packets import Bitmap, Channel, CompressedBitmap, Packet, Ping, RsDataReply, State, Uuids
 from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
 
 BLOCK = b"\x5a" * 4096
@@ -179,3 +180,47 @@ def test_a_target_that_ends_while_the_source_begins_a_generation_has_that_one() 
     pair.pass_time(4)
     assert one.results["write"] is None
     in_sync(pair)
+
+
+def test_a_target_is_not_promoted_before_it_knows_of_the_resync_that_follows() -> None:
+    """The source has begun a generation: it starts once more, and as Primary its target would refuse that."""
+    pair = pair_of(good_disk(), good_disk(), {"volumes": PASS_ON}, volumes=PASS_ON)
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    assert pair.run(one, one.engine.write(0, 8192, BLOCK)) is None
+    slow: list[Packet] = []
+
+    def ends(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is two and isinstance(packet, Ping):
+            slow.append(packet)
+            return []
+        return [packet]
+
+    def begins(bench: Bench, packet: Packet) -> list[Packet]:
+        told = isinstance(packet, Uuids | State | Bitmap | CompressedBitmap)
+        if bench is one and one.volume.state.conn == Conn.WF_BITMAP_S and told:
+            slow.append(packet)
+            return []
+        return [packet]
+
+    pair.filter = ends
+    one.start("invalidate", one.engine.invalidate_remote(0))
+    pair.settle()
+    assert len(slow) == 1
+    two.hook = lambda order: IoFailed(5, "broken") if isinstance(order, WriteBlocks) else NotImplemented
+    assert pair.run(one, one.engine.write(0, 0, BLOCK)) is None
+    two.hook = lambda _order: NotImplemented
+    assert pair.run(one, one.engine.demote()) is None
+    pair.filter = begins
+    one.engine.on_packets(one.session, Channel.META, [slow.pop()])
+    pair.pass_time(1)
+    assert pair.conns() == (Conn.WF_BITMAP_S, Conn.CONNECTED)
+    refused = pair.run(two, two.engine.promote())
+    assert isinstance(refused, StateRefused)
+    assert refused.refusal is Refusal.IN_TRANSIENT_STATE
+    pair.filter = lambda _bench, packet: [packet]
+    two.engine.on_packets(two.session, Channel.DATA, slow)
+    pair.pass_time(3)
+    in_sync(pair)
+    assert pair.run(two, two.engine.promote()) is None

@@ -38,6 +38,8 @@ class Negotiation:
     farewell: Ticket | None = None
     #: Session and number of the start of a resync for which before-resync-target has been called.
     announced: tuple[int, int] = (0, 0)
+    #: Session and number of the start of a resync that this node has begun by itself (see renewal).
+    renewed: tuple[int, int] = (0, 0)
 
     def connection_lost(self) -> None:
         """Nothing that the peer announced or is owed counts any more."""

@@ -392,8 +392,13 @@ def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest)
         return Refusal.CW_FAILED_BY_PEER.value
     if mask & CONN_MASK and (bad := sync_start_refusal(old, wanted.conn)) is not None:
         return bad.value
-    if old.peer != Role.PRIMARY == wanted.peer and exposure.is_peer_older(volume):
-        return Refusal.NO_UP_TO_DATE_DISK.value
+    if old.peer != Role.PRIMARY == wanted.peer:
+        if exposure.is_peer_older(volume):
+            return Refusal.NO_UP_TO_DATE_DISK.value
+        number, start = volume.negotiation.renewed
+        if number == session.number and old.conn == Conn.WF_BITMAP_S and session.is_start(volume, start):
+            # It has not read that it is to be a target, and as Primary would refuse.
+            return Refusal.IN_TRANSIENT_STATE.value
     new = imply(wanted)
     why = refusal(old, new)
     if why is not None:

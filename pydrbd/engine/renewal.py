@@ -7,6 +7,7 @@ A target ends with the current UUID that it was told last, and does not say whic
 last one was on its way to the disk, or to the target, the target may be UpToDate in the generation before:
 the next connection would be a full resync, and if it works alone before that, a split brain that is none. So
 the source marks its bitmap, which is empty, as counted from that generation, and both do an empty resync.
+Until that begins the target is not promoted: a Primary would refuse to be one.
 """
 
 from __future__ import annotations
@@ -39,5 +40,6 @@ def finish_source(volume: Volume) -> None:
     with engine.journal.step(_AGAIN):
         engine.set_state(volume, conn=Conn.WF_BITMAP_S)
         start = session.begins_start(volume)
+        volume.negotiation.renewed = (session.number, start)
         peer_state.send_generation(session, volume)
     engine.spawn(f"bitmap exchange {volume.number}", sync.exchange_begins(session, volume, start))
