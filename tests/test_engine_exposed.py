@@ -245,3 +245,49 @@ def test_a_disk_is_not_attached_when_the_newer_data_went_with_the_disk_of_the_co
     one.engine.close(0, True)
     assert pair.run(one, one.engine.demote()) is None
     assert pair.run(one, one.engine.attach(0)) is None
+
+
+def with_kernel_peer() -> tuple[Pair, list[Packet]]:
+    """alpha is Primary, with a client. What beta, a kernel's node, says of itself is held from here on."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    held: list[Packet] = []
+
+    def hold(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is two and isinstance(packet, State | Uuids | Sizes | Bitmap | CompressedBitmap | SyncUuid):
+            held.append(packet)
+            return []
+        return [packet]
+
+    for bench in (one, two):
+        assert bench.engine.session is not None
+        bench.engine.session.flush_waits = False
+    assert pair.run(one, one.engine.promote()) is None
+    assert one.engine.open(0, True) == 0
+    assert pair.run(one, one.engine.write(0, 0, OLD)) is None
+    pair.filter = hold
+    assert two.engine.session is not None
+    peer_state.send_generation(two.engine.session, two.volume)
+    return pair, held
+
+
+def test_a_disk_that_failed_under_a_primary_is_no_source_by_what_the_peer_said_before() -> None:
+    """The disk says that it crashed as Primary, in the generation that a kernel's node had: the newer data."""
+    pair, held = with_kernel_peer()
+    one, two = pair.one, pair.two
+    one.hook = breaks
+    one.start("write", one.engine.write(0, 0, NEW))
+    pair.settle()
+    one.hook = lambda _order: NotImplemented
+    one.start("attach", one.engine.attach(0))
+    pair.settle()
+    while held:
+        one.engine.on_packets(one.session, Channel.DATA, [held.pop(0)])
+        pair.settle()
+    pair.filter = lambda _bench, packet: [packet]
+    pair.pass_time(2)
+    assert one.results["attach"] is None
+    assert one.results["write"] is None
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks[0] == two.disk.blocks[0] == NEW

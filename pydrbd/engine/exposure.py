@@ -83,11 +83,13 @@ def why_refused(volume: Volume, uuids: Uuids) -> str:
 
 
 def is_stale(volume: Volume, verdict: Conn | str, peer_disk: Disk) -> bool:
-    """The decision about a disk that is being attached rests on what the peer told before it knew that there
-    was none here: while it served this Primary with good data it has begun a generation."""
+    """The decision about a disk that is being attached, that it is as good as the peer's or better, rests on
+    what the peer told before it knew that there was none here: while it served this Primary with good data it
+    has begun a generation."""
     state = volume.state
     served = state.role == Role.PRIMARY and peer_disk == Disk.UP_TO_DATE
-    return served and state.disk == Disk.NEGOTIATING and verdict is Conn.CONNECTED
+    good = verdict in (Conn.CONNECTED, Conn.WF_BITMAP_S)
+    return served and state.disk == Disk.NEGOTIATING and good
 
 
 def too_old(volume: Volume, uuid: int, conn: Conn) -> str:

@@ -250,7 +250,7 @@ def on_state(session: Session, packet: packets.State) -> None:
         else:
             engine.refuse_peer(f"volume {volume.number}: {verdict}", volume.negotiation.rule)
             return
-    elif decided:
+    elif decided and not unseen:
         conn = verdict
         met = causes.decided(volume.negotiation.rule, _MEANS[conn])
     volume.consider_resync = volume.consider_resync and unseen
