@@ -273,7 +273,7 @@ def with_kernel_peer() -> tuple[Pair, list[Packet]]:
 
 
 def test_a_disk_that_failed_under_a_primary_is_no_source_by_what_the_peer_said_before() -> None:
-    """The disk says that it crashed as Primary, in the generation that a kernel's node had: the newer data."""
+    """It says that it crashed as Primary, in the generation that a kernel's node had: the newer data."""
     pair, held = with_kernel_peer()
     one, two = pair.one, pair.two
     one.hook = breaks
@@ -291,3 +291,25 @@ def test_a_disk_that_failed_under_a_primary_is_no_source_by_what_the_peer_said_b
     assert one.results["write"] is None
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert one.disk.blocks[0] == two.disk.blocks[0] == NEW
+
+
+def test_an_attach_that_the_peer_does_not_answer_comes_to_an_end() -> None:
+    """A kernel's node may have decided by its generation from before, and says no more STATE."""
+    pair, held = with_kernel_peer()
+    one = pair.one
+    assert pair.run(one, one.engine.detach(0)) is None
+    one.start("attach", one.engine.attach(0))
+    pair.settle()
+    pair.pass_time(1)
+    told = [*held[:2], *(packet for packet in held[2:] if isinstance(packet, Uuids))]
+    one.engine.on_packets(one.session, Channel.DATA, told)
+    pair.pass_time(40)
+    assert one.volume.state.disk == Disk.NEGOTIATING
+    pair.pass_time(4)
+    assert isinstance(one.results["attach"], CommandFailed)
+    assert one.volume.state.disk == Disk.DISKLESS
+    assert pair.run(one, one.engine.read(0, 0, 4096)) == OLD
+    pair.filter = lambda _bench, packet: [packet]
+    assert pair.run(one, one.engine.attach(0)) is None
+    pair.pass_time(2)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)

@@ -264,12 +264,24 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
     peer_state.send_sizes(session, volume)
     peer_state.send_uuids(session, volume)
     engine.send_state(volume)
+    yield from _answered(engine, volume)
+    yield from volume.persist()
+    refuse_failed(engine, volume)
+
+
+def _answered(engine: Engine, volume: Volume) -> Script[None]:
+    """Wait until the peer has had its say in a disk that is Negotiating. A kernel's node that has decided by
+    what is not true any more says nothing further; no other command runs meanwhile."""
+    began, limit = engine.now, engine.options.timeout * max(engine.options.ko_count, 1)
     while volume.state.disk == Disk.NEGOTIATING:
+        if engine.now - began > limit:
+            why = f"The peer has not said within {limit:g} s what this disk is to be. Attach it again."
+            engine.log("error", f"volume {volume.number}: {why}")
+            engine.attach_aborted(volume, why)
+            return
         ticket = engine.timer(1.0)
         engine.watch(ticket)
         yield Await(ticket)
-    yield from volume.persist()
-    refuse_failed(engine, volume)
 
 
 def refuse_failed(engine: Engine, volume: Volume) -> None:
