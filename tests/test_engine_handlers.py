@@ -321,3 +321,33 @@ def test_no_write_waits_for_a_handler_of_an_earlier_resync_on_the_target() -> No
     pair.two.release()
     pair.pass_time(3)
     synced(pair)
+
+
+def test_a_handler_that_fails_when_the_resync_is_over_costs_no_connection() -> None:
+    """The source of a crashed Primary's resync does not wait for its handler."""
+    pair = crashed("before-resync-source", hold_it=True)
+    synced(pair)
+    ((name, script, _status),) = pair.one.held
+    pair.one.held[:] = [(name, script, 1)]
+    pair.one.release()
+    pair.pass_time(2)
+    synced(pair)
+    assert any("the resync was over by then" in line for line in pair.one.log)
+
+
+def test_a_handler_that_fails_after_the_disk_leaves_a_primary_its_peer() -> None:
+    """beta is to be a target and was promoted; its disk goes while its handler runs."""
+    pair = parted()
+    hold(pair.two, "before-resync-target")
+    ends_with(pair.two, {"before-resync-target": 1})
+    pair.one.engine.close(0, True)
+    assert pair.run(pair.one, pair.one.engine.demote()) is None
+    meet(pair)
+    promote(pair, pair.two)
+    assert pair.run(pair.two, pair.two.engine.detach(0)) is None
+    pair.two.release()
+    pair.pass_time(2)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.DISKLESS)
+    assert pair.two.engine.open(0, True) == 0
+    assert pair.run(pair.two, pair.two.engine.read(0, 3 * BLOCK, BLOCK)) == b"n" * BLOCK

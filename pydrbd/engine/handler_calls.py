@@ -133,6 +133,10 @@ def _before(session: Session, volume: Volume, start: int, name: str) -> Script[b
         return False
     if status == 0:
         return True
+    if volume.state.conn <= Conn.CONNECTED:
+        # It is over, well or for want of a disk: the connection is of use, and a Primary may live by it.
+        engine.log("error", f"volume {volume.number}: the handler {name} failed, the resync was over by then")
+        return False
     how = "could not be run, or not to its end" if status is None else f"ended with exit status {status}"
     engine.refuse_peer(
         f"volume {volume.number}: the handler {name} {how}, so the resync does not begin:"
