@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from pathlib import Path
+
+import pytest
 
 from pydrbd.engine.orders import RunHandler, Script
 from pydrbd.engine.snapshot import HandlerCall
@@ -42,6 +47,30 @@ def test_a_handler_that_hangs_is_killed_with_its_children(tmp_path: Path) -> Non
         10.0,
         "its child to die",
     )
+
+
+@pytest.mark.parametrize(
+    ("ends", "status", "seconds"), [("exit 3", 3, 10.0), ("sleep 600", None, 0.5)], ids=["ends", "hangs"]
+)
+def test_what_a_handler_leaves_running_is_not_waited_for(
+    tmp_path: Path, ends: str, status: int | None, seconds: float
+) -> None:
+    """A daemon with the handler's output, in a session of its own, so that killing the handler spares it."""
+    pid = tmp_path / "pid"
+    left = f"setsid sh -c 'echo $$ > {pid}; exec sleep 600' & until test -s {pid}; do sleep 0.01; done"
+    done = threading.Event()
+    answer: list[int | None] = []
+
+    def ended(said: int | None) -> None:
+        answer.append(said)
+        done.set()
+
+    handlers(f"{left}; {ends}", seconds).start(ORDER, ended)
+    try:
+        assert done.wait(8.0)
+        assert answer == [status]
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 def test_running_handlers_hold_up_neither_workers_nor_the_mutex(tmp_path: Path) -> None:

@@ -79,22 +79,24 @@ class Handlers:
         return status
 
     def _execute(self, command: str, order: RunHandler, seconds: float) -> tuple[int | None, str]:
-        with memory.ordinary():
-            started = subprocess.Popen(
-                memory.ordinary_shell(command),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **self._environment(order.volume), **dict(order.details)},
-                start_new_session=True,
-            )
-        with started as process:
-            status: int | None = None
-            try:
-                output, _ = process.communicate(timeout=seconds)
-                status = process.returncode
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                output, _ = process.communicate()
-        return status, output[-_OUTPUT:].decode(errors="replace").strip()
+        # No pipe: what a command leaves behind holds that open, and nobody waits for it.
+        with open(os.memfd_create("handler", os.MFD_CLOEXEC), "w+b") as said:
+            with memory.ordinary():
+                started = subprocess.Popen(
+                    memory.ordinary_shell(command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **self._environment(order.volume), **dict(order.details)},
+                    start_new_session=True,
+                )
+            with started as process:
+                status: int | None = None
+                try:
+                    status = process.wait(timeout=seconds)
+                except subprocess.TimeoutExpired:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+            said.seek(max(0, said.seek(0, os.SEEK_END) - _OUTPUT))
+            output = said.read(_OUTPUT)
+        return status, output.decode(errors="replace").strip()
