@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import pytest
 
-from pydrbd.engine.orders import LinkAction, Order, RunHandler
+from pydrbd.engine.options import VolumeOptions
+from pydrbd.engine.orders import IoFailed, LinkAction, Order, RunHandler, WriteBlocks, WriteMeta
 from pydrbd.sim.disk import BLOCK
-from pydrbd.vocabulary import Conn, Disk, Role
-from pydrbd.wire.packets import Channel
+from pydrbd.vocabulary import Conn, Disk, OnIoError, Role
+from pydrbd.wire.packets import Channel, Packet, Ping
 from pydrbd.wire.rle import BitmapSender
 from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
 from tests.support.split import handlers, promote
@@ -351,3 +352,45 @@ def test_a_handler_that_fails_after_the_disk_leaves_a_primary_its_peer() -> None
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.DISKLESS)
     assert pair.two.engine.open(0, True) == 0
     assert pair.run(pair.two, pair.two.engine.read(0, 3 * BLOCK, BLOCK)) == b"n" * BLOCK
+
+
+def test_no_write_waits_for_a_handler_of_the_resync_that_follows_one() -> None:
+    """The source has begun a generation, which took it long: the target has not got it."""
+    disks = {"volumes": {0: VolumeOptions(c_max_rate=0, on_io_error=OnIoError.PASS_ON)}}
+    one_handler = {"handlers": frozenset(("before-resync-target",))}
+    pair = pair_of(good_disk(), good_disk(), dict(disks), **disks, **one_handler)
+    one, two = pair.one, pair.two
+    ends_with(two, {})
+    connect(pair)
+    promote(pair, one)
+    assert one.engine.open(0, True) == 0
+    write(pair, 2, b"a")
+    slow: list[Packet] = []
+
+    def ends(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is two and isinstance(packet, Ping):
+            slow.append(packet)
+            return []
+        return [packet]
+
+    pair.filter = ends
+    one.start("invalidate", one.engine.invalidate_remote(0))
+    pair.settle()
+    assert slow
+    two.hook = lambda order: IoFailed(5, "broken") if isinstance(order, WriteBlocks) else NotImplemented
+    one.hold = lambda order: isinstance(order, WriteMeta)
+    one.start("write", one.engine.write(0, 0, b"w" * BLOCK))
+    pair.settle()
+    ends_with(two, {})
+    hold(two, "before-resync-target")
+    pair.filter = lambda _bench, packet: [packet]
+    one.engine.on_packets(one.session, Channel.META, slow)
+    pair.pass_time(1)
+    one.hold = lambda _order: False
+    one.release()
+    pair.pass_time(2)
+    write(pair, 4, b"m")
+    assert pair.conns() == (Conn.SYNC_SOURCE, Conn.WF_SYNC_UUID)
+    two.release()
+    pair.pass_time(3)
+    synced(pair)

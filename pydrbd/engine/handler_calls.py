@@ -74,14 +74,14 @@ def heard(volume: Volume) -> Script[None]:
 def before_exchange(session: Session, volume: Volume, start: int) -> Script[bool]:
     """Bitmaps are to be exchanged, or a full resync was agreed to: run the handler that comes before it.
     True: the resync may go on; False: this start of it is over."""
-    if not _clients_wait(volume):
+    if not _clients_wait(session, volume, start):
         yield from heard(volume)
     if not session.is_start(volume, start):
         return False
-    source = volume.state.conn in _SOURCES
-    if volume.state.conn == Conn.WF_BITMAP_S and not volume.parting.of_same_generation():
+    source, wait = volume.state.conn in _SOURCES, _clients_wait(session, volume, start)
+    if volume.state.conn == Conn.WF_BITMAP_S and not wait:
         return (yield from _before(session, volume, start, _SOURCE))
-    if volume.state.conn == Conn.WF_BITMAP_T and not volume.parting.of_same_generation():
+    if volume.state.conn == Conn.WF_BITMAP_T and not wait:
         volume.negotiation.announced = (session.number, start)
         return (yield from _before(session, volume, start, _TARGET))
     if source and _SOURCE in volume.engine.options.handlers:
@@ -109,11 +109,12 @@ def before_target(session: Session, volume: Volume, start: int) -> Script[bool]:
     return session.is_start(volume, start)
 
 
-def _clients_wait(volume: Volume) -> bool:
-    """Do answers to clients of the source wait for this node (see parting)? No handler may hold them up."""
+def _clients_wait(session: Session, volume: Volume, start: int) -> bool:
+    """May answers to clients of the source wait for this node (see parting)? No handler may hold them up."""
     conn = volume.state.conn
     exchange = conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T)
-    return conn == Conn.STARTING_SYNC_S or (exchange and volume.parting.of_same_generation())
+    called = conn == Conn.WF_BITMAP_T and volume.negotiation.called == (session.number, start)
+    return conn == Conn.STARTING_SYNC_S or called or (exchange and volume.parting.of_same_generation())
 
 
 def _before(session: Session, volume: Volume, start: int, name: str) -> Script[bool]:

@@ -38,7 +38,10 @@ class Negotiation:
     farewell: Ticket | None = None
     #: Session and number of the start of a resync for which before-resync-target has been called.
     announced: tuple[int, int] = (0, 0)
-    #: Session and number of the start of a resync that this node has begun by itself (see renewal).
+    #: Those of a start that the peer has begun by itself, beside a disk here that was good. It may take both
+    #: for one generation, although they are not.
+    called: tuple[int, int] = (0, 0)
+    #: Those of one that this node has begun by itself (see renewal).
     renewed: tuple[int, int] = (0, 0)
 
     def connection_lost(self) -> None:

@@ -294,6 +294,8 @@ def _follow_up(session: Session, volume: Volume, old: State, new: State, peer: S
         session.send(packets.State(new.word, volume.number))
     if changed and new.conn in (Conn.WF_BITMAP_S, Conn.WF_BITMAP_T):
         start = session.begins_start(volume)
+        if old.conn == Conn.CONNECTED and old.disk == Disk.UP_TO_DATE and peer.disk != Disk.NEGOTIATING:
+            volume.negotiation.called = (session.number, start)
         engine.spawn(f"bitmap exchange {volume.number}", sync.exchange_begins(session, volume, start))
 
 
