@@ -248,14 +248,15 @@ class Fences:
             return result
         if any(volume.state.disk <= Disk.OUTDATED for volume in engine.volumes.values()):
             return result
-        # The Primary wants to see this node Outdated.
+        # The Primary wants to see this node Outdated. Should its answer be lost, it may have agreed.
+        self.outdates_here = session
         asked = packets.ConnStateChangeRequest(CONN_MASK | DISK_MASK, value | Disk.OUTDATED << 9)
         result = yield Await(session.ask(asked))
-        if result >= SUCCESS:
-            self.outdates_here = session
+        if result < SUCCESS and self.outdates_here is session and not session.peer_closing:
+            self.outdates_here = None
         return result
 
-    def judge_parting(self, session: Session, mask: int, value: int) -> int | None:
+    def judge_parting(self, mask: int, value: int) -> int | None:
         """The peer wants to part; `mask` and `value` as this node sees them. None: nothing against it."""
         engine = self._engine
         if value & CONN_MASK != Conn.TEAR_DOWN << 4 or not mask & CONN_MASK:
@@ -265,11 +266,14 @@ class Fences:
             refused = is_on(engine) and engine.role == Role.PRIMARY and good
             return Refusal.PRIMARY_NOP.value if refused else None
         if mask == CONN_MASK | DISK_MASK and value & DISK_MASK == Disk.OUTDATED << 9:
-            if engine.role == Role.PRIMARY:
-                return Refusal.NO_UP_TO_DATE_DISK.value
-            self.outdates_here = session
-            return None
+            return Refusal.NO_UP_TO_DATE_DISK.value if engine.role == Role.PRIMARY else None
         if mask == CONN_MASK | PDSK_MASK and value & PDSK_MASK == Disk.OUTDATED << 13:
-            self.outdates_peer = session
             return None
         return Refusal.CW_FAILED_BY_PEER.value
+
+    def parting_agreed(self, session: Session, mask: int) -> None:
+        """The peer, which asked for `mask` as this node sees it, parts with this node's agreement."""
+        if mask & DISK_MASK:
+            self.outdates_here = session
+        if mask & PDSK_MASK:
+            self.outdates_peer = session

@@ -432,7 +432,7 @@ def on_connection_change_request(session: Session, packet: packets.ConnStateChan
     result = SUCCESS
     if session.connection_change is not None and session.resolve_conflicts:
         result = Refusal.CONCURRENT_ST_CHG.value
-    elif (refused := engine.fences.judge_parting(session, mask, value)) is not None:
+    elif (refused := engine.fences.judge_parting(mask, value)) is not None:
         result = refused
     else:
         for volume in engine.volumes.values():
@@ -440,5 +440,5 @@ def on_connection_change_request(session: Session, packet: packets.ConnStateChan
             result = why.value if why is not None else result
     session.send_meta(packets.ConnStateChangeReply(result))
     session.peer_closing = result == SUCCESS
-    if result != SUCCESS:
-        engine.fences.outdates_here = engine.fences.outdates_peer = None
+    if session.peer_closing:
+        engine.fences.parting_agreed(session, mask)
