@@ -5,11 +5,22 @@ Neighbours: test_engine_fencing.py (the ordinary courses).
 
 from __future__ import annotations
 
-from pydrbd.vocabulary import Refusal
+from pydrbd.vocabulary import Disk, Refusal
 from pydrbd.wire import packets
 from pydrbd.wire.packets import Packet
-from tests.support.engine_bench import Bench
-from tests.test_engine_fencing import OUTDATED, UP, fenced_pair, part, pdsk, refused
+from pydrbd.wire.stateword import unpack_state
+from tests.support.engine_bench import Bench, Pair
+from tests.test_engine_fencing import (
+    DATA,
+    OUTDATED,
+    UP,
+    answering,
+    fenced_pair,
+    handlers,
+    part,
+    pdsk,
+    refused,
+)
 
 
 def test_a_parting_whose_agreement_is_lost_leaves_no_good_disk_that_the_primary_calls_outdated() -> None:
@@ -30,3 +41,31 @@ def test_a_parting_whose_agreement_is_lost_leaves_no_good_disk_that_the_primary_
     assert (pair.one.volume.state.disk, pdsk(pair.one)) == (UP, OUTDATED)
     assert pair.two.volume.state.disk == OUTDATED
     assert refused(pair.run(pair.two, pair.two.engine.promote()), Refusal.NO_UP_TO_DATE_DISK)
+
+
+def ended_unheard() -> Pair:
+    """The Secondary has come to the end of a resync; the Primary, its source, has not heard of it."""
+    pair = fenced_pair(4)
+    part(pair)
+    assert pair.run(pair.one, pair.one.engine.write(0, 0, DATA)) is None
+
+    def filtered(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is pair.two and isinstance(packet, packets.RsWriteAck):
+            return []
+        done = isinstance(packet, packets.State) and unpack_state(packet.word).disk == UP
+        return [] if bench is pair.two and done else [packet]
+
+    pair.filter = filtered
+    pair.severed = False
+    pair.pass_time(2.0)
+    assert (pair.two.volume.state.disk, pdsk(pair.one)) == (UP, Disk.INCONSISTENT)
+    return pair
+
+
+def test_a_target_that_may_have_ended_unheard_is_fenced_when_it_is_lost() -> None:
+    pair = ended_unheard()
+    pair.one.hook = answering(1)
+    before = handlers(pair.one)
+    part(pair)
+    assert handlers(pair.one) == before + 1
+    assert pdsk(pair.one) == Disk.DUNKNOWN

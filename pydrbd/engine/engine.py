@@ -260,6 +260,8 @@ class Engine:
             volume.resync.reset()
             if volume.state.disk == Disk.NEGOTIATING:
                 disk_faults.cut_off(self, volume, reason)
+            elif self.fences.target_may_be_good(volume):
+                self.set_state(volume, conn=reason, pdsk=Disk.DUNKNOWN)
             else:
                 self.set_state(volume, conn=reason)
         self.fences.peer_lost(session)

@@ -98,14 +98,15 @@ class Fences:
             self._peer_is(Disk.OUTDATED)
         self.outdates_here = self.outdates_peer = None
         self._in_step = False
-        for volume in volumes if is_on(engine) else ():
-            if volume.resync_may_have_ended and volume.state.pdsk < Disk.DUNKNOWN:
-                # The target of our resync may be good by now, and go on as Primary.
-                engine.set_state(volume, pdsk=Disk.DUNKNOWN)
         if is_on(engine) and engine.role == Role.PRIMARY and any(_unknown(v.state) for v in volumes):
             if not self._due:
                 engine.spawn("fence-peer", self._after_loss())
             self._due = True
+
+    def target_may_be_good(self, volume: Volume) -> bool:
+        """The connection is about to be lost: the target of our resync may be good by now, and its node go on
+        as Primary. To be asked before the loss begins a generation, which nobody can have ended in."""
+        return is_on(self._engine) and volume.resync_may_have_ended
 
     def attached_alone(self, volume: Volume, pdsk: Disk) -> None:
         """A disk is attached without the peer, whose own was `pdsk` when it was seen last."""
