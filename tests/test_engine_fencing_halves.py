@@ -5,11 +5,11 @@ Neighbours: test_engine_fencing.py (the ordinary courses).
 
 from __future__ import annotations
 
-from pydrbd.vocabulary import Disk, Refusal
+from pydrbd.vocabulary import Disk, Fencing, Refusal
 from pydrbd.wire import packets
 from pydrbd.wire.packets import Packet
 from pydrbd.wire.stateword import unpack_state
-from tests.support.engine_bench import Bench, Pair
+from tests.support.engine_bench import Bench, Pair, cut_power
 from tests.test_engine_fencing import (
     DATA,
     OUTDATED,
@@ -69,3 +69,15 @@ def test_a_target_that_may_have_ended_unheard_is_fenced_when_it_is_lost() -> Non
     part(pair)
     assert handlers(pair.one) == before + 1
     assert pdsk(pair.one) == Disk.DUNKNOWN
+
+
+def test_a_target_that_may_have_ended_unheard_is_fenced_before_its_source_is_primary_after_a_crash() -> None:
+    pair = ended_unheard()
+    cut_power(pair.one)
+    again = Bench("alpha", 98, pair.one.disk, fencing=Fencing.RESOURCE_ONLY)
+    again.hook = answering(1)
+    restarted = Pair(again, pair.two)
+    restarted.severed = True
+    assert restarted.run(again, again.engine.attach(0)) is None
+    assert refused(restarted.run(again, again.engine.promote()), Refusal.PRIMARY_NOP)
+    assert handlers(again) == 1

@@ -213,7 +213,7 @@ class Volume:
         return self.minting is None or generation is None or generation.current == self.current_on_disk
 
     def md_flags(self) -> MdFlag:
-        """The flags of the superblock for the present state."""
+        """The superblock's flags for the present state. A connected peer may be good before we hear of it."""
         s = self.state
         if self.base is None:
             return MdFlag(0)
@@ -238,7 +238,7 @@ class Volume:
         for holds, flag in table:
             if holds:
                 flags |= flag
-        return flags
+        return flags if s.conn < Conn.CONNECTED else flags & ~MdFlag.PEER_OUTDATED
 
     def superblock(self) -> Superblock:
         """The superblock as it should be on disk now."""
