@@ -5,11 +5,14 @@ Neighbours: test_engine_fencing.py (the ordinary courses).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from pydrbd.engine.orders import Order
 from pydrbd.vocabulary import Disk, Fencing, Refusal
 from pydrbd.wire import packets
 from pydrbd.wire.packets import Packet
 from pydrbd.wire.stateword import unpack_state
-from tests.support.engine_bench import Bench, Pair, cut_power
+from tests.support.engine_bench import Bench, Pair, connect, cut_power
 from tests.test_engine_fencing import (
     DATA,
     OUTDATED,
@@ -21,6 +24,7 @@ from tests.test_engine_fencing import (
     pdsk,
     refused,
 )
+from tests.test_engine_volumes import bench_of_two
 
 
 def test_a_parting_whose_agreement_is_lost_leaves_no_good_disk_that_the_primary_calls_outdated() -> None:
@@ -81,3 +85,29 @@ def test_a_target_that_may_have_ended_unheard_is_fenced_before_its_source_is_pri
     assert restarted.run(again, again.engine.attach(0)) is None
     assert refused(restarted.run(again, again.engine.promote()), Refusal.PRIMARY_NOP)
     assert handlers(again) == 1
+
+
+def test_a_volume_attached_alone_is_not_good_because_another_one_is() -> None:
+    pair = Pair(bench_of_two("alpha", 11), bench_of_two("beta", 23))
+    one = pair.one
+    policy = replace(one.engine.options, fencing=Fencing.RESOURCE_ONLY)
+    one.engine.options = policy
+    performed, asked = one.hook, answering(5)
+
+    def hooked(order: Order) -> object:
+        status = asked(order)
+        return performed(order) if status is NotImplemented else status
+
+    one.hook = hooked
+    for bench in (pair.one, pair.two):
+        for number in (0, 1):
+            assert pair.run(bench, bench.engine.attach(number)) is None
+    connect(pair)
+    assert pair.run(one, one.engine.detach(1)) is None
+    assert pair.run(pair.two, pair.two.engine.promote()) is None
+    assert pair.two.engine.open(1, writable=True) == 0
+    assert pair.run(pair.two, pair.two.engine.write(1, 0, DATA)) is None
+    part(pair)
+    assert pair.run(one, one.engine.attach(1)) is None
+    assert refused(pair.run(one, one.engine.promote()), Refusal.PRIMARY_NOP)
+    assert [volume.state.pdsk for volume in one.engine.volumes.values()] == [OUTDATED, Disk.DUNKNOWN]

@@ -18,7 +18,7 @@ With `fencing` other than dont-care, as in DRBD 8.4:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ class Meaning:
     text: str
     #: The peer's disk; None: nothing is known of it.
     peer: Disk | None = None
-    #: Only if this node has a disk that is UpToDate for certain.
+    #: Only for volumes whose disk here is UpToDate for certain.
     if_good: bool = False
     #: This node's disk is Outdated, unless it is Primary.
     outdates_here: bool = False
@@ -178,9 +178,9 @@ class Fences:
     def _believe(self, status: int, meaning: Meaning) -> None:
         engine, volumes = self._engine, self._engine.volumes.values()
         cause = causes.fenced(status, meaning.text)
-        good = any(v.state.disk == Disk.UP_TO_DATE and v not in self._unsure for v in volumes)
-        if meaning.peer is not None and (good or not meaning.if_good):
-            self._peer_is(meaning.peer, cause)
+        good = [v for v in volumes if v.state.disk == Disk.UP_TO_DATE and v not in self._unsure]
+        if meaning.peer is not None:
+            self._peer_is(meaning.peer, cause, good if meaning.if_good else None)
         if not meaning.outdates_here:
             return
         if engine.role == Role.PRIMARY:
@@ -191,11 +191,13 @@ class Fences:
                 if volume.state.disk > Disk.OUTDATED:
                     engine.set_state(volume, disk=Disk.OUTDATED)
 
-    def _peer_is(self, disk: Disk, cause: causes.Cause | None = None) -> None:
-        """The peer, which is away, has disks no better than this."""
+    def _peer_is(
+        self, disk: Disk, cause: causes.Cause | None = None, of: Iterable[Volume] | None = None
+    ) -> None:
+        """The peer, which is away, has disks no better than this (of all volumes, or of these)."""
         engine = self._engine
         with engine.journal.step(cause or causes.peer("the peer has parted in an orderly way")):
-            for volume in engine.volumes.values():
+            for volume in engine.volumes.values() if of is None else of:
                 if _unknown(volume.state):
                     engine.set_state(volume, pdsk=disk)
 
