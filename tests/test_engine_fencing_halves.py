@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydrbd.engine.orders import Order
+from pydrbd.engine.orders import Order, RunHandler
 from pydrbd.vocabulary import Disk, Fencing, Refusal
 from pydrbd.wire import packets
 from pydrbd.wire.packets import Packet
@@ -111,3 +111,22 @@ def test_a_volume_attached_alone_is_not_good_because_another_one_is() -> None:
     assert pair.run(one, one.engine.attach(1)) is None
     assert refused(pair.run(one, one.engine.promote()), Refusal.PRIMARY_NOP)
     assert [volume.state.pdsk for volume in one.engine.volumes.values()] == [OUTDATED, Disk.DUNKNOWN]
+
+
+def test_who_is_not_primary_any_more_fences_nobody_for_a_loss() -> None:
+    """The handler may have to wait for another one, and shoots the peer's machine."""
+    pair = fenced_pair(4)
+    one = pair.one
+    part(pair)
+    one.hold = lambda order: isinstance(order, RunHandler)
+    pair.severed = False
+    pair.pass_time(3.0)
+    assert handlers(one, "unfence-peer") == 2
+    part(pair)
+    one.engine.close(0, writable=True)
+    assert pair.run(one, one.engine.demote()) is None
+    before = handlers(one)
+    one.hold = lambda _order: False
+    one.release()
+    pair.settle()
+    assert handlers(one) == before

@@ -141,7 +141,8 @@ class Fences:
         mine = yield from self._turn()
         self._due = False
         try:
-            yield from self._fence()
+            if self._engine.role == Role.PRIMARY:
+                yield from self._fence()
         finally:
             self._running = None
             mine.resolve()
