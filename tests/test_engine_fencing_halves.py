@@ -130,3 +130,19 @@ def test_who_is_not_primary_any_more_fences_nobody_for_a_loss() -> None:
     one.release()
     pair.settle()
     assert handlers(one) == before
+
+
+def test_a_secondary_with_one_bad_disk_parts_from_its_primary_and_the_good_one_is_outdated() -> None:
+    pair = Pair(bench_of_two("alpha", 11), bench_of_two("beta", 23))
+    one, two = pair.one, pair.two
+    for bench in (one, two):
+        bench.engine.options = replace(bench.engine.options, fencing=Fencing.RESOURCE_ONLY)
+        for number in (0, 1):
+            assert pair.run(bench, bench.engine.attach(number)) is None
+    connect(pair)
+    assert pair.run(one, one.engine.promote()) is None
+    assert pair.run(two, two.engine.detach(1)) is None
+    assert pair.run(two, two.engine.disconnect()) is None
+    pair.settle()
+    assert two.volume.state.disk == OUTDATED
+    assert [volume.state.pdsk for volume in one.engine.volumes.values()] == [OUTDATED, OUTDATED]

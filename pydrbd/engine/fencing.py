@@ -250,8 +250,9 @@ class Fences:
         wants = result in (Refusal.PRIMARY_NOP, Refusal.CW_FAILED_BY_PEER)
         if not wants or engine.role == Role.PRIMARY or engine.session is not session:
             return result
-        if any(volume.state.disk <= Disk.OUTDATED for volume in engine.volumes.values()):
-            return result
+        bad = any(volume.state.disk <= Disk.OUTDATED for volume in engine.volumes.values())
+        if bad and not session.flush_waits:
+            return result  # what a kernel's node makes of worse volumes is not known
         # The Primary wants to see this node Outdated. Should its answer be lost, it may have agreed.
         self.outdates_here = session
         asked = packets.ConnStateChangeRequest(CONN_MASK | DISK_MASK, value | Disk.OUTDATED << 9)
