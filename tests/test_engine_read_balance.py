@@ -119,3 +119,13 @@ def test_the_peer_serves_what_the_own_disk_cannot() -> None:
     pair = serving("32K-striping")
     pair.one.hook = lambda order: IoFailed(5, "I/O") if isinstance(order, ReadBlocks) else NotImplemented
     assert read(pair, 0) == (bytes(BLOCK), True)
+
+
+@pytest.mark.parametrize("protocol", list(Protocol))
+def test_a_kernels_peer_is_asked_only_for_what_it_has_written(protocol: Protocol) -> None:
+    """It does not keep a read behind the write that it has received and not carried out yet."""
+    pair = serving("prefer-remote", protocol)
+    session = pair.one.engine.session
+    assert session is not None
+    session.flush_waits = False
+    assert read(pair, 0)[1] is (protocol is Protocol.C)
