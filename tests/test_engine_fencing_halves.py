@@ -146,3 +146,17 @@ def test_a_secondary_with_one_bad_disk_parts_from_its_primary_and_the_good_one_i
     pair.settle()
     assert two.volume.state.disk == OUTDATED
     assert [volume.state.pdsk for volume in one.engine.volumes.values()] == [OUTDATED, OUTDATED]
+
+
+def test_a_disk_whose_attach_was_cut_off_is_not_good_because_the_peer_is_taken_for_dead() -> None:
+    pair = fenced_pair(5)
+    two = pair.two
+    assert pair.run(two, two.engine.detach(0)) is None
+    assert pair.run(pair.one, pair.one.engine.write(0, 0, DATA)) is None
+    pair.filter = lambda bench, packet: [packet] if bench is two else []
+    two.start("attach", two.engine.attach(0))
+    pair.settle()
+    assert two.volume.state.disk == Disk.NEGOTIATING
+    part(pair)
+    assert two.volume.state.disk == UP
+    assert refused(pair.run(two, two.engine.promote()), Refusal.PRIMARY_NOP)

@@ -91,6 +91,7 @@ def cut_off(engine: Engine, volume: Volume, reason: Conn) -> None:
     why = exposure.too_old(volume, current, reason)
     if not why:
         engine.set_state(volume, conn=reason, disk=volume.attached_as)
+        engine.fences.attached_alone(volume, volume.state.pdsk)
         return
     why = f"The connection was lost before the peer could update the disk. {why}"
     engine.log("error", f"volume {volume.number}: {why}")
