@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pydrbd.engine.orders import Order, RunHandler
+from pydrbd.errors import CannotResume
 from pydrbd.vocabulary import Disk, Fencing, Refusal
 from pydrbd.wire import packets
 from pydrbd.wire.packets import Packet
@@ -160,3 +161,18 @@ def test_a_disk_whose_attach_was_cut_off_is_not_good_because_the_peer_is_taken_f
     part(pair)
     assert two.volume.state.disk == UP
     assert refused(pair.run(two, two.engine.promote()), Refusal.PRIMARY_NOP)
+
+
+def test_who_will_not_go_on_after_a_crash_fences_nobody() -> None:
+    """The peer may have taken over, and would be shot for nothing."""
+    pair = fenced_pair(7)
+    pair.cut()
+    again = Bench("alpha", 98, pair.one.disk, fencing=Fencing.RESOURCE_ONLY)
+    again.hook = answering(7)
+    restarted = Pair(again, pair.two)
+    restarted.severed = True
+    assert restarted.run(again, again.engine.attach(0)) is None
+    assert isinstance(restarted.run(again, again.engine.resume()), CannotResume)
+    assert handlers(again) == 0
+    assert restarted.run(again, again.engine.resume(alone=True)) is None
+    assert (handlers(again), pdsk(again)) == (1, OUTDATED)

@@ -35,7 +35,8 @@ def resume(engine: Engine, alone: bool, seconds: float) -> Script[None]:
         ticket = engine.timer(deadline - engine.now)
         engine.watch(ticket)
         yield Await(ticket)
-    if not engine.overtaken and not _missing(engine):
+    if not engine.overtaken and not _missing(engine) and (alone or _peer_known(engine)):
+        # Not for nothing: a peer that has taken over would be shot.
         yield from engine.fences.before_promotion()
     yield from exclusively(engine, _resume(engine, alone), "go on as Primary after a crash")
 
