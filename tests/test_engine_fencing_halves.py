@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pydrbd.engine.admin import verify
 from pydrbd.engine.orders import Order, RunHandler
 from pydrbd.errors import CannotResume
-from pydrbd.vocabulary import Disk, Fencing, Refusal
+from pydrbd.vocabulary import Conn, Disk, Fencing, Refusal
 from pydrbd.wire import packets
 from pydrbd.wire.packets import Packet
 from pydrbd.wire.stateword import unpack_state
-from tests.support.engine_bench import Bench, Pair, connect, cut_power
+from tests.support.engine_bench import Bench, Pair, connect, cut_power, good_disk, pair_of
 from tests.test_engine_fencing import (
     DATA,
     OUTDATED,
@@ -176,3 +177,13 @@ def test_who_will_not_go_on_after_a_crash_fences_nobody() -> None:
     assert handlers(again) == 0
     assert restarted.run(again, again.engine.resume(alone=True)) is None
     assert (handlers(again), pdsk(again)) == (1, OUTDATED)
+
+
+def test_unfence_peer_does_not_run_again_for_a_verify() -> None:
+    policy = {"fencing": Fencing.RESOURCE_ONLY, "verify_alg": "sha1"}
+    pair = pair_of(good_disk(), good_disk(), policy, **policy)
+    connect(pair)
+    assert pair.run(pair.one, verify(pair.one.engine, pair.one.volume)) is None
+    pair.pass_time(5.0)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert (handlers(pair.one, "unfence-peer"), handlers(pair.two, "unfence-peer")) == (1, 1)

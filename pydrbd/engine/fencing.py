@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from pydrbd.engine import causes
 from pydrbd.engine.orders import Await, RunHandler, Script, Ticket
 from pydrbd.engine.peer_state import SUCCESS
+from pydrbd.engine.state import VERIFYING, State
 from pydrbd.errors import StateRefused
 from pydrbd.vocabulary import Conn, Disk, Fencing, Refusal, Role
 from pydrbd.wire import packets
@@ -33,7 +34,6 @@ from pydrbd.wire.stateword import CONN_MASK, DISK_MASK, PDSK_MASK
 if TYPE_CHECKING:
     from pydrbd.engine.connection import Session
     from pydrbd.engine.engine import Engine
-    from pydrbd.engine.state import State
     from pydrbd.engine.volume import Volume
 
 
@@ -120,7 +120,7 @@ class Fences:
         if self._unsure:
             self._unsure = {v for v in self._unsure if v.state.conn < Conn.CONNECTED}
         good = all(
-            v.state.conn == Conn.CONNECTED and v.state.disk == v.state.pdsk == Disk.UP_TO_DATE
+            v.state.conn in (Conn.CONNECTED, *VERIFYING) and v.state.disk == v.state.pdsk == Disk.UP_TO_DATE
             for v in engine.volumes.values()
         )
         if good and not self._in_step and is_on(engine):
