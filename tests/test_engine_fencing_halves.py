@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pydrbd.engine.admin import verify
+from pydrbd.engine.marks import outdate
 from pydrbd.engine.orders import Order, RunHandler
 from pydrbd.errors import CannotResume
 from pydrbd.vocabulary import Conn, Disk, Fencing, Refusal
@@ -187,3 +188,14 @@ def test_unfence_peer_does_not_run_again_for_a_verify() -> None:
     pair.pass_time(5.0)
     assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
     assert (handlers(pair.one, "unfence-peer"), handlers(pair.two, "unfence-peer")) == (1, 1)
+
+
+def test_a_promotion_that_is_refused_for_another_volume_fences_nobody() -> None:
+    one = bench_of_two("alpha", 11)
+    pair = Pair(one, bench_of_two("beta", 23))
+    one.engine.options = replace(one.engine.options, fencing=Fencing.RESOURCE_ONLY)
+    for number in (0, 1):
+        assert pair.run(one, one.engine.attach(number)) is None
+    assert pair.run(one, outdate(one.engine, one.engine.volumes[1])) is None
+    assert refused(pair.run(one, one.engine.promote()), Refusal.NO_UP_TO_DATE_DISK)
+    assert handlers(one) == 0

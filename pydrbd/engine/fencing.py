@@ -217,6 +217,8 @@ class Fences:
         engine = self._engine
         if not is_on(engine) or engine.role == Role.PRIMARY or self.refusal() is None:
             return
+        if not force and any(volume.state.disk < Disk.CONSISTENT for volume in engine.volumes.values()):
+            return  # it will be refused for that
         if not (yield from self.fence()) and force and engine.session is None:
             engine.log("warning", "Forced into split brain situation!")
             self._peer_is(Disk.OUTDATED, causes.command("primary --force"))
