@@ -199,3 +199,21 @@ def test_a_promotion_that_is_refused_for_another_volume_fences_nobody() -> None:
     assert pair.run(one, outdate(one.engine, one.engine.volumes[1])) is None
     assert refused(pair.run(one, one.engine.promote()), Refusal.NO_UP_TO_DATE_DISK)
     assert handlers(one) == 0
+
+
+def test_a_forced_promotion_that_is_refused_leaves_no_word_about_the_peer() -> None:
+    one = bench_of_two("alpha", 11)
+    pair = Pair(one, bench_of_two("beta", 23))
+    one.engine.options = replace(one.engine.options, fencing=Fencing.RESOURCE_ONLY)
+    performed, asked = one.hook, answering(1)
+
+    def hooked(order: Order) -> object:
+        return 1 if asked(order) == 1 else performed(order)
+
+    one.hook = hooked
+    assert pair.run(one, one.engine.attach(0)) is None
+    assert refused(pair.run(one, one.engine.promote(force=True)), Refusal.NO_UP_TO_DATE_DISK)
+    assert pair.run(one, one.engine.attach(1)) is None
+    assert refused(pair.run(one, one.engine.promote()), Refusal.PRIMARY_NOP)
+    assert pair.run(one, one.engine.promote(force=True)) is None
+    assert [volume.state.pdsk for volume in one.engine.volumes.values()] == [OUTDATED, OUTDATED]

@@ -90,16 +90,17 @@ def _known(result: int) -> Refusal:
 def promote(engine: Engine, force: bool, auto: bool = False) -> Script[None]:
     """Become Primary; `force` takes a disk that is only Inconsistent or Outdated for good."""
     words = "auto-promote: a client opened the device" if auto else "primary"
-    yield from engine.fences.before_promotion(force)
-    yield from exclusively(engine, _promote(engine, force, auto), f"{words} --force" if force else words)
+    unfenced = yield from engine.fences.before_promotion(force)
+    script = _promote(engine, force, auto, unfenced)
+    yield from exclusively(engine, script, f"{words} --force" if force else words)
 
 
-def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
+def _promote(engine: Engine, force: bool, auto: bool, unfenced: bool = False) -> Script[None]:
     if engine.role == Role.PRIMARY:
         engine.auto_promoted = engine.auto_promoted and auto
         return
     yield from _peer_primary_may_go(engine)
-    engine.fences.check()
+    engine.fences.check(unfenced)
     forced = []
     for volume in engine.volumes.values():
         disk = volume.state.disk
@@ -115,7 +116,7 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
             )
             _refuse(engine, Refusal.NO_UP_TO_DATE_DISK, f"{detail}. Attach it first.")
     try:
-        yield from _agree_on_promotion(engine, forced)
+        yield from _agree_on_promotion(engine, forced, unfenced)
     except StateRefused:
         # The peer may have agreed for some of the volumes: it must not take them for Primary.
         yield from peer_state.say_again(engine)
@@ -127,6 +128,8 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
         for volume in engine.volumes.values():
             volume.discard_my_data = False
             engine.set_state(volume, role=Role.PRIMARY, disk=_raised(volume, forced))
+        if unfenced:
+            engine.fences.unfenced()
     # For all of them in this step: a client may come already.
     for volume in engine.volumes.values():
         _primary_generation(engine, volume, volume in forced)
@@ -139,7 +142,7 @@ def _promote(engine: Engine, force: bool, auto: bool) -> Script[None]:
             engine.send_state(volume)
 
 
-def _agree_on_promotion(engine: Engine, forced: list[Volume]) -> Script[None]:
+def _agree_on_promotion(engine: Engine, forced: list[Volume], unfenced: bool) -> Script[None]:
     """Have the peer agree, volume by volume. StateRefused if it does not, or this node may not any more."""
     for volume in engine.volumes.values():
         mask, value = (ROLE_MASK | DISK_MASK, Disk.UP_TO_DATE << 9) if volume in forced else (ROLE_MASK, 0)
@@ -147,7 +150,7 @@ def _agree_on_promotion(engine: Engine, forced: list[Volume]) -> Script[None]:
         # What the last Primary sent and nobody acknowledged must not appear under the feet of our clients.
         yield from volume.peer_writes_end()
     # Meanwhile much may have happened; the rules decide again at the very step.
-    engine.fences.check()
+    engine.fences.check(unfenced)
     for volume in engine.volumes.values():
         _check(engine, volume, partial(replace, role=Role.PRIMARY, disk=_raised(volume, forced)))
 

@@ -212,25 +212,33 @@ class Fences:
             mine.resolve()
 
     # --- promotion -----------------------------------------------------------------------------
-    def before_promotion(self, force: bool = False) -> Script[None]:
-        """Fence the peer if it is away. `force`: go on although that failed."""
+    def before_promotion(self, force: bool = False) -> Script[bool]:
+        """Fence the peer if it is away. True: that failed, and with `force` the promotion goes on."""
         engine = self._engine
         if not is_on(engine) or engine.role == Role.PRIMARY or self.refusal() is None:
-            return
+            return False
         if not force and any(volume.state.disk < Disk.CONSISTENT for volume in engine.volumes.values()):
-            return  # it will be refused for that
-        if not (yield from self.fence()) and force and engine.session is None:
-            engine.log("warning", "Forced into split brain situation!")
-            self._peer_is(Disk.OUTDATED, causes.command("primary --force"))
+            return False  # it will be refused for that
+        return not (yield from self.fence()) and force and engine.session is None
+
+    def unfenced(self) -> None:
+        """This node has become Primary by force although the peer is not fenced."""
+        if self.refusal() is None:
+            return  # the peer has come meanwhile
+        self._engine.log("warning", "Forced into split brain situation!")
+        self._peer_is(Disk.OUTDATED, causes.command("primary --force"))
 
     def refusal(self) -> Refusal | None:
         """Why this node may not be Primary now, as far as its peer is concerned."""
         unknown = any(_unknown(volume.state) for volume in self._engine.volumes.values())
         return Refusal.PRIMARY_NOP if is_on(self._engine) and unknown else None
 
-    def check(self) -> None:
-        """StateRefused if this node may not be Primary now. What has no good disk is refused for that."""
-        why = self.refusal()
+    def check(self, unfenced: bool = False) -> None:
+        """StateRefused if this node may not be Primary now. What has no good disk is refused for that.
+
+        `unfenced`: what before_promotion answered.
+        """
+        why = None if unfenced else self.refusal()
         good = all(volume.state.disk == Disk.UP_TO_DATE for volume in self._engine.volumes.values())
         if why is not None and good:
             detail = "The handler fence-peer did not say that it is: see the log, and the peer."
