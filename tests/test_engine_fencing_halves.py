@@ -217,3 +217,22 @@ def test_a_forced_promotion_that_is_refused_leaves_no_word_about_the_peer() -> N
     assert refused(pair.run(one, one.engine.promote()), Refusal.PRIMARY_NOP)
     assert pair.run(one, one.engine.promote(force=True)) is None
     assert [volume.state.pdsk for volume in one.engine.volumes.values()] == [OUTDATED, OUTDATED]
+
+
+def test_the_only_good_disk_does_not_become_outdated_because_a_refusal_is_lost() -> None:
+    pair = fenced_pair(1)
+    assert pair.run(pair.one, pair.one.engine.detach(0)) is None
+    replies: list[int] = []
+
+    def filtered(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is pair.one and isinstance(packet, packets.ConnStateChangeReply):
+            replies.append(packet.result)
+            return [packet] if len(replies) == 1 else []
+        return [packet]
+
+    pair.filter = filtered
+    pair.two.start("disconnect", pair.two.engine.disconnect())
+    pair.settle()
+    assert replies == [Refusal.PRIMARY_NOP, Refusal.NO_UP_TO_DATE_DISK]
+    part(pair)
+    assert pair.two.volume.state.disk == UP

@@ -263,11 +263,15 @@ class Fences:
         bad = any(volume.state.disk <= Disk.OUTDATED for volume in engine.volumes.values())
         if bad and not session.flush_waits:
             return result  # what a kernel's node makes of worse volumes is not known
-        # The Primary wants to see this node Outdated. Should its answer be lost, it may have agreed.
-        self.outdates_here = session
+        # The Primary wants to see this node Outdated. Should its answer be lost, it may have agreed; not if
+        # it needs the disk here.
+        if all(volume.state.pdsk == Disk.UP_TO_DATE for volume in engine.volumes.values()):
+            self.outdates_here = session
         asked = packets.ConnStateChangeRequest(CONN_MASK | DISK_MASK, value | Disk.OUTDATED << 9)
         result = yield Await(session.ask(asked))
-        if result < SUCCESS and self.outdates_here is session and not session.peer_closing:
+        if result >= SUCCESS:
+            self.outdates_here = session
+        elif self.outdates_here is session and not session.peer_closing:
             self.outdates_here = None
         return result
 
