@@ -14,6 +14,7 @@ import pytest
 
 from pydrbd.errors import ControlError, StateRefused
 from pydrbd.mapping.device import MappedDevice
+from pydrbd.runtime.handlers import PATIENT_SECONDS
 from pydrbd.supervisor import recovery
 from pydrbd.supervisor.devices import Devices
 from pydrbd.supervisor.server import Server
@@ -27,7 +28,8 @@ class Stage:
 
     def __init__(self, *statuses: tuple[Conn, Disk]) -> None:
         self.statuses = list(statuses)
-        self.view = SimpleNamespace(name="r0", volumes={0: SimpleNamespace(disk="/dev/x")})
+        net = SimpleNamespace(fencing="dont-care")
+        self.view = SimpleNamespace(name="r0", net=net, volumes={0: SimpleNamespace(disk="/dev/x")})
         self.pid = OLD
         self.waiting: subprocess.Popen[bytes] | None = None
         self.said: list[str] = []
@@ -86,6 +88,16 @@ def test_one_that_was_without_its_peer_goes_on_without_it() -> None:
     assert stage.planned().word == "watching"
     assert stage.said == ["before", "kill", "reattach", "after"]
     assert stage.resumed["alone"] is True
+
+
+@pytest.mark.parametrize("fencing", ["dont-care", "resource-only"])
+def test_a_new_process_that_fences_its_peer_is_not_taken_for_one_that_hangs(fencing: str) -> None:
+    stage = Stage((Conn.WF_CONNECTION, Disk.UP_TO_DATE))
+    stage.view.net.fencing = fencing
+    stage.planned()
+    # The handler may have to wait for another one.
+    handlers = PATIENT_SECONDS["fence-peer"] + PATIENT_SECONDS["unfence-peer"]
+    assert (stage.resumed["timeout"] > handlers) == (fencing == "resource-only")
 
 
 def test_a_peer_that_came_while_the_new_process_was_loaded_is_asked() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.control.client import REPLY_TIMEOUT, Client, NotUpError, RemoteError
+from pydrbd.control.client import REPLY_TIMEOUT, Client, NotUpError, RemoteError, promotion_timeout
 from pydrbd.engine.snapshot import ResourceSnapshot
 from pydrbd.errors import CommandFailed, MappingError, PydrbdError
 from pydrbd.integrations.identity import identity_of
@@ -177,7 +177,8 @@ class LocalResource:
             return False
         tenure = max(device.tenure for device in waiting.values())
         try:
-            self.call("resume", tenure=tenure, alone=True, seconds=RESUME_SECONDS)
+            limit = promotion_timeout(self.view.net.fencing)
+            self.call("resume", timeout=limit, tenure=tenure, alone=True, seconds=RESUME_SECONDS)
         except RemoteError as error:
             text = (
                 f"{error}\nBlock devices of {self.name} wait for their lost process and stand in the way: "

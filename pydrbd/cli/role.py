@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resource_arguments
+from pydrbd.control.client import promotion_timeout
 
 
 @click.command("primary", epilog=examples("pydrbd primary r0", "pydrbd primary --force r0"))
@@ -30,7 +31,7 @@ def primary_command(app: App, names: tuple[str, ...], force: bool) -> None:
         if app.would(f"primary{' --force' if force else ''} {resource.name}"):
             return
         if not resource.resume():
-            resource.call("primary", force=force)
+            resource.call("primary", timeout=promotion_timeout(resource.view.net.fencing), force=force)
         for volume in mapped_here:
             resource.map(volume.number)
 

@@ -19,6 +19,13 @@ from pydrbd.errors import ControlError, PydrbdError
 #: Seconds to wait for the connection to be taken, and for a reply unless the caller says otherwise.
 CONNECT_TIMEOUT = 10.0
 REPLY_TIMEOUT = 120.0
+#: For a promotion with fencing: fence-peer may take 300 s, and wait for another handler that does.
+FENCING_TIMEOUT = 2 * 300.0 + REPLY_TIMEOUT
+
+
+def promotion_timeout(fencing: str) -> float:
+    """Seconds to wait for the reply to a promotion, with this option `fencing`."""
+    return REPLY_TIMEOUT if fencing == "dont-care" else FENCING_TIMEOUT
 
 
 class NotUpError(ControlError):

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydrbd.control.client import RemoteError
+from pydrbd.control.client import RemoteError, promotion_timeout
 from pydrbd.errors import MappingError, PydrbdError, StateRefused
 from pydrbd.supervisor.devices import Devices
 from pydrbd.supervisor.server import Server
@@ -87,7 +87,8 @@ def resume_devices(
         return Report()
     name = server.view.name
     try:
-        server.call("resume", tenure=max(times), alone=alone, seconds=seconds)
+        limit = promotion_timeout(server.view.net.fencing)
+        server.call("resume", timeout=limit, tenure=max(times), alone=alone, seconds=seconds)
     except RemoteError as error:
         if error.kind == "TakenOver":
             for volume in mapped:
