@@ -292,9 +292,9 @@ class Node:
 
     def promote(self, **how: bool) -> None:
         """Become Primary, for a new time unless it is Primary already."""
-        begins = self.snapshot().role is not Role.PRIMARY
+        begins, before = self.snapshot().role is not Role.PRIMARY, self.tenure
         self.driver.run(self.engine.promote(**how))
-        if begins:
+        if begins and self.tenure == before:  # else another command has begun it, and devices may be mapped
             self.tenure = secrets.token_hex(8)
 
     def resume(self, tenure: str, alone: bool, seconds: float) -> None:
