@@ -299,9 +299,9 @@ class Node:
 
     def resume(self, tenure: str, alone: bool, seconds: float) -> None:
         """Go on as the Primary of `tenure` after a crash. TakenOver, CannotResume."""
-        begins = self.snapshot().role is not Role.PRIMARY
+        begins, before = self.snapshot().role is not Role.PRIMARY, self.tenure
         self.driver.run(self.engine.resume(alone, seconds))
-        if begins:
+        if begins and self.tenure == before:  # else another time has begun while this waited
             self.tenure = tenure
         if self.tenure != tenure:
             raise TakenOver(f"{self.view.name}: {self.view.node_name} is Primary for another time by now")

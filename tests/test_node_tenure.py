@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
+from pydrbd.errors import TakenOver
 from pydrbd.node import Node
 from pydrbd.vocabulary import Role
 
@@ -27,3 +30,24 @@ def test_two_promotions_that_wait_at_once_begin_one_time_as_primary() -> None:
     )
     Node.promote(cast(Node, node))
     assert node.tenure == names[1] != ""
+
+
+def test_who_resumes_does_not_rename_a_time_that_has_begun_meanwhile() -> None:
+    """What waits in its devices is older than what was written in that time."""
+    began: list[str] = []
+
+    def run(script: object) -> None:
+        if script == "resume":
+            Node.promote(cast(Node, node))
+            began.append(node.tenure)
+
+    node: Any = SimpleNamespace(
+        tenure="",
+        view=SimpleNamespace(name="r0", node_name="alpha"),
+        engine=SimpleNamespace(promote=lambda **_how: "promote", resume=lambda _alone, _seconds: "resume"),
+        driver=SimpleNamespace(run=run),
+        snapshot=lambda: SimpleNamespace(role=Role.SECONDARY),
+    )
+    with pytest.raises(TakenOver):
+        Node.resume(cast(Node, node), "old", False, 1.0)
+    assert node.tenure == began[0]
