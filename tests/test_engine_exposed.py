@@ -304,10 +304,10 @@ def test_an_attach_that_the_peer_does_not_answer_comes_to_an_end() -> None:
     told = [*held[:2], *(packet for packet in held[2:] if isinstance(packet, Uuids))]
     one.engine.on_packets(one.session, Channel.DATA, told)
     pair.pass_time(40)
-    assert one.volume.state.disk == Disk.NEGOTIATING
+    assert pair.disks()[0] == Disk.NEGOTIATING
     pair.pass_time(4)
     assert isinstance(one.results["attach"], CommandFailed)
-    assert one.volume.state.disk == Disk.DISKLESS
+    assert pair.disks()[0] == Disk.DISKLESS
     assert pair.run(one, one.engine.read(0, 0, 4096)) == OLD
     pair.filter = lambda _bench, packet: [packet]
     assert pair.run(one, one.engine.attach(0)) is None
