@@ -121,6 +121,10 @@ class Scenario(
             # A victim that comes back connected before its disk is refused it again: still to be resolved.
             refused = self.victim is not None and "Split-Brain" in str(error)
             broken = node.disk.fault is not None or "simulated I/O error" in str(error)
+            if "Low.dev. smaller" in str(error) and self._conn(node) >= Conn.CONNECTED:
+                # It was connected first, and has the size of the larger, empty disk of its peer: down and up.
+                node.crash()
+                return
             if error is not None and not refused and not broken:
                 raise Violation("attach", f"{node.name}: attach failed: {error}")
             if node.up:
@@ -374,8 +378,9 @@ class Scenario(
         stale = [node for node in self.nodes if self.world.checker.stale[node.name]]
         if self.victim is None:
             self.victim = self.rng.choice(stale or self.nodes)
-        if len(stale) == 2:
-            # Neither is complete; the winner's content is the truth from here on.
+        if len(stale) == 2 and not self._has_policies():
+            # Neither is complete; the winner's content is the truth from here on. (A policy may choose the
+            # other one: that is for Verdicts to see.)
             self.world.checker.branch[self.victim.name].discarded = True
             self.world.fork(self.world.other(self.victim))
         return self.victim
