@@ -43,8 +43,10 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
         volume.resync.bits_elsewhere = True
     elif new.conn in (Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T):
         volume.resync.bits_elsewhere = False
-    if _parts_from_peer_data(volume, old, new):
-        _lost_peer_data(engine, volume, new, serves_diskless=promoted and new.pdsk <= Disk.FAILED)
+    takes_back = _takes_disk_back(old, new)
+    if takes_back or _parts_from_peer_data(volume, old, new):
+        apart = takes_back or (promoted and new.pdsk <= Disk.FAILED)
+        _lost_peer_data(engine, volume, new, perhaps_shared=apart)
     if old.conn >= Conn.CONNECTED > new.conn:
         exposure.note_loss(volume)
     if old.conn > Conn.CONNECTED >= new.conn:
@@ -104,6 +106,13 @@ def _parts_from_peer_data(volume: Volume, old: State, new: State) -> bool:
     return lost or without_disk or (parted and volume.resync_may_have_ended)
 
 
+def _takes_disk_back(old: State, new: State) -> bool:
+    """A Primary has its disk again, and the connected peer none: what it writes is here alone, and the peer's
+    disk may be of this generation."""
+    attached = old.disk == Disk.NEGOTIATING and new.disk == Disk.UP_TO_DATE
+    return attached and new.role == Role.PRIMARY and new.conn >= Conn.CONNECTED and new.pdsk <= Disk.FAILED
+
+
 def _says_if_accepted(volume: Volume) -> bool:
     """A pydrbd peer refuses our data, or says STATE again before it works with them."""
     session = volume.engine.session
@@ -115,10 +124,10 @@ def accepted(engine: Engine, volume: Volume) -> None:
     volume.negotiation.acceptance_due = False
     state = volume.state
     if state.peer == Role.PRIMARY and state.pdsk <= Disk.FAILED:
-        _lost_peer_data(engine, volume, state, serves_diskless=False)
+        _lost_peer_data(engine, volume, state, perhaps_shared=False)
 
 
-def _lost_peer_data(engine: Engine, volume: Volume, new: State, *, serves_diskless: bool) -> None:
+def _lost_peer_data(engine: Engine, volume: Volume, new: State, *, perhaps_shared: bool) -> None:
     """The other copy is out of reach: this one becomes a generation of its own."""
     if engine.session is not None:
         engine.transfer_log.lose(volume)
@@ -128,7 +137,7 @@ def _lost_peer_data(engine: Engine, volume: Volume, new: State, *, serves_diskle
         return
     # A target that came to the end of its resync has our current UUID, even if we did not hear of it.
     # It may even have ended in an earlier connection, and the disk is put away now.
-    ended_before = serves_diskless and volume.shared
+    ended_before = perhaps_shared and volume.shared
     if volume.generation.bitmap == 0 or volume.resync_may_have_ended or ended_before:
         engine.mint(volume)
 

@@ -1,0 +1,37 @@
+"""A disk that a Primary has let go of and attaches again, while the peer is there and its disk is not.
+
+Found by sequences (tests/support/sequences.py). Neighbours: test_engine_older.py, test_engine_exposed.py.
+"""
+
+from __future__ import annotations
+
+from pydrbd.engine.orders import IoFailed, Order, WriteBlocks, WriteMeta
+from pydrbd.vocabulary import Conn, Disk
+from tests.support.engine_bench import connect, good_disk, pair_of
+
+NEW = b"\x5a" * 4096
+
+
+def fails(order: Order) -> object:
+    return IoFailed(5, "broken") if isinstance(order, WriteBlocks | WriteMeta) else NotImplemented
+
+
+def test_a_primary_that_takes_its_disk_back_from_no_other_begins_a_generation() -> None:
+    """The peer's disk fails as it is to serve this Primary, and comes back in the generation of ours."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    two.hook = fails
+    assert pair.run(one, one.engine.detach(0)) is None
+    assert pair.disks() == (Disk.DISKLESS, Disk.DISKLESS)
+    assert pair.run(one, one.engine.attach(0)) is None
+    pair.settle()
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.DISKLESS)
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    two.hook = lambda _order: NotImplemented
+    assert pair.run(two, two.engine.attach(0)) is None
+    pair.pass_time(2)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks[0] == two.disk.blocks[0] == NEW
