@@ -5,7 +5,10 @@ Found by sequences (tests/support/sequences.py). Neighbours: test_engine_older.p
 
 from __future__ import annotations
 
+import pytest
+
 from pydrbd.engine.orders import IoFailed, Order, WriteBlocks, WriteMeta
+from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.vocabulary import Conn, Disk
 from tests.support.engine_bench import connect, good_disk, pair_of
 
@@ -35,3 +38,16 @@ def test_a_primary_that_takes_its_disk_back_from_no_other_begins_a_generation() 
     pair.pass_time(2)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert one.disk.blocks[0] == two.disk.blocks[0] == NEW
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["invalidate", "invalidate-remote"])
+def test_an_invalidate_whose_disk_fails_does_not_say_that_it_is_done(remote: bool) -> None:
+    """The metadata of the disk say UpToDate still, and are believed when it is attached again."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    one.hook = fails
+    script = two.engine.invalidate_remote(0) if remote else one.engine.invalidate(0)
+    refused = pair.run(two if remote else one, script)
+    assert pair.disks() == (Disk.DISKLESS, Disk.UP_TO_DATE)
+    assert isinstance(refused, StateRefused if remote else CommandFailed)

@@ -371,7 +371,9 @@ def _full_sync(engine: Engine, volume: Volume, conn: Conn) -> Script[None]:
         return
     sync.full_sync_agreed(volume, conn)
     yield from sync.start_full_sync(session, volume, start)
-    if conn == Conn.STARTING_SYNC_S and engine.session is not session:
+    if conn == Conn.STARTING_SYNC_T:
+        refuse_failed(engine, volume)  # its metadata may say UpToDate still
+    elif engine.session is not session or volume.state.pdsk <= Disk.FAILED:
         _refuse(engine, Refusal.INTERRUPTED)  # the peer's disk may not know of it
 
 
