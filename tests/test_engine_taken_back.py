@@ -51,3 +51,36 @@ def test_an_invalidate_whose_disk_fails_does_not_say_that_it_is_done(remote: boo
     refused = pair.run(two if remote else one, script)
     assert pair.disks() == (Disk.DISKLESS, Disk.UP_TO_DATE)
     assert isinstance(refused, StateRefused if remote else CommandFailed)
+
+
+def test_a_disk_that_failed_under_clients_is_not_taken_back_for_the_sake_of_its_target() -> None:
+    """The peer is there, with the half of a resync. It cannot give what the failed disk lost with its cache."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    assert one.engine.open(0, True) == 0
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    two.hold = lambda order: isinstance(order, WriteBlocks)
+    assert pair.run(one, one.engine.invalidate_remote(0)) is None
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.INCONSISTENT)
+    one.hook = fails
+    one.start("write", one.engine.write(0, 8192, NEW))
+    pair.settle()
+    two.hold = lambda _order: False
+    two.release()
+    pair.pass_time(1)
+    assert pair.disks() == (Disk.DISKLESS, Disk.INCONSISTENT)
+    one.hook = lambda _order: NotImplemented
+    one.disk.blocks.pop(0)
+    one.disk.cached.clear()
+    refused = pair.run(one, one.engine.attach(0))
+    assert isinstance(pair.run(one, one.engine.read(0, 0, 4096)), IoFailed)
+    assert isinstance(refused, CommandFailed)
+    assert "completed writes that may be missing" in str(refused)
+    # Its client knows since the write failed; whoever opens the device now begins anew.
+    one.engine.close(0, True)
+    assert pair.run(one, one.engine.demote()) is None
+    assert pair.run(one, one.engine.attach(0)) is None
+    pair.pass_time(3)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)

@@ -94,8 +94,9 @@ def is_stale(volume: Volume, verdict: Conn | str, peer_disk: Disk) -> bool:
 
 def too_old(volume: Volume, uuid: int, conn: Conn) -> str:
     """Why a disk with this current UUID cannot be attached in the connection state `conn`: there is no peer,
-    or it has no disk, and clients of this Primary have, or may have, seen newer data. '' if it can."""
-    met = conn >= Conn.CONNECTED and volume.state.pdsk > Disk.FAILED
+    or it has no good disk, and clients of this Primary have, or may have, seen newer data. '' if it can."""
+    # The target of a resync from this disk can tell nothing of what it lacks.
+    met = conn >= Conn.CONNECTED and volume.state.pdsk > Disk.INCONSISTENT
     if met or volume.state.role != Role.PRIMARY:
         return ""
     current = masked(uuid)
