@@ -9,8 +9,8 @@ import pytest
 
 from pydrbd.engine.orders import IoFailed, Order, WriteBlocks, WriteMeta
 from pydrbd.errors import CommandFailed, StateRefused
-from pydrbd.vocabulary import Conn, Disk
-from tests.support.engine_bench import connect, good_disk, pair_of
+from pydrbd.vocabulary import Conn, Disk, Refusal
+from tests.support.engine_bench import connect, cut_power, good_disk, pair_of
 
 NEW = b"\x5a" * 4096
 
@@ -84,3 +84,31 @@ def test_a_disk_that_failed_under_clients_is_not_taken_back_for_the_sake_of_its_
     assert pair.run(one, one.engine.attach(0)) is None
     pair.pass_time(3)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["here", "there"])
+def test_no_promotion_on_data_that_a_power_cut_made_older_while_the_good_disk_is_detached(here: bool) -> None:
+    """The generation is the same; who lost its cache says so, and this node let go of a disk that has all."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    assert pair.run(pair.one, pair.one.engine.promote()) is None
+    assert pair.run(pair.one, pair.one.engine.write(0, 0, NEW)) is None
+    pair.pass_time(1)
+    pair.cut()
+    one, two = cut_power(pair.one), pair.two
+    pair.one = one
+    assert pair.run(two, two.engine.detach(0)) is None
+    assert pair.run(one, one.engine.attach(0)) is None
+    assert pair.run(one, one.engine.connect()) is None
+    pair.pass_time(2)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.DISKLESS)
+    bench = two if here else one
+    refused = pair.run(bench, bench.engine.promote())
+    assert isinstance(refused, StateRefused)
+    assert refused.refusal is Refusal.NO_UP_TO_DATE_DISK
+    assert pair.run(two, two.engine.attach(0)) is None
+    pair.pass_time(2)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert pair.run(bench, bench.engine.promote()) is None
+    assert pair.run(bench, bench.engine.read(0, 0, 4096)) == NEW

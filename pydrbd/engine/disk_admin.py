@@ -304,6 +304,7 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
         # The peer may have come to the end of a resync unheard: the next to go on alone must know.
         flags |= MdFlag.CONNECTED
     exposure.note(volume)
+    whole = volume.state.disk == Disk.UP_TO_DATE and not volume.cache_lost
     engine.set_state(volume, disk=Disk.FAILED)
     takeover.begin(engine, volume)
     engine.send_state(volume)
@@ -331,6 +332,7 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
             result = yield from volume.perform(WriteMeta(volume.number, (piece,)))
     if result is not None:
         engine.log("error", f"volume {volume.number}: {result.text}; the metadata stays unclean")
+    volume.let_go_whole = generations.masked(final.generation.current) if whole and result is None else 0
     yield from let_go(volume)
 
 

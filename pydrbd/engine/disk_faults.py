@@ -47,6 +47,7 @@ def order_failed(engine: Engine, volume: Volume, order: DiskOrder, failure: IoFa
     engine.log("error", f"volume {volume.number}: local I/O error: {failure.text}; detaching")
     volume.attach_failure = (Failure.METADATA_IO, failure.text)
     exposure.note(volume)
+    volume.let_go_whole = 0
     good_peer = volume.state.pdsk == Disk.UP_TO_DATE and volume.state.conn >= Conn.CONNECTED
     # Clients have been told of writes that this disk may miss: without the peer it is not taken back.
     volume.failed_beside_good = volume.state.role == Role.PRIMARY and good_peer

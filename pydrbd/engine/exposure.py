@@ -54,7 +54,11 @@ def is_missing(volume: Volume, uuids: Uuids) -> bool:
 def is_peer_older(volume: Volume) -> bool:
     """Without a disk now: is what the peer has from before, or beside, what our disk was?"""
     theirs = volume.peer_uuids
-    return volume.generation is None and theirs is not None and is_missing(volume, theirs)
+    if volume.generation is not None or theirs is None:
+        return False
+    # In the same generation it may lack what its machine lost with its cache.
+    same = volume.let_go_whole == masked(theirs.current)
+    return (same and bool(theirs.flags & UuidFlags.CACHE_LOST)) or is_missing(volume, theirs)
 
 
 def why_refused(volume: Volume, uuids: Uuids) -> str:

@@ -122,12 +122,12 @@ class Volume:
         self.full_sync = False
         #: True between attach and a clean detach: the disk carries the unclean magic.
         self.in_use = False
-        #: The state the disk had when it was attached while connected (Negotiating hides it).
-        self.attached_as = Disk.DISKLESS
+        self.attached_as = Disk.DISKLESS  # its state when it was attached (Negotiating hides it)
         #: Current UUID that a diskless Primary's clients have seen (0: none).
         self.exposed = 0
         #: A current UUID that was on its way to the disk when the disk went: also that of the same data.
         self.unborn = 0
+        self.let_go_whole = 0  # that of a disk which had all in it when this process detached it (0: none)
         #: The current UUID of the superblock that was written last.
         self.current_on_disk = 0
         #: Writes of the peer that have come and are not over yet, also of earlier connections.
