@@ -112,3 +112,22 @@ def test_no_promotion_on_data_that_a_power_cut_made_older_while_the_good_disk_is
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert pair.run(bench, bench.engine.promote()) is None
     assert pair.run(bench, bench.engine.read(0, 0, 4096)) == NEW
+
+
+def test_a_disk_from_before_the_promotion_is_not_taken_back_when_that_of_the_peer_has_failed() -> None:
+    """It was let go of without the peer, which began a generation for this Primary and then lost its disk."""
+    pair = pair_of(good_disk(), good_disk())
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.detach(0)) is None
+    connect(pair)
+    assert pair.disks() == (Disk.DISKLESS, Disk.UP_TO_DATE)
+    assert pair.run(one, one.engine.promote()) is None
+    assert one.engine.open(0, True) == 0
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    two.hook = fails
+    assert isinstance(pair.run(one, one.engine.write(0, 8192, NEW)), IoFailed)
+    assert pair.disks() == (Disk.DISKLESS, Disk.DISKLESS)
+    refused = pair.run(one, one.engine.attach(0))
+    assert isinstance(refused, CommandFailed)
+    assert "Clients have seen newer data" in str(refused)
+    assert isinstance(pair.run(one, one.engine.read(0, 0, 4096)), IoFailed)

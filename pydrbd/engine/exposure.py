@@ -45,6 +45,14 @@ def note_loss(volume: Volume) -> None:
         volume.exposed = masked(theirs.current)
 
 
+def moves_on(volume: Volume, uuids: Uuids) -> None:
+    """There is no good disk here: what the peer has is what clients see from now on. Once that is of another
+    generation, the one on its way to our disk was before it."""
+    current = masked(uuids.current)
+    if current != volume.exposed:
+        volume.exposed, volume.unborn = current, 0
+
+
 def is_missing(volume: Volume, uuids: Uuids) -> bool:
     """Are the peer's data from before, or beside, those that clients here have seen?"""
     known = (uuids.current, uuids.bitmap, uuids.history0, uuids.history1)

@@ -192,7 +192,7 @@ def _on_uuids_without_good_disk(session: Session, volume: Volume, packet: packet
     if volume.state.role == Role.PRIMARY and (why := exposure.why_refused(volume, packet)):
         session.engine.refuse_peer(f"volume {volume.number}: {why}")
     elif volume.state.conn >= Conn.CONNECTED and not exposure.is_missing(volume, packet):
-        volume.exposed = masked(packet.current)
+        exposure.moves_on(volume, packet)
 
 
 def on_state(session: Session, packet: packets.State) -> None:
