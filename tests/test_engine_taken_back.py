@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from pydrbd.engine.orders import IoFailed, Order, WriteBlocks, WriteMeta
+from pydrbd.engine.orders import FlushDisk, IoFailed, Order, WriteBlocks, WriteMeta
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.vocabulary import Conn, Disk, Refusal
-from tests.support.engine_bench import connect, cut_power, good_disk, pair_of
+from tests.support.engine_bench import Bench, connect, cut_power, good_disk, pair_of
 
 NEW = b"\x5a" * 4096
 
@@ -131,3 +131,24 @@ def test_a_disk_from_before_the_promotion_is_not_taken_back_when_that_of_the_pee
     assert isinstance(refused, CommandFailed)
     assert "Clients have seen newer data" in str(refused)
     assert isinstance(pair.run(one, one.engine.read(0, 0, 4096)), IoFailed)
+
+
+def test_a_crashed_primary_whose_first_flush_fails_gives_way() -> None:
+    """A failed flush drops what it could not write; the next one succeeds, and the machine never went down."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    assert pair.run(pair.one, pair.one.engine.promote()) is None
+    assert pair.run(pair.one, pair.one.engine.write(0, 0, NEW)) is None
+    pair.pass_time(1)
+    pair.cut()
+    one, two = Bench("alpha", 99, pair.one.disk), pair.two
+    pair.one = one
+    one.hook = lambda order: IoFailed(5, "broken") if isinstance(order, FlushDisk) else NotImplemented
+    assert isinstance(pair.run(one, one.engine.attach(0)), CommandFailed)
+    one.hook = lambda _order: NotImplemented
+    one.disk.blocks.pop(0)
+    one.disk.cached.clear()
+    assert pair.run(one, one.engine.attach(0)) is None
+    connect(pair)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks[0] == two.disk.blocks[0] == NEW

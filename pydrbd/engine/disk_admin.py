@@ -197,6 +197,8 @@ def _take_into_use(volume: Volume) -> Script[None]:
     volume.touch()
     # What a crashed process wrote may still be in the cache; we may become the source of a resync.
     result = yield from volume.flush_data()
+    # What a failed flush has lost is not written by the next one that succeeds.
+    volume.failed_alone |= result is not None
     if result is None:
         result = yield from volume.write_bitmap()
     if result is None and not base.clean:
