@@ -54,7 +54,7 @@ def test_an_invalidate_whose_disk_fails_does_not_say_that_it_is_done(remote: boo
 
 
 def test_a_disk_that_failed_under_clients_is_not_taken_back_for_the_sake_of_its_target() -> None:
-    """The peer is there, with the half of a resync. It cannot give what the failed disk lost with its cache."""
+    """The peer is there, with the half of a resync. It cannot give what that disk lost with its cache."""
     pair = pair_of(good_disk(), good_disk())
     connect(pair)
     one, two = pair.one, pair.two
@@ -134,7 +134,7 @@ def test_a_disk_from_before_the_promotion_is_not_taken_back_when_that_of_the_pee
 
 
 def test_a_crashed_primary_whose_first_flush_fails_gives_way() -> None:
-    """A failed flush drops what it could not write; the next one succeeds, and the machine never went down."""
+    """A failed flush drops what it could not write; the next one succeeds, and the machine never stopped."""
     pair = pair_of(good_disk(), good_disk())
     connect(pair)
     assert pair.run(pair.one, pair.one.engine.promote()) is None

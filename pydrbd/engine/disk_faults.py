@@ -75,7 +75,7 @@ def abort_attach(engine: Engine, volume: Volume, why: str) -> None:
 
 
 def alone_with_disk(engine: Engine, volume: Volume, peer_disk: Disk) -> None:
-    """The peer has said what its disk is. If it has no good one (any more), a disk that is Negotiating goes away
+    """The peer has said what its disk is. If that is no good (any more), a disk that is Negotiating goes away
     where clients have seen newer data of the peer."""
     own = volume.generation
     if volume.state.disk != Disk.NEGOTIATING or peer_disk > Disk.INCONSISTENT or own is None:

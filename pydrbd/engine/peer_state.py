@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydrbd.engine import aftermath, causes, disk_faults, exposure, initial_sync, sync, takeover
-from pydrbd.engine.generations import masked
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal, verify_refusal
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import BIT_BYTES, KIB, MAX_DATA_BYTES, SECTOR
