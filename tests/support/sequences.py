@@ -1,0 +1,103 @@
+"""Sequences of commands and failures on a pair of engines, each step run to its rest before the next.
+
+`explore` draws one from a seed, `replay` runs a given one, `minimise` takes steps out of one that fails: any
+part of a sequence is one too. Neighbours: sequence_run.py (what the steps do, what is checked); the simulator
+proper (pydrbd.sim) looks for races.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+
+from tests.support.sequence_run import Run, SequenceError, Step
+
+#: Actions (`Run._do_NAME`) and how often each is drawn.
+ACTIONS: dict[str, int] = {
+    "promote": 6,
+    "demote": 4,
+    "write": 8,
+    "write_other": 5,
+    "flush": 4,
+    "detach": 4,
+    "attach": 6,
+    "fail": 4,
+    "mend": 4,
+    "disconnect": 3,
+    "connect": 5,
+    "sever": 4,
+    "heal": 5,
+    "crash": 4,
+    "start": 8,
+    "power": 4,
+    "invalidate": 2,
+    "invalidate_remote": 2,
+    "outdate": 1,
+    "pause": 2,
+    "resume": 2,
+}
+
+
+def parameters(seed: int) -> dict[str, bool]:
+    return {"kernel": seed % 3 == 0, "reads_fail": seed % 2 == 0, "lossy": seed % 5 < 2}
+
+
+def explore(seed: int, most: int = 9) -> tuple[list[Step], str, Run]:
+    """Draw a sequence and run it: its steps, and what is wrong ("": nothing)."""
+    rng = random.Random(f"sequence {seed}")
+    run = Run(**parameters(seed))
+    names, weights = list(ACTIONS), list(ACTIONS.values())
+    steps: list[Step] = []
+
+    def draw() -> None:
+        # Most begin with a Primary, whose first write counts.
+        if rng.random() < 0.7:
+            steps.append(("promote", 0))
+            run.do(steps[-1])
+        length = rng.randint(3, most)
+        while len(steps) < length:
+            step = (rng.choices(names, weights)[0], rng.randrange(2))
+            if run.can(step):
+                steps.append(step)
+                run.do(step)
+        run.finish()
+
+    return steps, _verdict_of(draw), run
+
+
+def replay(steps: Iterable[Step], **parameters: bool) -> tuple[str, Run]:
+    """Run these steps: what is wrong ("": nothing)."""
+    run = Run(**parameters)
+
+    def go() -> None:
+        for step in steps:
+            run.do(step)
+        run.finish()
+
+    return _verdict_of(go), run
+
+
+def _verdict_of(go: Callable[[], None]) -> str:
+    try:
+        go()
+    except SequenceError as error:
+        return str(error)
+    except Exception as error:  # whatever the engine raises is a finding
+        return f"raises {error!r}"
+    return ""
+
+
+def minimise(steps: Iterable[Step], **parameters: bool) -> tuple[list[Step], str]:
+    """Take steps out as long as something is wrong."""
+    left = list(steps)
+    wrong = replay(left, **parameters)[0]
+    again = True
+    while again:
+        again = False
+        for index in range(len(left)):
+            fewer = left[:index] + left[index + 1 :]
+            verdict = replay(fewer, **parameters)[0]
+            if verdict[:12] == wrong[:12]:
+                left, wrong, again = fewer, verdict, True
+                break
+    return left, wrong
