@@ -152,3 +152,28 @@ def test_a_crashed_primary_whose_first_flush_fails_gives_way() -> None:
     connect(pair)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert one.disk.blocks[0] == two.disk.blocks[0] == NEW
+
+
+def test_a_primary_whose_disk_fails_as_it_loses_the_peer_gives_way_later() -> None:
+    """Its new generation never came to the disk, and it is Secondary when it attaches the disk again."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    pair.pass_time(1)
+    one.hook = fails
+    pair.severed = True
+    pair.cut()
+    pair.pass_time(1)
+    assert pair.disks() == (Disk.DISKLESS, Disk.UP_TO_DATE)
+    assert pair.run(one, one.engine.demote()) is None
+    one.hook = lambda _order: NotImplemented
+    one.disk.blocks.pop(0)
+    one.disk.cached.clear()
+    pair.severed = False
+    pair.pass_time(1)
+    assert pair.run(one, one.engine.attach(0)) is None
+    pair.pass_time(2)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks[0] == two.disk.blocks[0] == NEW

@@ -36,6 +36,7 @@ FOUND: list[tuple[list[Step], list[str]]] = [
         ["reads_fail"],
     ),
     ([("promote", 0), ("write", 0), ("crash", 0), ("fail", 0), ("start", 0)], ["lossy"]),
+    ([("promote", 0), ("write", 0), ("fail", 0), ("sever", 0), ("demote", 0)], ["lossy"]),
 ]
 
 

@@ -54,9 +54,9 @@ def order_failed(engine: Engine, volume: Volume, order: DiskOrder, failure: IoFa
     if volume.open_write and volume.state.pdsk != Disk.UP_TO_DATE:
         # Nobody else has what the disk had not yet made durable; a flush must never say so.
         volume.writes_lost = True
-    # It may have had the only copy of a Primary's writes, not all of them flushed: when it comes back it
-    # counts as one that lost its cache.
-    volume.failed_alone |= volume.state.role != Role.PRIMARY and volume.state.pdsk != Disk.UP_TO_DATE
+    # Not all that a Primary has written, here or over there, was flushed: when it comes back it counts as one
+    # that lost its cache. In its generation nothing was completed without a peer that was good.
+    volume.failed_alone |= volume.state.pdsk != Disk.UP_TO_DATE
     cause = causes.disk_error(failure.text)
     engine.set_state(volume, cause=cause, disk=Disk.FAILED)
     takeover.begin(engine, volume)

@@ -181,6 +181,14 @@ class Run:
                 self.cut[n] = True
         if self.pair.conns() == (Conn.CONNECTED,) * 2 and self.pair.disks() == (Disk.UP_TO_DATE,) * 2:
             self.cut, self.alone = [False, False], [False, False]
+            if (
+                not self.widened
+                and not self.forked
+                and self.content(0) == self.content(1)
+                and self.complete(0)
+            ):
+                # What may have been lost, and a write that failed, are settled now.
+                self.allowed = [{had} for had in self.content(0)]
         if self.cut == [True, True] and not self.widened:
             self.widened = True
             self._client_gone()
