@@ -177,3 +177,27 @@ def test_a_primary_whose_disk_fails_as_it_loses_the_peer_gives_way_later() -> No
     pair.pass_time(2)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert one.disk.blocks[0] == two.disk.blocks[0] == NEW
+
+
+def test_a_disk_older_than_what_it_was_promoted_on_is_not_taken_back_without_the_peer() -> None:
+    """It was let go of before the peer was met, whose generation was newer already and stays what it is."""
+    pair = pair_of(good_disk(), good_disk())
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    assert pair.run(one, one.engine.demote()) is None
+    assert pair.run(two, two.engine.detach(0)) is None
+    connect(pair)
+    assert pair.run(two, two.engine.promote()) is None
+    assert two.engine.open(0, True) == 0
+    assert pair.run(two, two.engine.read(0, 0, 4096)) == NEW
+    pair.severed = True
+    pair.cut()
+    refused = pair.run(two, two.engine.attach(0))
+    assert isinstance(refused, CommandFailed)
+    assert "Clients have seen newer data" in str(refused)
+    # It knows the peer again.
+    pair.severed = False
+    pair.pass_time(2)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.run(two, two.engine.read(0, 0, 4096)) == NEW

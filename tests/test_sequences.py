@@ -37,6 +37,13 @@ FOUND: list[tuple[list[Step], list[str]]] = [
     ),
     ([("promote", 0), ("write", 0), ("crash", 0), ("fail", 0), ("start", 0)], ["lossy"]),
     ([("promote", 0), ("write", 0), ("fail", 0), ("sever", 0), ("demote", 0)], ["lossy"]),
+    (
+        [
+            *[("crash", 1), ("promote", 0), ("crash", 0), ("start", 1), ("detach", 1), ("start", 0)],
+            *[("promote", 1), ("write_other", 1), ("power", 0)],
+        ],
+        [],
+    ),
 ]
 
 

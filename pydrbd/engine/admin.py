@@ -181,6 +181,7 @@ def _primary_generation(engine: Engine, volume: Volume, forced: bool) -> None:
     """The UUIDs of a new Primary; a new one is durable before a write is answered (`minting`)."""
     generation = volume.generation
     if generation is None:
+        exposure.shows_peer_data(volume)
         return
     alone = volume.state.conn < Conn.CONNECTED or volume.state.pdsk <= Disk.FAILED
     # A generation that nobody else can have is not replaced: the history holds only two of them.

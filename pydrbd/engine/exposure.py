@@ -53,6 +53,12 @@ def moves_on(volume: Volume, uuids: Uuids) -> None:
         volume.exposed, volume.unborn = current, 0
 
 
+def shows_peer_data(volume: Volume) -> None:
+    """A node without a disk has become Primary: what it let go of may be older than what its clients see."""
+    if volume.state.pdsk == Disk.UP_TO_DATE and volume.peer_uuids is not None:
+        moves_on(volume, volume.peer_uuids)
+
+
 def is_missing(volume: Volume, uuids: Uuids) -> bool:
     """Are the peer's data from before, or beside, those that clients here have seen?"""
     known = (uuids.current, uuids.bitmap, uuids.history0, uuids.history1)
