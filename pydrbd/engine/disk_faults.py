@@ -18,8 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import causes, exposure, takeover
-from pydrbd.engine.disk_admin import let_go
+from pydrbd.engine import causes, disk_admin, exposure, takeover
 from pydrbd.engine.orders import (
     DiskOrder,
     IoFailed,
@@ -105,7 +104,7 @@ def cut_off(engine: Engine, volume: Volume, reason: Conn) -> None:
 def _drop(volume: Volume, handler: str) -> Script[None]:
     if handler:
         yield RunHandler(handler, volume.number)
-    yield from let_go(volume)
+    yield from disk_admin.let_go(volume)
 
 
 def _pass_on(
