@@ -6,22 +6,15 @@ Neighbours: test_engine_pings.py (acks before the end), test_engine_losses.py (t
 from __future__ import annotations
 
 from pydrbd.engine import marks
-from pydrbd.engine.generations import masked
 from pydrbd.engine.options import VolumeOptions
 from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks, WriteMeta
 from pydrbd.errors import StateRefused
 from pydrbd.vocabulary import Conn, Disk, OnIoError, Refusal
 from pydrbd.wire.packets import Bitmap, Channel, CompressedBitmap, Packet, Ping, RsDataReply, State, Uuids
-from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
+from tests.support.engine_bench import Bench, Pair, connect, current, good_disk, pair_of
 
 BLOCK = b"\x5a" * 4096
 PASS_ON = {0: VolumeOptions(c_max_rate=0, on_io_error=OnIoError.PASS_ON)}
-
-
-def current(bench: Bench) -> int:
-    generation = bench.volume.generation
-    assert generation is not None
-    return masked(generation.current)
 
 
 def in_sync(pair: Pair) -> None:

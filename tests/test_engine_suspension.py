@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from pydrbd.engine import marks
 from pydrbd.engine.lane import CLIENT, CLOSED
-from pydrbd.engine.orders import IoFailed, WriteBlocks
+from pydrbd.engine.orders import IoFailed, Script, WriteBlocks
 from pydrbd.errors import StateRefused
 from pydrbd.sim import lane_threads
 from pydrbd.vocabulary import Conn, Disk, Refusal, Role
@@ -59,7 +60,7 @@ def test_a_request_waits_until_io_goes_on(kind: str) -> None:
     pair = serving()
     engine = pair.one.engine
     assert suspend(pair) is None
-    requests: dict[str, Callable[[], object]] = {
+    requests: dict[str, Callable[[], Script[Any]]] = {
         "read": lambda: engine.read(0, 0, 4096),
         "write": lambda: engine.write(0, 0, DATA),
         "trim": lambda: engine.trim(0, 0, 4096),
@@ -68,7 +69,7 @@ def test_a_request_waits_until_io_goes_on(kind: str) -> None:
     }
     pair.one.orders.clear()
     pair.sent.clear()
-    pair.one.start("request", requests[kind]())  # type: ignore[arg-type]
+    pair.one.start("request", requests[kind]())
     pair.pass_time(5.0)
     assert "request" not in pair.one.results
     assert pair.one.orders == []

@@ -26,7 +26,7 @@ from pydrbd.wire.packets import (
     StateChangeReply,
     Uuids,
 )
-from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
+from tests.support.engine_bench import Bench, Pair, connect, current, good_disk, pair_of
 
 BLOCK = b"\x5a" * 4096
 
@@ -37,11 +37,6 @@ def primary_pair() -> Pair:
     connect(pair)
     assert pair.run(pair.one, pair.one.engine.promote()) is None
     return pair
-
-
-def current(bench: Bench) -> int:
-    assert bench.volume.generation is not None
-    return masked(bench.volume.generation.current)
 
 
 def dropping(pair: Pair, sender: Bench, *kinds: type[Packet]) -> None:

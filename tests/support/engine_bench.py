@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pydrbd.engine.engine import Engine
+from pydrbd.engine.generations import masked
 from pydrbd.engine.options import EngineOptions, VolumeOptions
 from pydrbd.engine.orders import Await, CloseDisk, LinkAction, OpenDisk, Order, RunHandler, Script
 from pydrbd.engine.volume import Volume
@@ -198,6 +199,13 @@ class Pair:
 
     def conns(self) -> tuple[Conn, Conn]:
         return self.one.volume.state.conn, self.two.volume.state.conn
+
+
+def current(bench: Bench) -> int:
+    """The current UUID of its data, without the Primary bit."""
+    generation = bench.volume.generation
+    assert generation is not None
+    return masked(generation.current)
 
 
 def fresh_disk(size: int = DISK_BYTES) -> SimDisk:
