@@ -7,10 +7,13 @@ More of them: `for seed in range(...): explore(seed)`, and `minimise` for one th
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pydrbd.engine import aftermath
 from tests.support.sequence_run import Step
+from tests.support.sequence_wider import options_of
 from tests.support.sequences import explore, minimise, parameters, replay
 
 #: Seeds of one test run: some 10 ms each.
@@ -44,12 +47,17 @@ FOUND: list[tuple[list[Step], list[str]]] = [
         ],
         [],
     ),
+    (
+        [("promote", 0), ("disconnect_force", 1), ("write", 0), ("fail", 0), ("detach_force", 0)],
+        ["lossy"],
+    ),
 ]
 
 
 @pytest.mark.parametrize(("steps", "switched_on"), FOUND)
 def test_what_went_wrong_once_does_not_again(steps: list[Step], switched_on: list[str]) -> None:
-    wrong, run = replay(steps, **dict.fromkeys(switched_on, True))
+    switches: dict[str, Any] = dict.fromkeys(switched_on, True)
+    wrong, run = replay(steps, **switches)
     assert not wrong, (wrong, run.trace)
 
 
@@ -66,3 +74,10 @@ def test_no_sequence_goes_wrong(first: int) -> None:
     for seed in range(first, first + 100):
         steps, wrong, run = explore(seed)
         assert not wrong, (seed, parameters(seed), steps, wrong, run.trace)
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS // 2, 100))
+def test_no_wider_sequence_goes_wrong(first: int) -> None:
+    for seed in range(first, first + 100):
+        steps, wrong, run = explore(seed, 13, wider=True)
+        assert not wrong, (seed, parameters(seed), options_of(seed), steps, wrong, run.trace)

@@ -334,6 +334,7 @@ def close_disk(engine: Engine, volume: Volume) -> Script[None]:
             result = yield from volume.perform(WriteMeta(volume.number, (piece,)))
     if result is not None:
         engine.log("error", f"volume {volume.number}: {result.text}; the metadata stays unclean")
+        exposure.note_failed(volume)
     volume.let_go_whole = generations.masked(final.generation.current) if whole and result is None else 0
     yield from let_go(volume)
 

@@ -28,7 +28,7 @@ from pydrbd.engine.orders import (
     WriteBlocks,
     ZeroBlocks,
 )
-from pydrbd.vocabulary import Conn, Disk, Failure, OnIoError, Role
+from pydrbd.vocabulary import Conn, Disk, Failure, OnIoError
 
 if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
@@ -47,15 +47,7 @@ def order_failed(engine: Engine, volume: Volume, order: DiskOrder, failure: IoFa
     volume.attach_failure = (Failure.METADATA_IO, failure.text)
     exposure.note(volume)
     volume.let_go_whole = 0
-    good_peer = volume.state.pdsk == Disk.UP_TO_DATE and volume.state.conn >= Conn.CONNECTED
-    # Clients have been told of writes that this disk may miss: without the peer it is not taken back.
-    volume.failed_beside_good = volume.state.role == Role.PRIMARY and good_peer
-    if volume.open_write and volume.state.pdsk != Disk.UP_TO_DATE:
-        # Nobody else has what the disk had not yet made durable; a flush must never say so.
-        volume.writes_lost = True
-    # Not all that a Primary has written, here or over there, was flushed: when it comes back it counts as one
-    # that lost its cache. In its generation nothing was completed without a peer that was good.
-    volume.failed_alone |= volume.state.pdsk != Disk.UP_TO_DATE
+    exposure.note_failed(volume)
     cause = causes.disk_error(failure.text)
     engine.set_state(volume, cause=cause, disk=Disk.FAILED)
     takeover.begin(engine, volume)

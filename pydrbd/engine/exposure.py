@@ -59,6 +59,19 @@ def shows_peer_data(volume: Volume) -> None:
         moves_on(volume, volume.peer_uuids)
 
 
+def note_failed(volume: Volume) -> None:
+    """The disk fails, or could not be flushed before it was let go: what it may miss now."""
+    good_peer = volume.state.pdsk == Disk.UP_TO_DATE and volume.state.conn >= Conn.CONNECTED
+    # Clients have been told of writes that this disk may miss: without the peer it is not taken back.
+    volume.failed_beside_good = volume.state.role == Role.PRIMARY and good_peer
+    if volume.open_write and volume.state.pdsk != Disk.UP_TO_DATE:
+        # Nobody else has what the disk had not yet made durable; a flush must never say so.
+        volume.writes_lost = True
+    # Not all that a Primary has written, here or over there, was flushed: when it comes back it counts as one
+    # that lost its cache. In its generation nothing was completed without a peer that was good.
+    volume.failed_alone |= volume.state.pdsk != Disk.UP_TO_DATE
+
+
 def is_missing(volume: Volume, uuids: Uuids) -> bool:
     """Are the peer's data from before, or beside, those that clients here have seen?"""
     known = (uuids.current, uuids.bitmap, uuids.history0, uuids.history1)

@@ -10,24 +10,16 @@ raises what it must not; and at the end the nodes come together, or say why not.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
 from pydrbd.engine import marks
-from pydrbd.engine.orders import (
-    DigestBlocks,
-    FlushDisk,
-    IoFailed,
-    Order,
-    ReadBlocks,
-    Script,
-    WriteBlocks,
-    WriteMeta,
-    ZeroBlocks,
-)
+from pydrbd.engine.orders import IoFailed, Order, Script
 from pydrbd.format.gi import MdFlag
 from pydrbd.vocabulary import Conn, Disk, Role
 from pydrbd.wire.packets import ConnectionFeatures, Packet
+from tests.support.broken_disk import all_fails, writes_fail
 from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
 
 #: A step: what, and which node (0, 1); for those without a node 0.
@@ -50,16 +42,6 @@ def value(number: int) -> bytes:
     return number.to_bytes(8, "big") * (BLOCK // 8)
 
 
-def writes_fail(order: Order) -> object:
-    touches = isinstance(order, WriteBlocks | ZeroBlocks | WriteMeta | FlushDisk)
-    return IoFailed(5, "broken") if touches else NotImplemented
-
-
-def all_fails(order: Order) -> object:
-    touches = isinstance(order, ReadBlocks | DigestBlocks)
-    return IoFailed(5, "broken") if touches else writes_fail(order)
-
-
 def _without_mark(_bench: Bench, packet: Packet) -> list[Packet]:
     """Both nodes take each other for a kernel's."""
     return [replace(packet, reserved=b"") if isinstance(packet, ConnectionFeatures) else packet]
@@ -68,12 +50,25 @@ def _without_mark(_bench: Bench, packet: Packet) -> list[Packet]:
 class Run:
     """One pair and what its clients may expect."""
 
-    def __init__(self, *, kernel: bool = False, reads_fail: bool = False, lossy: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        kernel: bool = False,
+        reads_fail: bool = False,
+        lossy: bool = False,
+        options: dict[str, Any] | None = None,
+    ) -> None:
         self.kernel = kernel
+        #: Of the engines of both nodes.
+        self.options = options or {}
+        self.force = False
         #: A disk that is mended has lost its cache.
         self.lossy = lossy
-        self.hook = all_fails if reads_fail else writes_fail
-        self.pair: Pair = pair_of(good_disk(), good_disk())
+        self.broken = all_fails if reads_fail else writes_fail
+        self.failed = [False, False]
+        self.pair: Pair = pair_of(good_disk(), good_disk(), self.options, **self.options)
+        for n in (0, 1):
+            self.bench(n).hook = partial(self._answer, n)
         if kernel:
             self.pair.filter = _without_mark
         connect(self.pair)
@@ -85,8 +80,9 @@ class Run:
         self.since_flush: list[set[bytes]] = [{bytes(BLOCK)}, {bytes(BLOCK)}]
         self.widened = False
         self.down = [False, False]
-        self.failed = [False, False]
         self.open = [False, False]
+        #: The process that knew of its disk's failure has ended.
+        self.forgotten = [False, False]
         #: An administrator has said that the data of this node do not count.
         self.void = [False, False]
         #: The process has had its disk attached: it may know what is on it.
@@ -105,12 +101,17 @@ class Run:
     def bench(self, n: int) -> Bench:
         return (self.pair.one, self.pair.two)[n]
 
+    def _answer(self, n: int, order: Order) -> object:
+        """What becomes of an order of a node; NotImplemented: what its disk makes of it."""
+        return self.broken(order) if self.failed[n] else NotImplemented
+
     def _replace(self, n: int) -> None:
         old = self.bench(n)
+        self.forgotten[n] = self.failed[n] and old.volume.state.disk == Disk.DISKLESS
         self.open[n] = self.had[n] = False
-        born = Bench(old.name, next(self.births), old.disk)
+        born = Bench(old.name, next(self.births), old.disk, **self.options)
         born.engine.now = self.pair.now
-        born.hook = self.hook if self.failed[n] else born.hook
+        born.hook = partial(self._answer, n)
         if n:
             self.pair.two = self.pair.resolver = born
         else:
@@ -257,7 +258,8 @@ class Run:
     def _do_promote(self, n: int) -> None:
         apart = self.bench(n).volume.state.conn < Conn.CONNECTED
         other = self.generation(n) != self.generation(1 - n)
-        if self._run(n, "promote", self.bench(n).engine.promote()) is None:
+        auto = bool(self.options.get("auto_promote"))
+        if self._run(n, "promote", self.bench(n).engine.promote(self.force, auto)) is None:
             if apart and other:
                 self.alone = [True, True]
             self.open[n] = self.bench(n).engine.open(0, True) == 0
@@ -303,16 +305,15 @@ class Run:
 
     def _do_fail(self, n: int) -> None:
         self.failed[n] = True
-        self.bench(n).hook = self.hook
         self.trace.append(f"fail {n}")
 
     def _do_mend(self, n: int) -> None:
         self.failed[n] = False
-        self.bench(n).hook = lambda _order: NotImplemented
         self.trace.append(f"mend {n}")
         if self.lossy and self.state(n) == Disk.DISKLESS and self.cut[n] and self._lose_cache(n):
-            # Between kernel's nodes a crashed Primary is the source, whatever it lost.
-            self.widened |= self.kernel or not (self.good(0) or self.good(1))
+            # Between kernel's nodes a crashed Primary is the source, whatever it lost; and a process that has
+            # ended does not know that a disk has failed.
+            self.widened |= self.kernel or self.forgotten[n] or not (self.good(0) or self.good(1))
             self._client_gone()
 
     def _do_disconnect(self, n: int) -> None:
@@ -337,7 +338,7 @@ class Run:
         self._client_gone()
 
     def _do_power(self, n: int) -> None:
-        was = self.primary() == n
+        was = MdFlag.PRIMARY in self.bench(n).disk.superblock().flags
         before = self._lose_cache(n)
         self.bench(n).disk.boot += 1
         self._replace(n)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from tests.support.sequence_run import Run, SequenceError, Step
+from tests.support.sequence_wider import WIDER, WiderRun, options_of
 
 #: Actions (`Run._do_NAME`) and how often each is drawn.
 ACTIONS: dict[str, int] = {
@@ -38,15 +40,16 @@ ACTIONS: dict[str, int] = {
 }
 
 
-def parameters(seed: int) -> dict[str, bool]:
+def parameters(seed: int) -> dict[str, Any]:
     return {"kernel": seed % 3 == 0, "reads_fail": seed % 2 == 0, "lossy": seed % 5 < 2}
 
 
-def explore(seed: int, most: int = 9) -> tuple[list[Step], str, Run]:
-    """Draw a sequence and run it: its steps, and what is wrong ("": nothing)."""
+def explore(seed: int, most: int = 9, *, wider: bool = False) -> tuple[list[Step], str, Run]:
+    """Draw a sequence and run it: its steps, and what is wrong ("": nothing). `wider`: WIDER as well."""
     rng = random.Random(f"sequence {seed}")
-    run = Run(**parameters(seed))
-    names, weights = list(ACTIONS), list(ACTIONS.values())
+    run = WiderRun(options=options_of(seed), **parameters(seed)) if wider else Run(**parameters(seed))
+    actions = ACTIONS | WIDER if wider else ACTIONS
+    names, weights = list(actions), list(actions.values())
     steps: list[Step] = []
 
     def draw() -> None:
@@ -65,9 +68,11 @@ def explore(seed: int, most: int = 9) -> tuple[list[Step], str, Run]:
     return steps, _verdict_of(draw), run
 
 
-def replay(steps: Iterable[Step], **parameters: bool) -> tuple[str, Run]:
-    """Run these steps: what is wrong ("": nothing)."""
-    run = Run(**parameters)
+def replay(
+    steps: Iterable[Step], options: dict[str, Any] | None = None, **parameters: Any
+) -> tuple[str, Run]:
+    """Run these steps: what is wrong ("": nothing). `options`: of both engines."""
+    run = WiderRun(options=options, **parameters)
 
     def go() -> None:
         for step in steps:
@@ -87,16 +92,18 @@ def _verdict_of(go: Callable[[], None]) -> str:
     return ""
 
 
-def minimise(steps: Iterable[Step], **parameters: bool) -> tuple[list[Step], str]:
+def minimise(
+    steps: Iterable[Step], options: dict[str, Any] | None = None, **parameters: Any
+) -> tuple[list[Step], str]:
     """Take steps out as long as something is wrong."""
     left = list(steps)
-    wrong = replay(left, **parameters)[0]
+    wrong = replay(left, options, **parameters)[0]
     again = True
     while again:
         again = False
         for index in range(len(left)):
             fewer = left[:index] + left[index + 1 :]
-            verdict = replay(fewer, **parameters)[0]
+            verdict = replay(fewer, options, **parameters)[0]
             if verdict[:12] == wrong[:12]:
                 left, wrong, again = fewer, verdict, True
                 break
