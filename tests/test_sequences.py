@@ -51,6 +51,13 @@ FOUND: list[tuple[list[Step], list[str]]] = [
         [("promote", 0), ("disconnect_force", 1), ("write", 0), ("fail", 0), ("detach_force", 0)],
         ["lossy"],
     ),
+    (
+        [
+            *[("promote", 0), ("crash", 0), ("start", 0), ("promote", 1), ("write", 1), ("detach", 1)],
+            *[("resume_primary/3/crash", 0), ("down", 1)],
+        ],
+        [],
+    ),
 ]
 
 
@@ -80,4 +87,11 @@ def test_no_sequence_goes_wrong(first: int) -> None:
 def test_no_wider_sequence_goes_wrong(first: int) -> None:
     for seed in range(first, first + 100):
         steps, wrong, run = explore(seed, 13, wider=True)
+        assert not wrong, (seed, parameters(seed), options_of(seed), steps, wrong, run.trace)
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS // 2, 100))
+def test_no_sequence_cut_short_goes_wrong(first: int) -> None:
+    for seed in range(first, first + 100):
+        steps, wrong, run = explore(seed, 11, cut=True)
         assert not wrong, (seed, parameters(seed), options_of(seed), steps, wrong, run.trace)

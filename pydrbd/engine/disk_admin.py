@@ -189,7 +189,9 @@ def _take_into_use(volume: Volume) -> Script[None]:
     name = engine.options.resource
     volume.crashed_primary = bool(base.flags & _CRASHED)
     volume.shared = volume.shared or bool(base.flags & MdFlag.CONNECTED)
-    volume.resumable = volume.crashed_primary and _stored_disk(base.flags) == Disk.UP_TO_DATE
+    # Who served a Primary without a disk bears the mark of one as well; its UUID says that it was none.
+    itself = base.generation.current != generations.masked(base.generation.current)
+    volume.resumable = volume.crashed_primary and itself and _stored_disk(base.flags) == Disk.UP_TO_DATE
     if base.flags & MdFlag.FULL_SYNC or _crashed_without_log(base.flags):
         engine.log("info", f"volume {volume.number}: all blocks are marked out of sync")
         volume.bitmap.set_all()

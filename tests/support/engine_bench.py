@@ -125,11 +125,14 @@ class Pair:
     def settle(self) -> None:
         """Run scripts and deliver packets until nothing moves."""
         for _ in range(100_000):
-            moved = self.one.step() | self.two.step()
-            moved |= self._links() | self._deliver(self.one) | self._deliver(self.two)
-            if not moved:
+            if not self.round():
                 return
         raise AssertionError("the pair does not come to rest")
+
+    def round(self) -> bool:
+        """One script of each goes one order further, and what was sent arrives. False: nothing moves."""
+        moved = self.one.step() | self.two.step()
+        return moved | self._links() | self._deliver(self.one) | self._deliver(self.two)
 
     def pass_time(self, seconds: float) -> None:
         """Ticks of 100 ms."""
@@ -141,15 +144,18 @@ class Pair:
 
     def run(self, bench: Bench, script: Script[Any], seconds: float = 3.0) -> object:
         """Run a command to its end: its value, or the error it raised."""
-        bench.results.pop("run", None)
         bench.start("run", script)
+        return self.end_of_run(bench, seconds)
+
+    def end_of_run(self, bench: Bench, seconds: float) -> object:
+        """What has become of the command that was started under this name."""
         self.settle()
         for _ in range(round(seconds * 10)):
             if "run" in bench.results:
                 break
             self.pass_time(0.1)
         assert "run" in bench.results, f"a command on {bench.name} does not end"
-        return bench.results["run"]
+        return bench.results.pop("run")
 
     def _links(self) -> bool:
         acted = False

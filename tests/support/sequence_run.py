@@ -94,6 +94,8 @@ class Run:
         self.outdated = False
         #: An administrator has let data go, or made two histories: contents are not checked any more.
         self.forked = ""
+        #: What the last write had to write.
+        self.written = b""
         self.pending: list[tuple[Bench, str]] = []
         self.trace: list[str] = []
 
@@ -129,8 +131,11 @@ class Run:
         return next((n for n in (0, 1) if self.bench(n).engine.role == Role.PRIMARY), None)
 
     def _run(self, n: int, what: str, script: Script[Any]) -> object:
-        bench = self.bench(n)
-        result = self.pair.run(bench, script, 60.0)
+        self.bench(n).start("run", script)
+        return self._end_of_run(n, what)
+
+    def _end_of_run(self, n: int, what: str) -> object:
+        result = self.pair.end_of_run(self.bench(n), 60.0)
         self.trace.append(f"{what} {n}: {result if isinstance(result, Exception | IoFailed) else 'done'}")
         return result
 
@@ -248,12 +253,15 @@ class Run:
             return
         name, n = step
         try:
-            getattr(self, f"_do_{name}")(n)
+            self._dispatch(name, n)
             self.pair.settle()
             self.pair.pass_time(REST)
             self.look()
         except AssertionError as error:
             raise SequenceError(f"{name} {n}: {error!r}") from error
+
+    def _dispatch(self, name: str, n: int) -> None:
+        getattr(self, f"_do_{name}")(n)
 
     def _do_promote(self, n: int) -> None:
         apart = self.bench(n).volume.state.conn < Conn.CONNECTED
@@ -282,7 +290,7 @@ class Run:
         self._client_gone()
 
     def _do_write(self, n: int, index: int = 0) -> None:
-        data = value(next(self.numbers))
+        data = self.written = value(next(self.numbers))
         script = self.bench(n).engine.write(0, OFFSETS[index], data)
         if isinstance(self._run(n, f"write {index}", script), IoFailed):
             self.allowed[index].add(data)

@@ -11,8 +11,9 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from tests.support.sequence_cut import CUT, CutRun
 from tests.support.sequence_run import Run, SequenceError, Step
-from tests.support.sequence_wider import WIDER, WiderRun, options_of
+from tests.support.sequence_wider import WIDER, options_of
 
 #: Actions (`Run._do_NAME`) and how often each is drawn.
 ACTIONS: dict[str, int] = {
@@ -44,11 +45,16 @@ def parameters(seed: int) -> dict[str, Any]:
     return {"kernel": seed % 3 == 0, "reads_fail": seed % 2 == 0, "lossy": seed % 5 < 2}
 
 
-def explore(seed: int, most: int = 9, *, wider: bool = False) -> tuple[list[Step], str, Run]:
-    """Draw a sequence and run it: its steps, and what is wrong ("": nothing). `wider`: WIDER as well."""
+def explore(
+    seed: int, most: int = 9, *, wider: bool = False, cut: bool = False
+) -> tuple[list[Step], str, Run]:
+    """Draw a sequence and run it: its steps, and what is wrong ("": nothing).
+
+    `wider`: WIDER as well; `cut`: CUT besides.
+    """
     rng = random.Random(f"sequence {seed}")
-    run = WiderRun(options=options_of(seed), **parameters(seed)) if wider else Run(**parameters(seed))
-    actions = ACTIONS | WIDER if wider else ACTIONS
+    run = CutRun(options=options_of(seed), **parameters(seed)) if wider or cut else Run(**parameters(seed))
+    actions: dict[str, float] = {**ACTIONS, **(WIDER if wider or cut else {}), **(CUT if cut else {})}
     names, weights = list(actions), list(actions.values())
     steps: list[Step] = []
 
@@ -72,7 +78,7 @@ def replay(
     steps: Iterable[Step], options: dict[str, Any] | None = None, **parameters: Any
 ) -> tuple[str, Run]:
     """Run these steps: what is wrong ("": nothing). `options`: of both engines."""
-    run = WiderRun(options=options, **parameters)
+    run = CutRun(options=options, **parameters)
 
     def go() -> None:
         for step in steps:
