@@ -6,17 +6,7 @@ Neighbours: test_engine_losses.py, test_engine_told.py (one volume).
 from __future__ import annotations
 
 from pydrbd.engine.generations import masked
-from pydrbd.engine.options import VolumeOptions
-from pydrbd.engine.orders import (
-    Await,
-    CloseDisk,
-    FlushDisk,
-    OpenDisk,
-    Order,
-    ReadMeta,
-    RunHandler,
-    WriteMeta,
-)
+from pydrbd.engine.orders import FlushDisk, ReadMeta, WriteMeta
 from pydrbd.errors import StateRefused
 from pydrbd.vocabulary import Refusal, Role
 from tests.support.engine_bench import Bench, Pair, connect, good_disk
@@ -24,18 +14,7 @@ from tests.support.engine_bench import Bench, Pair, connect, good_disk
 
 def bench_of_two(name: str, seed: int) -> Bench:
     """An engine with volumes 0 and 1, each on a disk of its own."""
-    options = VolumeOptions(c_max_rate=0)
-    bench = Bench(name, seed, good_disk(), volumes={0: options, 1: options})
-    disks = {0: bench.disk, 1: good_disk()}
-
-    def performed(order: Order) -> object:
-        if isinstance(order, OpenDisk):
-            return disks[order.volume].info()
-        assert not isinstance(order, Await)
-        return None if isinstance(order, CloseDisk | RunHandler) else disks[order.volume].perform(order)
-
-    bench.hook = performed
-    return bench
+    return Bench(name, seed, good_disk(), good_disk())
 
 
 def test_a_promotion_that_is_refused_for_one_volume_is_forgotten_for_the_others() -> None:

@@ -1,7 +1,7 @@
 """Sequences of commands and failures, each step run to its rest: the ones that went wrong once, and new ones.
 
-Neighbours: support/sequences.py (what is drawn), support/sequence_run.py (what is checked),
-test_engine_taken_back.py (scenarios from it).
+Neighbours: support/sequences.py (what is drawn), support/sequence_run.py and sequence_volume.py (what is
+checked), test_engine_taken_back.py (scenarios from it).
 More of them: `for seed in range(...): explore(seed)`, and `minimise` for one that fails.
 """
 
@@ -14,7 +14,7 @@ import pytest
 from pydrbd.engine import aftermath
 from tests.support.sequence_run import Step
 from tests.support.sequence_wider import options_of
-from tests.support.sequences import explore, minimise, parameters, replay
+from tests.support.sequences import explore, explore_several, minimise, parameters, replay
 
 #: Seeds of one test run: some 10 ms each.
 SEEDS = 400
@@ -95,3 +95,10 @@ def test_no_sequence_cut_short_goes_wrong(first: int) -> None:
     for seed in range(first, first + 100):
         steps, wrong, run = explore(seed, 11, cut=True)
         assert not wrong, (seed, parameters(seed), options_of(seed), steps, wrong, run.trace)
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS // 2, 100))
+def test_no_sequence_with_two_volumes_goes_wrong(first: int) -> None:
+    for seed in range(first, first + 100):
+        steps, wrong, run = explore_several(seed)
+        assert not wrong, (seed, parameters(seed), steps, wrong, run.trace)

@@ -25,13 +25,14 @@ PAIR_UUID = 0xABCD_0000_1234_5670
 
 
 class Bench:
-    """One engine and its disk. `run` runs a script to its end, its ticks and packets included."""
+    """One engine and its disk, or `more` of them: one for each volume. `run` runs a script to its end, its
+    ticks and packets included."""
 
-    def __init__(self, name: str, seed: int, disk: SimDisk, **options: Any) -> None:
+    def __init__(self, name: str, seed: int, disk: SimDisk, *more: SimDisk, **options: Any) -> None:
         self.name = name
-        self.disk = disk
+        self.disks = [disk, *more]
         self.counter = seed
-        options.setdefault("volumes", {0: VolumeOptions(c_max_rate=0)})
+        options.setdefault("volumes", {n: VolumeOptions(c_max_rate=0) for n in range(len(self.disks))})
         self.engine = Engine(EngineOptions("r0", node=name, **options), self.entropy)
         self.running: deque[tuple[str, Script[Any], object]] = deque()
         self.orders: list[Order] = []
@@ -48,6 +49,15 @@ class Bench:
     def entropy(self, size: int) -> bytes:
         self.counter += 0x1F3D_5B79_0246_8ACE
         return (self.counter.to_bytes(16, "big") * (size // 16 + 1))[-size:]
+
+    @property
+    def disk(self) -> SimDisk:
+        """That of volume 0."""
+        return self.disks[0]
+
+    @disk.setter
+    def disk(self, disk: SimDisk) -> None:
+        self.disks[0] = disk
 
     @property
     def volume(self) -> Volume:
@@ -85,10 +95,11 @@ class Bench:
         self.orders.append(order)
         answer = self.hook(order)
         if answer is NotImplemented:
-            if isinstance(order, OpenDisk):
-                answer = self.disk.info()
+            if isinstance(order, CloseDisk | RunHandler):
+                answer = None
             else:
-                answer = None if isinstance(order, CloseDisk | RunHandler) else self.disk.perform(order)
+                disk = self.disks[order.volume]
+                answer = disk.info() if isinstance(order, OpenDisk) else disk.perform(order)
         (self.held if self.hold(order) else self.running).append((name, script, answer))
 
     def release(self) -> None:

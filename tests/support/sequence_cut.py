@@ -77,17 +77,17 @@ class CutRun(WiderRun):
         except _Died:
             if name == "promote":
                 # It, or the peer that serves it, may have begun a generation.
-                self.alone = [True, True]
-            self.outdated |= name == "outdate"
+                self.volume.alone = [True, True]
+            self.volume.outdated |= name == "outdate"
 
     def _do_write(self, n: int, index: int = 0) -> None:
-        had = set(self.allowed[index])
+        had = set(self.volume.allowed[index])
         # It may be done before the other loses its power, or when it has left: the other may have lost it.
         trusting = self.options.get("protocol", Protocol.C) != Protocol.C
         unsure = self._cut is not None and (trusting or self._cut[1] == "peer_power")
         super()._do_write(n, index)
         if unsure:
-            self.allowed[index] |= had
+            self.volume.allowed[index] |= had
 
     def _run(self, n: int, what: str, script: Script[Any]) -> object:
         cut, self._cut = self._cut, None
@@ -101,15 +101,15 @@ class CutRun(WiderRun):
         self.trace.append(f"{what} {n} is cut short: {end}")
         if what.startswith("write"):
             data = self.written
-            for known in (self.allowed, self.since_flush):
+            for known in (self.volume.allowed, self.volume.since_flush):
                 known[int(what.split()[1])].add(data)
         for each in (0, 1):
             # It may have seen the other go, and begun a generation, before it dies.
-            self.alone[each] |= self.bench(each).engine.role == Role.PRIMARY
+            self.volume.alone[each] |= self.bench(each).engine.role == Role.PRIMARY
         if end == "link":
             if what.startswith("detach"):
                 # Both may begin a generation: the peer, because it has agreed, and who did not hear of that.
-                self.alone = [True, True]
+                self.volume.alone = [True, True]
             self.pair.cut()
         elif end.startswith("peer"):
             getattr(self, f"_do_{end[5:]}")(1 - n)

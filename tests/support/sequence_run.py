@@ -4,7 +4,7 @@ A step is run to its rest, so there are no races; one that makes no sense in the
 Checked are: a read gives the last acknowledged write or an error; a step that is neither a loss of power nor
 an administrator's decision against data leaves a disk that has all acknowledged writes; no command hangs or
 raises what it must not; and at the end the nodes come together, or say why not. Neighbours: sequences.py
-(draws the steps), engine_bench.py.
+(draws the steps), sequence_volume.py (what is known of one volume), engine_bench.py.
 """
 
 from __future__ import annotations
@@ -15,27 +15,22 @@ from itertools import count
 from typing import Any
 
 from pydrbd.engine import marks
-from pydrbd.engine.orders import IoFailed, Order, Script
+from pydrbd.engine.orders import Await, IoFailed, Order, Script
+from pydrbd.engine.volume import Volume
 from pydrbd.format.gi import MdFlag
 from pydrbd.vocabulary import Conn, Disk, Role
 from pydrbd.wire.packets import ConnectionFeatures, Packet
 from tests.support.broken_disk import all_fails, writes_fail
-from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
+from tests.support.engine_bench import PAIR_UUID, Bench, Pair, connect, good_disk
+from tests.support.sequence_volume import BLOCK, OFFSETS, SequenceError, SequenceVolume
 
-#: A step: what, and which node (0, 1); for those without a node 0.
-Step = tuple[str, int]
+#: A step: what, and which node (0, 1; for those without a node 0), and which volume, if it is not 0.
+Step = tuple[str, int] | tuple[str, int, int]
 
-#: Offsets of the two blocks, in extents of their own.
-OFFSETS = (0, 4 << 20)
-BLOCK = 4096
 #: Seconds that pass after each step: more than an epoch idles and a refused peer's sockets stay open.
 REST = 0.7
 #: Why a pair may stay apart for good, once an administrator has let data go.
 REASONS = ("plit", "nrelated", "current UUID", "completed writes", "utdated", "nconsistent")
-
-
-class SequenceError(Exception):
-    """A sequence did what must not happen."""
 
 
 def value(number: int) -> bytes:
@@ -57,6 +52,7 @@ class Run:
         reads_fail: bool = False,
         lossy: bool = False,
         options: dict[str, Any] | None = None,
+        volumes: int = 1,
     ) -> None:
         self.kernel = kernel
         #: Of the engines of both nodes.
@@ -65,53 +61,53 @@ class Run:
         #: A disk that is mended has lost its cache.
         self.lossy = lossy
         self.broken = all_fails if reads_fail else writes_fail
-        self.failed = [False, False]
-        self.pair: Pair = pair_of(good_disk(), good_disk(), self.options, **self.options)
+        self.numbers = count(1)
+        self.births = count(1000, 7)
+        self.pair = self._new_pair(volumes)
+        self.trace: list[str] = []
+        self.volumes = [
+            SequenceVolume(self.pair, number, self.trace, fencing="fencing" in self.options)
+            for number in range(volumes)
+        ]
+        #: That of the step.
+        self.volume = self.volumes[0]
         for n in (0, 1):
             self.bench(n).hook = partial(self._answer, n)
         if kernel:
             self.pair.filter = _without_mark
         connect(self.pair)
-        self.numbers = count(1)
-        self.births = count(1000, 7)
-        #: What a read of a block may give.
-        self.allowed: list[set[bytes]] = [{bytes(BLOCK)}, {bytes(BLOCK)}]
-        #: What it may give to a client that comes after a loss of power.
-        self.since_flush: list[set[bytes]] = [{bytes(BLOCK)}, {bytes(BLOCK)}]
-        self.widened = False
         self.down = [False, False]
-        self.open = [False, False]
-        #: The process that knew of its disk's failure has ended.
-        self.forgotten = [False, False]
-        #: An administrator has said that the data of this node do not count.
-        self.void = [False, False]
-        #: The process has had its disk attached: it may know what is on it.
-        self.had = [True, True]
-        #: The node lost its power, or was Primary without the other, since both were last the same.
-        self.cut = [False, False]
-        self.alone = [False, False]
-        #: An administrator has called a disk Outdated: a kernel's node may not follow in that.
-        self.outdated = False
-        #: An administrator has let data go, or made two histories: contents are not checked any more.
-        self.forked = ""
         #: What the last write had to write.
         self.written = b""
         self.pending: list[tuple[Bench, str]] = []
-        self.trace: list[str] = []
 
     # --- the nodes ------------------------------------------------------------------------------
+    def _new_pair(self, volumes: int) -> Pair:
+        """Both nodes up, in sync and not connected."""
+        one, two = (
+            Bench(name, seed, *[good_disk(PAIR_UUID + (v << 32)) for v in range(volumes)], **self.options)
+            for name, seed in (("alpha", 11), ("beta", 23))
+        )
+        pair = Pair(one, two)
+        for bench in (one, two):
+            for number in range(volumes):
+                assert pair.run(bench, bench.engine.attach(number)) is None
+        return pair
+
     def bench(self, n: int) -> Bench:
         return (self.pair.one, self.pair.two)[n]
 
     def _answer(self, n: int, order: Order) -> object:
         """What becomes of an order of a node; NotImplemented: what its disk makes of it."""
-        return self.broken(order) if self.failed[n] else NotImplemented
+        fails = not isinstance(order, Await) and self.volumes[order.volume].failed[n]
+        return self.broken(order) if fails else NotImplemented
 
     def _replace(self, n: int) -> None:
         old = self.bench(n)
-        self.forgotten[n] = self.failed[n] and old.volume.state.disk == Disk.DISKLESS
-        self.open[n] = self.had[n] = False
-        born = Bench(old.name, next(self.births), old.disk, **self.options)
+        for volume in self.volumes:
+            volume.forgotten[n] = volume.failed[n] and volume.state(n).disk == Disk.DISKLESS
+            volume.open[n] = volume.had[n] = volume.tried[n] = False
+        born = Bench(old.name, next(self.births), *old.disks, **self.options)
         born.engine.now = self.pair.now
         born.hook = partial(self._answer, n)
         if n:
@@ -121,11 +117,15 @@ class Run:
         self._link_lost()
 
     def _link_lost(self) -> None:
-        pair = self.pair
-        pair.cut()
+        self.pair.cut()
 
     def state(self, n: int) -> Disk:
-        return self.bench(n).volume.state.disk
+        """The disk of the step's volume."""
+        return self.volume.state(n).disk
+
+    def of(self, n: int) -> Volume:
+        """The engine's part of the step's volume."""
+        return self.bench(n).engine.volumes[self.volume.number]
 
     def primary(self) -> int | None:
         return next((n for n in (0, 1) if self.bench(n).engine.role == Role.PRIMARY), None)
@@ -148,78 +148,27 @@ class Run:
         self.trace.append(f"{what} {n}: {self.bench(n).results.get(name, 'under way')}")
 
     # --- what is expected -------------------------------------------------------------------------
-    def content(self, n: int) -> list[bytes]:
-        blocks = self.bench(n).disk.blocks
-        return [blocks.get(offset // BLOCK, bytes(BLOCK)) for offset in OFFSETS]
-
-    def complete(self, n: int) -> bool:
-        """Does the disk have all acknowledged writes?"""
-        return all(had in fit for had, fit in zip(self.content(n), self._expected(), strict=True))
-
-    def _expected(self) -> list[set[bytes]]:
-        return self.since_flush if self.widened else self.allowed
-
-    def good(self, n: int) -> bool:
-        consistent = MdFlag.CONSISTENT in self.bench(n).disk.superblock().flags
-        return self.complete(n) and consistent and not self.void[n]
-
-    def generation(self, n: int) -> int:
-        """The current UUID on disk, without the role."""
-        return self.bench(n).disk.superblock().generation.current & ~1
-
-    def fork(self, why: str) -> None:
-        self.forked = self.forked or why
-        self.trace.append(f"forked: {why}")
-
     def _client_gone(self) -> None:
-        if self.widened and True not in self.open:
-            self.allowed = [set(fit) for fit in self.since_flush]
-            self.widened = False
+        for volume in self.volumes:
+            volume.client_gone()
 
     def look(self) -> None:
-        """After a step: reads of a Primary, and a disk with everything must be left."""
-        for n in (0, 1):
-            self.had[n] |= self.state(n) > Disk.FAILED
-            if self.state(n) == Disk.UP_TO_DATE:
-                self.void[n] = False
-            if self.failed[n] and not self.down[n] and self.state(n) == Disk.DISKLESS:
-                # It may have lost what was in its cache, for all that the node knows.
-                self.cut[n] = True
-        if self.pair.conns() == (Conn.CONNECTED,) * 2 and self.pair.disks() == (Disk.UP_TO_DATE,) * 2:
-            self.cut, self.alone = [False, False], [False, False]
-            if (
-                not self.widened
-                and not self.forked
-                and self.content(0) == self.content(1)
-                and self.complete(0)
-            ):
-                # What may have been lost, and a write that failed, are settled now.
-                self.allowed = [{had} for had in self.content(0)]
-        if self.cut == [True, True] and not self.widened:
-            self.widened = True
-            self._client_gone()
+        """After a step: of each volume, and that a connection is one of all."""
         client = self.primary()
-        if client is not None:
-            self.alone[client] |= self.bench(client).volume.state.pdsk < Disk.UP_TO_DATE
-            # Serving a Primary without a disk begins a generation as well.
-            self.alone[1 - client] |= self.state(client) < Disk.UP_TO_DATE
-            for index, offset in enumerate(OFFSETS):
-                got = self.pair.run(
-                    self.bench(client), self.bench(client).engine.read(0, offset, BLOCK), 60.0
-                )
-                if self.forked or isinstance(got, IoFailed):
-                    continue
-                if got not in self.allowed[index]:
-                    raise SequenceError(f"node {client} reads older data of block {index}")
-        if not self.forked and not (self.complete(0) or self.complete(1)):
-            raise SequenceError("no disk has all acknowledged writes any more")
+        for volume in self.volumes:
+            volume.look(client, self.down)
+        for n in (0, 1):
+            conns = {min(volume.state(n).conn, Conn.CONNECTED) for volume in self.volumes}
+            if len(conns) > 1:
+                raise SequenceError(f"node {n} is connected for some of its volumes: {conns}")
 
     # --- steps ------------------------------------------------------------------------------------
     def can(self, step: Step) -> bool:
         """Does the step make sense now?"""
-        name, n = step
+        name, n = step[:2]
+        self.volume = self.volumes[step[2] if len(step) > 2 else 0]
         up = not self.down[n]
-        role, s = self.bench(n).engine.role, self.bench(n).volume.state
+        role, s = self.bench(n).engine.role, self.volume.state(n)
         match name:
             case "promote":
                 return up and role != Role.PRIMARY
@@ -230,7 +179,7 @@ class Run:
             case "attach":
                 return up and s.disk == Disk.DISKLESS
             case "fail" | "mend":
-                return self.failed[n] == (name == "mend")
+                return self.volume.failed[n] == (name == "mend")
             case "connect":
                 return up and self.bench(n).engine.is_stand_alone()
             case "disconnect":
@@ -251,7 +200,9 @@ class Run:
         """One step, to its rest, and a look at what came of it."""
         if not self.can(step):
             return
-        name, n = step
+        name, n = step[:2]
+        if self.volume.number:
+            self.trace.append(f"volume {self.volume.number}:")
         try:
             self._dispatch(name, n)
             self.pair.settle()
@@ -265,64 +216,74 @@ class Run:
 
     def _do_promote(self, n: int) -> None:
         apart = self.bench(n).volume.state.conn < Conn.CONNECTED
-        other = self.generation(n) != self.generation(1 - n)
+        others = [volume.generation(n) != volume.generation(1 - n) for volume in self.volumes]
         auto = bool(self.options.get("auto_promote"))
         if self._run(n, "promote", self.bench(n).engine.promote(self.force, auto)) is None:
-            if apart and other:
-                self.alone = [True, True]
-            self.open[n] = self.bench(n).engine.open(0, True) == 0
-            if (apart or self.down[1 - n]) and not self.complete(n):
-                self.fork("promoted alone without all writes")
-            elif not self.complete(1 - n if self.state(n) == Disk.DISKLESS else n) and not (
-                self.had[n] and self.had[1 - n]
-            ):
-                self.fork("promoted beside a disk that was never attached")
-            elif self.primary() != n or self.bench(1 - n).engine.role == Role.PRIMARY:
-                self.fork("two Primaries")
-            elif apart and self.good(1 - n) and self.void[n]:
-                self.fork("promoted on data that were given up")
+            for volume, other in zip(self.volumes, others, strict=True):
+                if apart and other:
+                    volume.alone = [True, True]
+                volume.open[n] = self.bench(n).engine.open(volume.number, True) == 0
+                self._promoted(n, volume, apart)
+
+    def _promoted(self, n: int, volume: SequenceVolume, apart: bool) -> None:
+        if (apart or self.down[1 - n]) and not volume.complete(n):
+            volume.fork("promoted alone without all writes")
+        elif not volume.complete(1 - n if volume.state(n).disk == Disk.DISKLESS else n) and not (
+            volume.had[n] and volume.had[1 - n]
+        ):
+            volume.fork("promoted beside a disk that was never attached")
+        elif self.primary() != n or self.bench(1 - n).engine.role == Role.PRIMARY:
+            volume.fork("two Primaries")
+        elif apart and volume.good(1 - n) and volume.void[n]:
+            volume.fork("promoted on data that were given up")
 
     def _do_demote(self, n: int) -> None:
-        if self.open[n]:
-            self.bench(n).engine.close(0, True)
-            self.open[n] = False
+        for volume in self.volumes:
+            if volume.open[n]:
+                self.bench(n).engine.close(volume.number, True)
+                volume.open[n] = False
         self._run(n, "demote", self.bench(n).engine.demote())
         self._client_gone()
 
     def _do_write(self, n: int, index: int = 0) -> None:
         data = self.written = value(next(self.numbers))
-        script = self.bench(n).engine.write(0, OFFSETS[index], data)
+        volume = self.volume
+        script = self.bench(n).engine.write(volume.number, OFFSETS[index], data)
         if isinstance(self._run(n, f"write {index}", script), IoFailed):
-            self.allowed[index].add(data)
+            volume.allowed[index].add(data)
         else:
-            self.allowed[index] = {data}
-        self.since_flush[index].add(data)
+            volume.allowed[index] = {data}
+        volume.since_flush[index].add(data)
 
     def _do_write_other(self, n: int) -> None:
         self._do_write(n, 1)
 
     def _do_flush(self, n: int) -> None:
-        if self._run(n, "flush", self.bench(n).engine.flush(0)) is None:
-            self.since_flush = [set(fit) for fit in self.allowed]
+        volume = self.volume
+        if self._run(n, "flush", self.bench(n).engine.flush(volume.number)) is None:
+            volume.since_flush = [set(fit) for fit in volume.allowed]
 
     def _do_detach(self, n: int) -> None:
-        self._run(n, "detach", self.bench(n).engine.detach(0))
+        self._run(n, "detach", self.bench(n).engine.detach(self.volume.number))
 
     def _do_attach(self, n: int) -> None:
-        self._run(n, "attach", self.bench(n).engine.attach(0))
+        self.volume.tried[n] = True
+        self._run(n, "attach", self.bench(n).engine.attach(self.volume.number))
 
     def _do_fail(self, n: int) -> None:
-        self.failed[n] = True
+        self.volume.failed[n] = True
         self.trace.append(f"fail {n}")
 
     def _do_mend(self, n: int) -> None:
-        self.failed[n] = False
+        volume = self.volume
+        volume.failed[n] = False
         self.trace.append(f"mend {n}")
-        if self.lossy and self.state(n) == Disk.DISKLESS and self.cut[n] and self._lose_cache(n):
+        if self.lossy and self.state(n) == Disk.DISKLESS and volume.cut[n] and volume.lose_cache(n):
             # Between kernel's nodes a crashed Primary is the source, whatever it lost; and a process that has
             # ended does not know that a disk has failed.
-            self.widened |= self.kernel or self.forgotten[n] or not (self.good(0) or self.good(1))
-            self._client_gone()
+            good = volume.good(0) or volume.good(1)
+            volume.widened |= self.kernel or volume.forgotten[n] or not good
+            volume.client_gone()
 
     def _do_disconnect(self, n: int) -> None:
         self._run(n, "disconnect", self.bench(n).engine.disconnect(False))
@@ -346,63 +307,59 @@ class Run:
         self._client_gone()
 
     def _do_power(self, n: int) -> None:
-        was = MdFlag.PRIMARY in self.bench(n).disk.superblock().flags
-        before = self._lose_cache(n)
-        self.bench(n).disk.boot += 1
+        was = [MdFlag.PRIMARY in disk.superblock().flags for disk in self.bench(n).disks]
+        before = [volume.lose_cache(n) for volume in self.volumes]
+        for disk in self.bench(n).disks:
+            disk.boot += 1
         self._replace(n)
         self.down[n] = True
         self.trace.append(f"power {n}")
-        self.cut[n] = True
-        if self.cut == [True, True] or (before and not (self.good(0) or self.good(1))):
-            self.widened = True
-        elif was and self.kernel:
-            # DRBD makes a crashed Primary the source, whatever its machine lost.
-            self.widened = True
+        for volume, had in zip(self.volumes, before, strict=True):
+            volume.cut[n] = True
+            if volume.cut == [True, True] or (had and not (volume.good(0) or volume.good(1))):
+                volume.widened = True
+            elif was[volume.number] and self.kernel:
+                # DRBD makes a crashed Primary the source, whatever its machine lost.
+                volume.widened = True
         self._client_gone()
-
-    def _lose_cache(self, n: int) -> bool:
-        """What was not flushed is gone. Was there a disk with everything before?"""
-        before = self.complete(0) or self.complete(1)
-        disk = self.bench(n).disk
-        for block, versions in disk.cached.items():
-            disk.blocks[block] = versions[0]
-        disk.cached.clear()
-        return before
 
     def _do_start(self, n: int) -> None:
         self.down[n] = False
-        self._do_attach(n)
+        for volume in self.volumes:
+            self.volume = volume
+            self._do_attach(n)
         self._do_connect(n)
 
     def _do_invalidate(self, n: int) -> None:
-        only = not self.good(1 - n)
-        self._background(n, "invalidate", self.bench(n).engine.invalidate(0))
-        if self.state(n) == Disk.INCONSISTENT:
-            self.void[n] = True
-            if only:
-                self.fork("the only good copy was invalidated")
+        only = not self.volume.good(1 - n)
+        self._background(n, "invalidate", self.bench(n).engine.invalidate(self.volume.number))
+        self._made_void(n, only)
 
     def _do_invalidate_remote(self, n: int) -> None:
-        only = not self.good(n)
-        self._background(n, "invalidate-remote", self.bench(n).engine.invalidate_remote(0))
-        if self.state(1 - n) == Disk.INCONSISTENT:
-            self.void[1 - n] = True
+        only = not self.volume.good(n)
+        script = self.bench(n).engine.invalidate_remote(self.volume.number)
+        self._background(n, "invalidate-remote", script)
+        self._made_void(1 - n, only)
+
+    def _made_void(self, n: int, only: bool) -> None:
+        if self.state(n) == Disk.INCONSISTENT:
+            self.volume.void[n] = True
             if only:
-                self.fork("the only good copy was invalidated")
+                self.volume.fork("the only good copy was invalidated")
 
     def _do_outdate(self, n: int) -> None:
-        only = not self.good(1 - n)
-        result = self._run(n, "outdate", marks.outdate(self.bench(n).engine, self.bench(n).volume))
+        only = not self.volume.good(1 - n)
+        result = self._run(n, "outdate", marks.outdate(self.bench(n).engine, self.of(n)))
         if not isinstance(result, Exception) and self.state(n) == Disk.OUTDATED:
-            self.void[n] = self.outdated = True
+            self.volume.void[n] = self.volume.outdated = True
             if only:
-                self.fork("the only good copy was outdated")
+                self.volume.fork("the only good copy was outdated")
 
     def _do_pause(self, n: int) -> None:
-        self._run(n, "pause-sync", marks.pause_sync(self.bench(n).engine, self.bench(n).volume))
+        self._run(n, "pause-sync", marks.pause_sync(self.bench(n).engine, self.of(n)))
 
     def _do_resume(self, n: int) -> None:
-        self._run(n, "resume-sync", marks.resume_sync(self.bench(n).engine, self.bench(n).volume))
+        self._run(n, "resume-sync", marks.resume_sync(self.bench(n).engine, self.of(n)))
 
     # --- the end ----------------------------------------------------------------------------------
     def finish(self) -> None:
@@ -413,7 +370,8 @@ class Run:
             for n in (0, 1):
                 if self.bench(n).engine.role == Role.PRIMARY:
                     self._do_demote(n)
-            self.widened = False if self.forked else self.widened
+            for volume in self.volumes:
+                volume.widened &= not volume.forked
             self._client_gone()
             self._together()
             self.look()
@@ -424,27 +382,22 @@ class Run:
     def _together(self) -> None:
         for name in ("mend", "heal", "start", "resume", "attach", "connect"):
             for n in (0, 1):
-                self.do((name, n))
+                for volume in self.volumes:
+                    self.do((name, n, volume.number))
         self.pair.pass_time(3)
 
     def _verdict(self) -> None:
         for bench, name in self.pending:
             if bench in (self.pair.one, self.pair.two) and name not in bench.results:
                 raise SequenceError(f"{name} of {bench.name} does not end")
-        conns, disks = self.pair.conns(), self.pair.disks()
-        may = self.forked or all(self.alone) or (self.kernel and (any(self.alone) or self.outdated))
-        if set(conns) == {Conn.CONNECTED}:
-            same = self.content(0) == self.content(1)
-            if not same and disks == (Disk.UP_TO_DATE, Disk.UP_TO_DATE):
-                raise SequenceError("connected, up to date, and not the same")
-            bits = self.bench(0).volume.bitmap.count + self.bench(1).volume.bitmap.count
-            # A full sync that its target's disk did not live to see is forgotten.
-            if disks == (Disk.UP_TO_DATE,) * 2 and bits and not self.pending:
-                raise SequenceError("connected, up to date, and bits are left")
-            if disks != (Disk.UP_TO_DATE, Disk.UP_TO_DATE) and not may:
-                raise SequenceError(f"at the end the disks are {disks}")
+        if {conn for volume in self.volumes for conn in volume.conns()} == {Conn.CONNECTED}:
+            for volume in self.volumes:
+                # A full sync that its target's disk did not live to see is forgotten.
+                volume.check_end(self.kernel, bits_may_stay=bool(self.pending))
             return
+        ends = [(volume.conns(), volume.disks()) for volume in self.volumes]
         why = [self.bench(n).engine.last_disconnect for n in (0, 1)]
         told = any(reason in text for reason in REASONS for text in why)
-        if not may or Conn.STANDALONE not in conns or not told:
-            raise SequenceError(f"at the end {conns}, {disks}: {why}")
+        may = any(volume.may_part(self.kernel) for volume in self.volumes)
+        if not may or any(Conn.STANDALONE not in conns for conns, _ in ends) or not told:
+            raise SequenceError(f"at the end {ends}: {why}")

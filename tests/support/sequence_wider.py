@@ -11,10 +11,10 @@ from typing import Any
 
 from pydrbd.engine.orders import Order, RunHandler
 from pydrbd.errors import TakenOver
-from pydrbd.format.gi import MdFlag
 from pydrbd.vocabulary import Disk, Fencing, Protocol, Role
 from tests.support.engine_bench import fresh_disk
-from tests.support.sequence_run import Run, SequenceError, Step
+from tests.support.sequence_run import Run, Step
+from tests.support.sequence_volume import SequenceError
 
 #: Actions beside those of sequences.ACTIONS, and how often each is drawn.
 WIDER: dict[str, int] = {
@@ -67,19 +67,14 @@ class WiderRun(Run):
         return super()._answer(n, order)
 
     # --- what is expected -------------------------------------------------------------------------
-    def good(self, n: int) -> bool:
-        """A disk that was fenced is not the source of one that lost its cache, complete or not."""
-        up_to_date = MdFlag.WAS_UP_TO_DATE in self.bench(n).disk.superblock().flags
-        return super().good(n) and (up_to_date or not self.fencing)
-
     def look(self) -> None:
         super().look()
-        if not (any(self.cut) or any(self.alone)):
+        if not (any(self.volume.cut) or any(self.volume.alone)):
             self.let_go = [False, False]
 
     # --- steps ------------------------------------------------------------------------------------
     def can(self, step: Step) -> bool:
-        name, n = step
+        name, n = step[:2]
         up = not self.down[n]
         s = self.bench(n).volume.state
         match name:
@@ -90,11 +85,13 @@ class WiderRun(Run):
             case "down":
                 return up
             case "respawn":
-                return up and self.open[n]
+                return up and self.volume.open[n]
             case "resume_primary":
                 return up and self.waiting[n] and n not in self.fenced
             case "replace":
-                return not up and self.good(1 - n) and not self.down[1 - n] and not self.failed[n]
+                return (
+                    not up and self.volume.good(1 - n) and not self.down[1 - n] and not self.volume.failed[n]
+                )
             case "discard":
                 return up and self.bench(n).engine.is_stand_alone()
             case "disconnect_force":
@@ -104,11 +101,11 @@ class WiderRun(Run):
         return super().can(step)
 
     def _do_promote(self, n: int) -> None:
-        before = self.forked
+        before = self.volume.forked
         super()._do_promote(n)
         self.waiting[n] &= self.bench(n).engine.role != Role.PRIMARY
         # A disk that its Primary let go of in order does not know that it is older now.
-        old = self.forked != before and self.forked.startswith("promoted alone without")
+        old = self.volume.forked != before and self.volume.forked.startswith("promoted alone without")
         if self.fencing and old and not self.let_go[n]:
             raise SequenceError(f"fencing has not kept node {n} from being promoted on older data")
 
@@ -122,8 +119,8 @@ class WiderRun(Run):
             self.force = False
         if self.bench(n).engine.role == Role.PRIMARY:
             self.waiting = [False, False]
-            if (weak and self.state(n) == Disk.UP_TO_DATE) or other or not self.complete(n):
-                self.fork("promoted by force")
+            if (weak and self.state(n) == Disk.UP_TO_DATE) or other or not self.volume.complete(n):
+                self.volume.fork("promoted by force")
 
     def _do_demote(self, n: int) -> None:
         self.waiting = [False, False]
@@ -134,9 +131,9 @@ class WiderRun(Run):
         self.between[1 - n] += self.trace[-1].endswith("done")
 
     def _do_down(self, n: int) -> None:
-        if self.open[n]:
+        if self.volume.open[n]:
             self.bench(n).engine.close(0, True)
-            self.open[n] = False
+            self.volume.open[n] = False
         if self._run(n, "down", self.bench(n).engine.down()) is not None:
             return
         disk = self.bench(n).disk
@@ -145,8 +142,8 @@ class WiderRun(Run):
         self._do_crash(n)
 
     def _do_crash(self, n: int) -> None:
-        self.waiting[n] |= self.open[n]
-        if self.open[n]:
+        self.waiting[n] |= self.volume.open[n]
+        if self.volume.open[n]:
             self.between[n] = 0
         super()._do_crash(n)
 
@@ -157,7 +154,7 @@ class WiderRun(Run):
 
     def _do_invalidate(self, n: int) -> None:
         super()._do_invalidate(n)
-        if self.void[n]:
+        if self.volume.void[n]:
             self.between[1 - n] = 0
 
     def _do_detach(self, n: int) -> None:
@@ -175,13 +172,13 @@ class WiderRun(Run):
             return
         result = self._run(n, "resume", self.bench(n).engine.resume(False, 5.0))
         if result is None:
-            if all(self.alone):
-                self.fork("goes on in a history of its own")
-            if self.between[n] and not self.forked:
+            if all(self.volume.alone):
+                self.volume.fork("goes on in a history of its own")
+            if self.between[n] and not self.volume.forked:
                 raise SequenceError(f"node {n} goes on as Primary, and the other has written since")
-            if not self.forked and not (self.complete(n) or self.complete(1 - n)):
+            if not self.volume.forked and not (self.volume.complete(n) or self.volume.complete(1 - n)):
                 raise SequenceError(f"node {n} goes on as Primary without all writes")
-            self.open[n] = self.bench(n).engine.open(0, True) == 0
+            self.volume.open[n] = self.bench(n).engine.open(0, True) == 0
             self.waiting[n] = False
         elif isinstance(result, TakenOver):
             self.waiting[n] = False
@@ -190,13 +187,13 @@ class WiderRun(Run):
         """Its disk is replaced by an empty one."""
         old = self.bench(n)
         self.bench(n).disk = fresh_disk(old.disk.size)
-        self.cut[n] = self.failed[n] = False
+        self.volume.cut[n] = self.volume.failed[n] = False
         self.waiting[n] = False
         self.trace.append(f"replace {n}")
 
     def _do_discard(self, n: int) -> None:
-        if all(self.alone):
-            self.fork("--discard-my-data")
+        if all(self.volume.alone):
+            self.volume.fork("--discard-my-data")
         self._run(n, "connect --discard-my-data", self.bench(n).engine.connect(discard_my_data=True))
 
     def _do_disconnect_force(self, n: int) -> None:

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tests.support.sequence_cut import CUT, CutRun
-from tests.support.sequence_run import Run, SequenceError, Step
+from tests.support.sequence_run import Run, Step
+from tests.support.sequence_several import COUNTED, SeveralRun
+from tests.support.sequence_volume import SequenceError
 from tests.support.sequence_wider import WIDER, options_of
 
 #: Actions (`Run._do_NAME`) and how often each is drawn.
@@ -38,6 +40,14 @@ ACTIONS: dict[str, int] = {
     "outdate": 1,
     "pause": 2,
     "resume": 2,
+}
+
+
+#: Those that make sense with several volumes only.
+OF_SEVERAL: dict[str, int] = {"start_half": 4, "flap": 8, "burst": 8}
+#: Those that are about the whole node or its connection; the others are about one of its volumes.
+OF_THE_NODE = {
+    *("promote", "demote", "disconnect", "connect", "sever", "heal", "crash", "start", "power"),
 }
 
 
@@ -74,11 +84,45 @@ def explore(
     return steps, _verdict_of(draw), run
 
 
+def explore_several(seed: int, most: int = 12, volumes: int = 2) -> tuple[list[Step], str, Run]:
+    """The same for several volumes."""
+    rng = random.Random(f"sequence {seed} of {volumes} volumes")
+    run = SeveralRun(volumes, **parameters(seed))
+    weights = _weights_of_several(rng)
+    # One of the volumes sees most of the steps, as the others see what is done to the node.
+    often = (rng.randrange(volumes), rng.choice((0.0, 0.5, 0.8)))
+    steps: list[Step] = [("promote", 0)] if rng.random() < 0.7 else []
+
+    def draw() -> None:
+        for step in steps:
+            run.do(step)
+        length = rng.randint(3, most)
+        while len(steps) < length:
+            step = (rng.choices(list(weights), list(weights.values()))[0], rng.randrange(2))
+            if step[0] not in OF_THE_NODE:
+                at = often[0] if rng.random() < often[1] else rng.randrange(volumes)
+                step = (*step[:2], rng.randrange(2, 24) if step[0] in COUNTED else at)
+            if run.can(step):
+                steps.append(step)
+                run.do(step)
+        run.finish()
+
+    return steps, _verdict_of(draw), run
+
+
+def _weights_of_several(rng: random.Random) -> dict[str, int]:
+    """There is more to draw from: some of it is not in a sequence at all, and some again and again."""
+    needed = ("promote", "write", "crash", "start")
+    actions = (ACTIONS | OF_SEVERAL).items()
+    return {name: often * max(rng.choice((0, 1, 1, 4)), name in needed) for name, often in actions}
+
+
 def replay(
-    steps: Iterable[Step], options: dict[str, Any] | None = None, **parameters: Any
+    steps: Iterable[Step], options: dict[str, Any] | None = None, volumes: int = 1, **parameters: Any
 ) -> tuple[str, Run]:
     """Run these steps: what is wrong ("": nothing). `options`: of both engines."""
-    run = CutRun(options=options, **parameters)
+    several = volumes > 1
+    run = SeveralRun(volumes, **parameters) if several else CutRun(options=options, **parameters)
 
     def go() -> None:
         for step in steps:
