@@ -160,7 +160,7 @@ def on_data(session: Session, packet: Change) -> None:
     if alone:
         # Now, not when it is written: a STATE behind it may start a resync from what the bitmap says, and
         # the bitmap may be sent to a disk that the peer attaches before that.
-        volume.set_out_of_sync(mine.start, length)
+        _mark(volume, mine)
     session.engine.spawn(name, _write(session, volume, packet, mine, epoch, wait, alone))
 
 
@@ -169,6 +169,12 @@ def _received(session: Session, volume: Volume, packet: Change, length: int) -> 
     if packet.flags & DpFlags.SEND_RECEIVE_ACK:
         sequence = session.next_sequence(volume.number)
         session.send_meta(RecvAck(packet.sector, packet.block_id, length, sequence, volume.number))
+
+
+def _mark(volume: Volume, mine: Range) -> None:
+    """The write is on this disk alone."""
+    volume.set_out_of_sync(mine.start, mine.end - mine.start)
+    volume.alone_writes += 1
 
 
 def begun(session: Session, volume: Volume, mine: Range, epoch: PeerEpoch, weight: int | None = None) -> None:
@@ -237,7 +243,7 @@ def _write(
     result: IoFailed | None = IoFailed(5, "no disk")
     if volume.has_disk:
         if volume.writes_here_only:
-            volume.set_out_of_sync(offset, length)
+            _mark(volume, mine)
         incarnation = volume.incarnation
         result = yield from volume.perform(_order(volume, packet, offset, length))
         if result is None and packet.flags & DpFlags.FUA:
