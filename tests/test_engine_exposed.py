@@ -160,6 +160,38 @@ def test_a_primary_without_a_disk_does_not_take_data_that_lack_what_was_complete
     connect(pair)
     assert pair.conns()[0] == Conn.STANDALONE
     assert "the peer may lack completed writes" in one.engine.last_disconnect
+
+
+@pytest.mark.parametrize("protocol", [Protocol.A, Protocol.B])
+def test_nor_if_its_disk_fails_only_after_the_loss_and_before_the_new_generation_is_on_it(
+    protocol: Protocol,
+) -> None:
+    pair = pair_of(good_disk(), good_disk(), {"protocol": protocol}, protocol=protocol)
+    connect(pair)
+    one, two = pair.one, pair.two
+    assert pair.run(one, one.engine.promote()) is None
+    assert one.engine.open(0, True) == 0
+    assert pair.run(one, one.engine.write(0, 0, OLD)) is None
+    pair.pass_time(1)
+    two.hold = lambda order: isinstance(order, WriteBlocks)
+    two.hook = lambda order: "not carried out" if isinstance(order, WriteBlocks) else NotImplemented
+    if protocol is Protocol.A:
+        pair.filter = lambda _bench, _packet: []
+    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+
+    def fails(order: Order) -> object:
+        return IoFailed(5, "broken") if isinstance(order, FlushDisk | WriteMeta) else NotImplemented
+
+    one.hook = fails
+    apart(pair)
+    assert pair.disks()[0] == Disk.DISKLESS
+    pair.filter = lambda _bench, packet: [packet]
+    two = pair.two = pair.resolver = Bench("beta", 99, two.disk, protocol=protocol)
+    assert pair.run(two, two.engine.attach(0)) is None
+    pair.severed = False
+    connect(pair)
+    assert pair.conns()[0] == Conn.STANDALONE
+    assert "the peer may lack completed writes" in one.engine.last_disconnect
     assert isinstance(pair.run(one, one.engine.read(0, 0, 4096)), IoFailed)
     # Its client knows since its flush failed; whoever opens the device now begins anew.
     assert isinstance(pair.run(one, one.engine.flush(0)), IoFailed)

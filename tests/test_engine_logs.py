@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pydrbd.engine.activity_log import ActivityLog
+from pydrbd.engine.options import VolumeOptions
 from pydrbd.engine.orders import Await, FlushDisk, IoFailed, Order, Script, Ticket, WriteMeta
 from pydrbd.engine.ranges import Range, Ranges
 from pydrbd.engine.transfer_log import Request, TransferLog
 from pydrbd.errors import ProtocolViolation
 from pydrbd.format import al_ring
-from pydrbd.format.al_ring import MAX_UPDATES, MIN_AL_EXTENTS
+from pydrbd.format.al_ring import MAX_AL_EXTENTS, MAX_UPDATES, MIN_AL_EXTENTS
 from pydrbd.vocabulary import Disk
 from pydrbd.wire.packets import Barrier, WriteAck
 from tests.support.engine_bench import Bench, good_disk
@@ -400,3 +401,13 @@ def test_references_are_dropped_once_log_and_disk_are_done(bench: Bench) -> None
         assert volume.activity_log.references == {}
         assert 7 in volume.activity_log.idle
         engine.transfer_log.settle(request)
+
+
+def test_more_al_extents_than_the_ring_holds_are_cut_to_what_it_does() -> None:
+    """al-extents goes up to 65534 in the configuration, for logs of more stripes than one."""
+    bench = Bench("alpha", 11, good_disk(), volumes={0: VolumeOptions(al_extents=65534)})
+    bench.start("attach", bench.engine.attach(0))
+    while bench.step():
+        pass
+    assert bench.results["attach"] is None
+    assert bench.volume.activity_log.capacity == bench.disk.superblock().al_extents == MAX_AL_EXTENTS

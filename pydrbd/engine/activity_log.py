@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pydrbd.engine.orders import Await, IoFailed, Script, Ticket
-from pydrbd.format.al_ring import MAX_UPDATES, MIN_AL_EXTENTS, RingWriter
+from pydrbd.format.al_ring import MAX_AL_EXTENTS, MAX_UPDATES, MIN_AL_EXTENTS, RingWriter
 
 if TYPE_CHECKING:
     from pydrbd.engine.volume import Volume
@@ -29,9 +29,10 @@ class LogTicket(Ticket):
 
 
 class ActivityLog:
-    """`capacity`: the most extents that are hot at once (al-extents)."""
+    """`capacity`: the most extents that are hot at once (al-extents), as far as the ring has room."""
 
     def __init__(self, capacity: int) -> None:
+        capacity = min(capacity, MAX_AL_EXTENTS)
         self.ring = RingWriter(max(capacity, MIN_AL_EXTENTS))
         self.capacity = capacity
         #: Extent -> slot, for every extent the ring on disk holds.

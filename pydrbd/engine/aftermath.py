@@ -65,6 +65,7 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
         volume.consider_resync = True
     if new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE:
         volume.crashed_primary = volume.failed_beside_good = False
+        volume.sent_on_trust = volume.sent_on_trust and volume.writes_lost
         if volume.cache_lost:
             volume.cache_lost = False
             engine.persist_later(volume)

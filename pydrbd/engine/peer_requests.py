@@ -7,7 +7,8 @@ An epoch here is the run of writes between two BARRIERs. Its BARRIER_ACK, with t
 sent when all its writes are done *and* the disks are flushed; acks go out in the order of the
 BARRIERs, and one flush serves all epochs that are complete when it starts. A kernel peer relies on
 more: writes behind a barrier may not overtake those before it, so with such a peer they wait for
-the flush.
+the flush. Should the connection be lost before it, they were never received: carried out, they could survive
+a power cut that takes what they were to follow.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class PeerEpoch:
         self.active = 0
         #: Volume and incarnation of its disk, for each that has writes of this epoch.
         self.written: set[tuple[int, int]] = set()
+        #: True: it is durable; False: the session ended before.
         self.flushed = Ticket()
 
     @property
@@ -121,13 +123,13 @@ class Receiver:
                 self.epochs.popleft()
                 assert epoch.number is not None
                 engine.out.meta.append(BarrierAck(epoch.number, epoch.count))
-                epoch.flushed.resolve()
+                epoch.flushed.resolve(True)
         self.flushing = False
 
     def close(self) -> None:
         """The session is over."""
         for epoch in self.epochs:
-            epoch.flushed.resolve()
+            epoch.flushed.resolve(False)
 
 
 def _durable(volume: Volume, incarnation: int) -> Script[bool]:
@@ -148,10 +150,9 @@ def on_data(session: Session, packet: Change) -> None:
     alone = volume.writes_here_only
     epoch = session.receiver.epochs[-1]
     earlier = session.receiver.epochs[-2] if len(session.receiver.epochs) > 1 else None
-    if packet.flags & DpFlags.SEND_RECEIVE_ACK:
-        sequence = session.next_sequence(volume.number)
-        session.send_meta(RecvAck(packet.sector, packet.block_id, length, sequence, volume.number))
     wait = earlier.flushed if earlier is not None and not session.flush_waits else None
+    if wait is None:
+        _received(session, volume, packet, length)
     name = f"peer write {volume.number}"
     # The order between overlapping ranges is that of arrival, not that in which scripts get to run.
     mine = volume.ranges.enter(packet.sector * SECTOR, length)
@@ -159,8 +160,21 @@ def on_data(session: Session, packet: Change) -> None:
     if alone:
         # Now, not when it is written: a STATE behind it may start a resync from what the bitmap says, and
         # the bitmap may be sent to a disk that the peer attaches before that.
-        volume.set_out_of_sync(mine.start, length)
+        _mark(volume, mine)
     session.engine.spawn(name, _write(session, volume, packet, mine, epoch, wait, alone))
+
+
+def _received(session: Session, volume: Volume, packet: Change, length: int) -> None:
+    """The write will be carried out, whatever becomes of the connection (protocol B: say so)."""
+    if packet.flags & DpFlags.SEND_RECEIVE_ACK:
+        sequence = session.next_sequence(volume.number)
+        session.send_meta(RecvAck(packet.sector, packet.block_id, length, sequence, volume.number))
+
+
+def _mark(volume: Volume, mine: Range) -> None:
+    """The write is on this disk alone."""
+    volume.set_out_of_sync(mine.start, mine.end - mine.start)
+    volume.alone_writes += 1
 
 
 def begun(session: Session, volume: Volume, mine: Range, epoch: PeerEpoch, weight: int | None = None) -> None:
@@ -211,8 +225,12 @@ def _write(
 ) -> Script[None]:
     engine = session.engine
     offset, length = mine.start, mine.end - mine.start
-    if wait is not None and not wait.done:
-        yield Await(wait)
+    if wait is not None:
+        if not (yield Await(wait)):
+            _over(engine, volume, mine, epoch, _weight(packet))
+            return
+        if engine.session is session:
+            _received(session, volume, packet, length)
     yield from mine.turn()
     extents, log = range(0), volume.activity_log
     if volume.has_disk and (alone or volume.writes_here_only):
@@ -225,7 +243,7 @@ def _write(
     result: IoFailed | None = IoFailed(5, "no disk")
     if volume.has_disk:
         if volume.writes_here_only:
-            volume.set_out_of_sync(offset, length)
+            _mark(volume, mine)
         incarnation = volume.incarnation
         result = yield from volume.perform(_order(volume, packet, offset, length))
         if result is None and packet.flags & DpFlags.FUA:

@@ -240,8 +240,9 @@ class TransferLog:
         for request in [r for r in self.by_id.values() if volume is None or r.volume is volume]:
             request.volume.set_out_of_sync(request.offset, request.length)
             request.lost = True
-            if request.local_done and not request.is_here:
-                request.volume.writes_lost = True
+            if request.local_done:
+                # Our disk has it, but may fail before the generation begins that tells it from the peer's.
+                request.volume.writes_lost |= not request.is_here
                 request.volume.sent_on_trust |= not request.written
             if volume is None:
                 self._leave(request)

@@ -155,6 +155,7 @@ class Volume:
         #: Why the disk being attached was let go of.
         self.attach_failure = (Failure.DATA_NOT_CURRENT, "")
         self.open_read = self.open_write = 0
+        self.alone_writes = 0  # counts writes of the peer to this disk alone, whose blocks were marked
         #: The flags of the last superblock that was made or asked for.
         self.flags_noted = MdFlag(0)
         #: Flags of the superblock as it was written last (or is being written); those that it has durably.
@@ -165,9 +166,8 @@ class Volume:
         self.resync_on_disk = False
         self._version = self._persisted = 0
         self._writing: Ticket | None = None
-        #: Orders under way, and who waits for their end.
         self.orders_under_way = 0
-        self._idle = Ticket()
+        self._idle = Ticket()  # who waits for their end
         #: The last one in the queue of those who read or write bitmap pages (see bitmap_disk).
         self.bitmap_busy: Ticket | None = None
 
@@ -309,7 +309,7 @@ class Volume:
     def _before_superblock(self) -> Script[IoFailed | None]:
         """Make durable what the superblock as it is now takes for granted."""
         result: IoFailed | None = None
-        bitmap_due = True
+        covered = -1
         while result is None:
             drops_primary = MdFlag.PRIMARY in self.flags_on_disk and MdFlag.PRIMARY not in self.md_flags()
             if self.generation is not None and self._is_new(self.generation):
@@ -317,10 +317,10 @@ class Volume:
                 # cache only, from where a power cut could take it.
                 self.generation_flushed = masked(self.generation.current)
                 result = yield from self.flush_data()
-            elif bitmap_due and (drops_primary or self._drops_resync()):
+            elif covered != self.alone_writes and (drops_primary or self._drops_resync()):
                 # From then on a crash does not replay the activity log, or no resync clears what is still set
-                # on disk: the bitmap must stand alone.
-                bitmap_due = False
+                # on disk: the bitmap must stand alone, with what was written here alone while it was written.
+                covered = self.alone_writes
                 result = yield from self.write_bitmap()
             else:
                 break
