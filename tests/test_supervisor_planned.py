@@ -35,6 +35,8 @@ class Stage:
         self.said: list[str] = []
         self.resumed: dict[str, Any] = {}
         self.stuck = False
+        #: The times as Primary in which its volumes were mapped.
+        self.times = ["t"]
 
     # --- Server
     def call(self, verb: str, **args: Any) -> Any:
@@ -63,10 +65,16 @@ class Stage:
 
     # --- Devices
     def mapped(self) -> dict[int, MappedDevice]:
-        return {0: MappedDevice("/dev/nbd0", "nbd", 4096, "test", "", "0", tenure="t")}
+        return {
+            number: MappedDevice(f"/dev/nbd{number}", "nbd", 4096, "test", "", str(number), tenure=tenure)
+            for number, tenure in enumerate(self.times)
+        }
 
     def reattach(self, volume: int) -> None:
-        self.said.append("reattach")
+        self.said.append(f"reattach {volume}")
+
+    def cut(self, volume: int) -> None:
+        self.said.append(f"cut {volume}")
 
     def before_swap(self) -> None:
         self.said.append("before")
@@ -86,7 +94,7 @@ class Stage:
 def test_one_that_was_without_its_peer_goes_on_without_it() -> None:
     stage = Stage((Conn.WF_CONNECTION, Disk.UP_TO_DATE))
     assert stage.planned().word == "watching"
-    assert stage.said == ["before", "kill", "reattach", "after"]
+    assert stage.said == ["before", "kill", "reattach 0", "after"]
     assert stage.resumed["alone"] is True
 
 
@@ -132,3 +140,23 @@ def test_a_process_that_does_not_end_leaves_no_other_one_behind() -> None:
         stage.waiting.kill()
         stage.waiting.wait()
     assert stage.said == ["before", "kill", "after"]
+
+
+@pytest.mark.parametrize("older", ["a", "z"])
+def test_what_waits_in_a_device_of_an_earlier_time_is_not_written(older: str) -> None:
+    """It was left by a crash, and an automatic promotion has begun a new time over it."""
+    stage = Stage((Conn.CONNECTED, Disk.UP_TO_DATE))
+    stage.times = [older, "t"]
+    assert stage.planned().word == "watching"
+    assert stage.resumed["tenure"] == "t"
+    assert stage.said == ["before", "kill", "cut 0", "reattach 1", "after"]
+
+
+def test_devices_of_two_times_wait_when_nobody_knows_which_is_the_later() -> None:
+    stage = Stage((Conn.CONNECTED, Disk.UP_TO_DATE))
+    stage.times = ["a", "t"]
+    report = recovery.resume_devices(cast(Server, stage), cast(Devices, stage), 0.0)
+    assert report.word == "waiting"
+    assert "unmap --force r0/VOLUME" in report.text
+    assert not stage.resumed
+    assert stage.said == []

@@ -82,13 +82,17 @@ def resume_devices(
 ) -> Report:
     """Go on as Primary, and connect the devices. MappingError, ControlError: the process must be replaced."""
     mapped = devices.mapped()
-    times = {device.tenure for device in mapped.values()} | ({tenure} if tenure else set())
-    if not times:
-        return Report()
     name = server.view.name
+    times = {device.tenure for device in mapped.values()}
+    if not tenure:
+        if not times:
+            return Report()
+        if len(times) > 1:
+            return Report("waiting", _of_two_times(name))
+        (tenure,) = times
     try:
         limit = promotion_timeout(server.view.net.fencing)
-        server.call("resume", timeout=limit, tenure=max(times), alone=alone, seconds=seconds)
+        server.call("resume", timeout=limit, tenure=tenure, alone=alone, seconds=seconds)
     except RemoteError as error:
         if error.kind == "TakenOver":
             for volume in mapped:
@@ -104,9 +108,21 @@ def resume_devices(
             f"the peer, if you know that it has not taken over; `pydrbd unmap --force {name}` gives them up.",
         )
     marks = {"primary": time.monotonic()}
-    for volume in mapped:
-        devices.reattach(volume)
+    for volume, device in mapped.items():
+        if device.tenure == tenure:
+            devices.reattach(volume)
+        else:  # what waits in it is older than what was written since
+            devices.cut(volume)
     return Report(marks=marks | {"devices": time.monotonic()})
+
+
+def _of_two_times(name: str) -> str:
+    """Nothing tells which of the two was the later one."""
+    return (
+        f"{name}: its devices were mapped in different times as Primary, and what waits in the older ones "
+        f"must not come over newer data. They all wait. `pydrbd unmap --force {name}/VOLUME` gives one of "
+        "them up (its users get I/O errors)."
+    )
 
 
 def planned(server: Server, devices: Devices, *, force: bool) -> Report:
