@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from pydrbd.errors import ControlError, StateRefused
+from pydrbd.errors import ConfigError, ControlError, StateRefused
 from pydrbd.mapping.device import MappedDevice
 from pydrbd.runtime.handlers import PATIENT_SECONDS
 from pydrbd.supervisor import recovery
@@ -37,6 +37,7 @@ class Stage:
         self.stuck = False
         #: The times as Primary in which its volumes were mapped.
         self.times = ["t"]
+        self.changes: list[str] = []
 
     # --- Server
     def call(self, verb: str, **args: Any) -> Any:
@@ -62,6 +63,9 @@ class Stage:
 
     def taken_over(self, process: subprocess.Popen[bytes]) -> None:
         assert process is self.waiting
+
+    def edited(self) -> list[str]:
+        return self.changes
 
     # --- Devices
     def mapped(self) -> dict[int, MappedDevice]:
@@ -125,6 +129,15 @@ def test_a_primary_that_shows_its_peers_data_is_not_restarted(conn: Conn, disk: 
     assert stage.said == []
     stage.planned(force=True)
     assert stage.resumed["alone"] is False, "only a human knows whether those data may be shown"
+
+
+def test_one_whose_disks_were_edited_is_not_restarted_under_its_users() -> None:
+    stage = Stage((Conn.CONNECTED, Disk.UP_TO_DATE))
+    stage.changes = ["volume 0 disk /dev/x -> /dev/y"]
+    with pytest.raises(ConfigError, match="volume 0 disk /dev/x -> /dev/y"):
+        stage.planned()
+    assert stage.said == []
+    assert stage.planned(force=True).word == "watching"
 
 
 def test_a_process_that_does_not_end_leaves_no_other_one_behind() -> None:

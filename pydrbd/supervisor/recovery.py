@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydrbd.control.client import RemoteError, promotion_timeout
-from pydrbd.errors import MappingError, PydrbdError, StateRefused
+from pydrbd.errors import ConfigError, MappingError, PydrbdError, StateRefused
 from pydrbd.supervisor.devices import Devices
 from pydrbd.supervisor.server import Server
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
@@ -58,8 +58,8 @@ def bring_up(
     marks = {"answers": time.monotonic()}
     status = server.call("status")
     for volume in status["volumes"]:
-        configured = server.view.volumes[volume["number"]].disk is not None
-        if configured and volume["disk"] == Disk.DISKLESS:
+        configured = server.view.volumes.get(volume["number"])
+        if configured is not None and configured.disk is not None and volume["disk"] == Disk.DISKLESS:
             _attach(server, volume["number"])
     marks["attached"] = time.monotonic()
     if status["connection"] == Conn.STANDALONE:
@@ -134,6 +134,7 @@ def planned(server: Server, devices: Devices, *, force: bool) -> Report:
     status = server.call("status")
     if not force:
         _check_may_swap(name, status, devices)
+        _check_structure(server, status, devices)
     primary = status["role"] == Role.PRIMARY.value
     tenure = server.call("nbd-info")["tenure"] if primary else ""
     begin = time.monotonic()
@@ -184,6 +185,20 @@ def _check_may_swap(name: str, status: dict[str, Any], devices: Devices) -> None
             f"it may go on as Primary. Attach it and wait for the resync (`pydrbd wait-sync {name}`) or make "
             f"the peer Primary. `pydrbd restart --force {name}` restarts all the same; then clients wait, or "
             "fail.",
+        )
+
+
+def _check_structure(server: Server, status: dict[str, Any], devices: Devices) -> None:
+    """ConfigError if a new process would have other disks or addresses, and somebody waits for it."""
+    if status["role"] != Role.PRIMARY.value and not devices.mapped():
+        return
+    name = server.view.name
+    if edited := server.edited():
+        raise ConfigError(
+            f"{name}: not restarted: its configuration was edited ({', '.join(edited)}), and with other "
+            "disks, volumes or addresses a new process could not tell that it may go on as Primary. Its "
+            f"users would wait. `pydrbd down {name}` and then `pydrbd up {name}` takes that over; "
+            f"`pydrbd restart --force {name}` restarts all the same."
         )
 
 
