@@ -202,6 +202,25 @@ def test_too_many_clients_are_refused_and_others_served_later(path: Path, node: 
     pytest.fail("no place became free")
 
 
+def test_a_system_without_threads_costs_one_connection_only(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an acceptor nobody answers any more: for the supervisor, a process that hangs."""
+    start = threading.Thread.start
+    refused: list[threading.Thread] = []
+
+    def sparing(thread: threading.Thread) -> None:
+        if thread.name == "control-client" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", sparing)
+    with pytest.raises(RemoteError):
+        Client(path).call("echo")
+    assert Client(path).call("echo", x=1) == {"x": 1}
+
+
 def test_many_mutated_requests(path: Path) -> None:
     random_bytes = random.Random(101)
     whole = pack({"verb": "echo", "args": {"volume": 0, "force": True, "text": "abc"}})

@@ -36,6 +36,21 @@ def test_a_handler_that_is_not_there_is_no_error() -> None:
     assert handlers("/no/such/command").run(ORDER) == 127
 
 
+def test_a_handler_for_which_there_is_no_thread_is_one_that_could_not_be_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker that starts it goes on, and the fencing that waits for it hears of it."""
+    said: list[int | None] = []
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    runner = handlers("exit 3")
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    runner.start(ORDER, said.append)
+    assert said == [None]
+
+
 def test_a_handler_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     began = time.monotonic()

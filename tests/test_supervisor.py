@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pydrbd.cli.demo_nbd import NbdClient
 from pydrbd.control.client import RemoteError
 from pydrbd.errors import PydrbdError
+from pydrbd.metadata_tool import create_md
 from pydrbd.runtime import launch
 from pydrbd.supervisor import recovery
 from pydrbd.supervisor.backoff import LONGEST, BackOff
@@ -103,6 +106,61 @@ def test_a_process_kept_ready_takes_over_at_once(pair: Pair) -> None:
             print(f"crash: in service after {watched.supervisor.state.pause_ms} ms")
             assert pair.alpha.state()[0] == Role.PRIMARY
         wait_until(lambda: watched.supervisor._spare is not None, 20, "the next one")
+
+
+def test_a_process_kept_ready_does_not_bring_back_options_that_were_changed_since(pair: Pair) -> None:
+    """`adjust` has taken fencing over into the process: the one after a crash must fence as well."""
+    with supervised(pair, Settings(ask=0.2)) as watched:
+        wait_until(Path(f"{pair.alpha.paths.pid_file}.next").exists, 20, "a process that is ready")
+        text = pair.config.read_text()
+        pair.config.write_text(text.replace("net {", "net { fencing resource-only;"))
+        pair.alpha.call("adjust", config=str(pair.config))
+        kill(pair)
+        watched.wait_restarts(1)
+        assert pair.alpha.state()[0] == Role.PRIMARY
+        assert _net(pair)["fencing"] == "resource-only"
+        # A file that nobody can read is no reason to do without the one that is ready.
+        wait_until(Path(f"{pair.alpha.paths.pid_file}.next").exists, 20, "the next one")
+        wait_until(lambda: watched.supervisor._spare is not None, 20, "a process that is kept")
+        spare = watched.supervisor._spare
+        assert spare is not None
+        pair.config.write_text("nonsense")
+        kill(pair)
+        watched.wait_restarts(2)
+        assert pid_of(pair) == spare.pid
+        assert _net(pair)["fencing"] == "resource-only"
+        pair.config.write_text(text)
+
+
+def _net(pair: Pair) -> dict[str, Any]:
+    found: dict[str, Any] = pair.alpha.call("describe")["net"]
+    return found
+
+
+def test_a_volume_that_was_added_to_the_configuration(pair: Pair, tmp_path: Path) -> None:
+    """And not taken over by `down` and `up`: a restart is refused; a crash does not end the supervisor."""
+    with supervised(pair) as watched:
+        text, before = pair.config.read_text(), pid_of(pair)
+        pair.config.write_text(_with_a_second_volume(text, tmp_path))
+        with pytest.raises(PydrbdError, match="volumes 0 -> 0 1"):
+            watched.supervisor.command("restart", {})
+        assert pid_of(pair) == before
+        kill(pair)
+        watched.wait_word("waiting")
+        assert watched.devices.volumes == [0, 1]
+        assert "not a Primary that crashed" in watched.supervisor.state.text
+
+
+def _with_a_second_volume(text: str, folder: Path) -> str:
+    disk = folder / "second.img"
+    with disk.open("wb") as file:
+        file.truncate(SIZE)
+    create_md(str(disk))
+    one = re.compile(r"device (\S+); disk (\S+);\s+meta-disk internal;")
+    two = (
+        rf"volume 0 {{ device \1; disk \2; meta-disk internal; }} volume 1 {{ device /dev/drbd1; disk {disk};"
+    )
+    return one.sub(two + " meta-disk internal; }", text)
 
 
 def test_a_process_that_hangs_is_replaced(pair: Pair) -> None:

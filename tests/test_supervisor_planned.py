@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from pydrbd.errors import ControlError, StateRefused
+from pydrbd.errors import ConfigError, ControlError, StateRefused
 from pydrbd.mapping.device import MappedDevice
 from pydrbd.runtime.handlers import PATIENT_SECONDS
 from pydrbd.supervisor import recovery
@@ -35,6 +35,9 @@ class Stage:
         self.said: list[str] = []
         self.resumed: dict[str, Any] = {}
         self.stuck = False
+        #: The times as Primary in which its volumes were mapped.
+        self.times = ["t"]
+        self.changes: list[str] = []
 
     # --- Server
     def call(self, verb: str, **args: Any) -> Any:
@@ -61,12 +64,21 @@ class Stage:
     def taken_over(self, process: subprocess.Popen[bytes]) -> None:
         assert process is self.waiting
 
+    def edited(self) -> list[str]:
+        return self.changes
+
     # --- Devices
     def mapped(self) -> dict[int, MappedDevice]:
-        return {0: MappedDevice("/dev/nbd0", "nbd", 4096, "test", "", "0", tenure="t")}
+        return {
+            number: MappedDevice(f"/dev/nbd{number}", "nbd", 4096, "test", "", str(number), tenure=tenure)
+            for number, tenure in enumerate(self.times)
+        }
 
     def reattach(self, volume: int) -> None:
-        self.said.append("reattach")
+        self.said.append(f"reattach {volume}")
+
+    def cut(self, volume: int) -> None:
+        self.said.append(f"cut {volume}")
 
     def before_swap(self) -> None:
         self.said.append("before")
@@ -86,7 +98,7 @@ class Stage:
 def test_one_that_was_without_its_peer_goes_on_without_it() -> None:
     stage = Stage((Conn.WF_CONNECTION, Disk.UP_TO_DATE))
     assert stage.planned().word == "watching"
-    assert stage.said == ["before", "kill", "reattach", "after"]
+    assert stage.said == ["before", "kill", "reattach 0", "after"]
     assert stage.resumed["alone"] is True
 
 
@@ -119,6 +131,15 @@ def test_a_primary_that_shows_its_peers_data_is_not_restarted(conn: Conn, disk: 
     assert stage.resumed["alone"] is False, "only a human knows whether those data may be shown"
 
 
+def test_one_whose_disks_were_edited_is_not_restarted_under_its_users() -> None:
+    stage = Stage((Conn.CONNECTED, Disk.UP_TO_DATE))
+    stage.changes = ["volume 0 disk /dev/x -> /dev/y"]
+    with pytest.raises(ConfigError, match="volume 0 disk /dev/x -> /dev/y"):
+        stage.planned()
+    assert stage.said == []
+    assert stage.planned(force=True).word == "watching"
+
+
 def test_a_process_that_does_not_end_leaves_no_other_one_behind() -> None:
     """The one that waited would come after it, and nobody would attach its disk."""
     stage = Stage((Conn.CONNECTED, Disk.UP_TO_DATE))
@@ -132,3 +153,23 @@ def test_a_process_that_does_not_end_leaves_no_other_one_behind() -> None:
         stage.waiting.kill()
         stage.waiting.wait()
     assert stage.said == ["before", "kill", "after"]
+
+
+@pytest.mark.parametrize("older", ["a", "z"])
+def test_what_waits_in_a_device_of_an_earlier_time_is_not_written(older: str) -> None:
+    """It was left by a crash, and an automatic promotion has begun a new time over it."""
+    stage = Stage((Conn.CONNECTED, Disk.UP_TO_DATE))
+    stage.times = [older, "t"]
+    assert stage.planned().word == "watching"
+    assert stage.resumed["tenure"] == "t"
+    assert stage.said == ["before", "kill", "cut 0", "reattach 1", "after"]
+
+
+def test_devices_of_two_times_wait_when_nobody_knows_which_is_the_later() -> None:
+    stage = Stage((Conn.CONNECTED, Disk.UP_TO_DATE))
+    stage.times = ["a", "t"]
+    report = recovery.resume_devices(cast(Server, stage), cast(Devices, stage), 0.0)
+    assert report.word == "waiting"
+    assert "unmap --force r0/VOLUME" in report.text
+    assert not stage.resumed
+    assert stage.said == []

@@ -147,35 +147,48 @@ class LocalResource:
 
         MappingError also for one that was mapped in another time as Primary: what waits in it is of then.
         """
-        from pydrbd.mapping.map import map_volume, mapped, remap_volume
+        from pydrbd.mapping.map import map_volume, remap_volume
 
         names = (self.run_dir, self.app.node, self.name, volume)
         tenure = str(self.call("nbd-info")["tenure"])
-        if (present := mapped(*names)) is not None:
-            if present.kind == "nbd" and present.tenure != tenure:
+        # Also of other volumes: after the next crash nobody could tell which of two times was the later.
+        for number, present in self._waiting_devices().items():
+            if present.tenure != tenure:
                 raise MappingError(
                     f"{self.name}: {present.path} was mapped before this node became Primary again, and what "
-                    f"waits in it must not come over newer data. `pydrbd unmap {self.name}/{volume}` first "
+                    f"waits in it must not come over newer data. `pydrbd unmap {self.name}/{number}` first "
                     f"(with --force if it is in use: its users get I/O errors)."
                 )
-            again = remap_volume(*names)
-            if again is not None:
-                return again
+        again = remap_volume(*names)
+        if again is not None:
+            return again
         wanted = device or self.view.volumes[volume].device.path or None
         return map_volume(*names, self.paths.nbd_socket, wanted, tenure)
+
+    def _waiting_devices(self) -> dict[int, MappedDevice]:
+        """The devices that keep their I/O for a new process, by volume."""
+        from pydrbd.mapping.map import mapped
+
+        found = {v: mapped(self.run_dir, self.app.node, self.name, v) for v in self.view.volumes}
+        return {v: device for v, device in found.items() if device is not None and device.kind == "nbd"}
 
     def resume(self) -> bool:
         """Become Primary again for devices that wait since a crash. False: there are none, or no need.
 
         Their users go on where they were. TakenOver and CannotResume as RemoteError: not any more, not now.
         """
-        from pydrbd.mapping.map import mapped, remap_volume
+        from pydrbd.mapping.map import remap_volume
 
-        found = {v: mapped(self.run_dir, self.app.node, self.name, v) for v in self.view.volumes}
-        waiting = {v: device for v, device in found.items() if device is not None and device.kind == "nbd"}
+        waiting = self._waiting_devices()
         if not waiting or self.snapshot().role is Role.PRIMARY:
             return False
-        tenure = max(device.tenure for device in waiting.values())
+        tenure, *others = sorted({device.tenure for device in waiting.values()})
+        if others:
+            raise MappingError(
+                f"{self.name}: its devices were mapped in different times as Primary, and what waits in the "
+                f"older ones must not come over newer data. `pydrbd unmap --force {self.name}/VOLUME` first "
+                "(their users get I/O errors)."
+            )
         try:
             limit = promotion_timeout(self.view.net.fencing)
             self.call("resume", timeout=limit, tenure=tenure, alone=True, seconds=RESUME_SECONDS)

@@ -147,11 +147,21 @@ class ControlServer:
                     thread = threading.Thread(
                         target=self._serve, args=(client,), name="control-client", daemon=True
                     )
-                    self._clients[client] = thread
                     # Under the lock, so that stop() never joins a thread that was not started.
-                    thread.start()
+                    full = not self._begin(thread)
+                    if not full:
+                        self._clients[client] = thread
             if full:
                 self._refuse(client)
+
+    def _begin(self, thread: threading.Thread) -> bool:
+        """False: the system has no thread left for it. Who accepts must not end by that."""
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._log(f"no thread for a control connection: {error}")
+            return False
+        return True
 
     def _refuse(self, client: socket.socket) -> None:
         text = f"more than {self._max_clients} control connections are open; try again when some have ended"

@@ -19,7 +19,7 @@ from pydrbd.config.reader import load
 from pydrbd.config.view import ResourceView, for_node, require_implemented
 from pydrbd.engine.retune import take_options
 from pydrbd.errors import StateRefused
-from pydrbd.integrations.describe import describe
+from pydrbd.integrations.describe import describe, structure
 from pydrbd.vocabulary import Conn, Refusal
 
 if TYPE_CHECKING:
@@ -108,20 +108,10 @@ def _options(group: str, where: str, old: OptionGroup, new: OptionGroup) -> Iter
 def _structure(running: ResourceView, wanted: ResourceView) -> Iterator[Difference]:
     """Addresses, node ids, volumes and their disks."""
 
-    def plain(view: ResourceView) -> dict[str, Any]:
-        found = describe(view)
-        options = ("options", "net", "config", "volumes")
-        top = {key: value for key, value in found.items() if key not in options}
-        for volume in found["volumes"]:
-            for key in ("disk", "meta_disk", "meta_index"):
-                top[f"volume {volume['number']} {key}"] = volume[key]
-        return top
-
-    old, new = plain(running), plain(wanted)
+    old, new = structure(describe(running)), structure(describe(wanted))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            before, after = (str(x.get(key, "")) for x in (old, new))
-            yield Difference("", running.name, key, before, after, How.RESTART)
+            yield Difference("", running.name, key, old.get(key, ""), new.get(key, ""), How.RESTART)
 
 
 def adjust(node: Node, config: str, groups: list[str], dry_run: bool) -> dict[str, list[str]]:

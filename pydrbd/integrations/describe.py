@@ -39,6 +39,17 @@ def describe(view: ResourceView, config_file: str = "") -> dict[str, Any]:
     }
 
 
+def structure(found: Description) -> dict[str, str]:
+    """What of a description is no option: addresses, node ids, volumes and their disks."""
+    options = ("options", "net", "config", "volumes")
+    plain = {key: str(value) for key, value in found.items() if key not in options}
+    plain["volumes"] = " ".join(str(volume["number"]) for volume in found["volumes"])
+    for volume in found["volumes"]:
+        for key in ("disk", "meta_disk", "meta_index"):
+            plain[f"volume {volume['number']} {key}"] = str(volume[key])
+    return plain
+
+
 def _volume(volume: Volume) -> dict[str, Any]:
     minor = volume.device.minor
     meta = volume.meta_disk

@@ -315,8 +315,10 @@ class Driver:
         self._fatal(f"internal error in {where}; the process ends\n{traceback.format_exc(limit=TRACEBACK)}")
 
     def _end_process(self, text: str) -> None:
-        self.log.emergency(text)
-        os._exit(EXIT_FATAL)
+        try:
+            self.log.emergency(text)
+        finally:  # also when there is no thread left that could write it
+            os._exit(EXIT_FATAL)
 
     def clock(self) -> float:
         """The clock of Engine.tick: monotonic seconds."""

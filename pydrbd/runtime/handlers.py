@@ -49,9 +49,14 @@ class Handlers:
 
     def start(self, order: RunHandler, done: Callable[[int | None], None]) -> None:
         """Run the handler in the background; `done(status)` is called from its thread."""
-        threading.Thread(
+        thread = threading.Thread(
             target=lambda: done(self.run(order)), name=f"handler {order.name}", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # none left: who waits for the handler must not wait for ever
+            self._log.put("error", f"handler {order.name} could not be run: {error}")
+            done(None)
 
     def run(self, order: RunHandler) -> int | None:
         """Run the handler and wait for it. Its exit status as RunHandler describes it; raises nothing."""

@@ -25,7 +25,9 @@ _QUIET = 0.1
 
 
 class Devices(Protocol):
-    """What is needed of them; tests have another one."""
+    """What is needed of them; tests have another one. `volumes`: those of the resource."""
+
+    volumes: list[int]
 
     def mapped(self) -> dict[int, MappedDevice]:
         """The devices that may have I/O waiting, by volume."""

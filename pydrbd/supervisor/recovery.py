@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydrbd.control.client import RemoteError, promotion_timeout
-from pydrbd.errors import MappingError, PydrbdError, StateRefused
+from pydrbd.errors import ConfigError, MappingError, PydrbdError, StateRefused
 from pydrbd.supervisor.devices import Devices
 from pydrbd.supervisor.server import Server
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
@@ -58,8 +58,8 @@ def bring_up(
     marks = {"answers": time.monotonic()}
     status = server.call("status")
     for volume in status["volumes"]:
-        configured = server.view.volumes[volume["number"]].disk is not None
-        if configured and volume["disk"] == Disk.DISKLESS:
+        configured = server.view.volumes.get(volume["number"])
+        if configured is not None and configured.disk is not None and volume["disk"] == Disk.DISKLESS:
             _attach(server, volume["number"])
     marks["attached"] = time.monotonic()
     if status["connection"] == Conn.STANDALONE:
@@ -82,13 +82,17 @@ def resume_devices(
 ) -> Report:
     """Go on as Primary, and connect the devices. MappingError, ControlError: the process must be replaced."""
     mapped = devices.mapped()
-    times = {device.tenure for device in mapped.values()} | ({tenure} if tenure else set())
-    if not times:
-        return Report()
     name = server.view.name
+    times = {device.tenure for device in mapped.values()}
+    if not tenure:
+        if not times:
+            return Report()
+        if len(times) > 1:
+            return Report("waiting", _of_two_times(name))
+        (tenure,) = times
     try:
         limit = promotion_timeout(server.view.net.fencing)
-        server.call("resume", timeout=limit, tenure=max(times), alone=alone, seconds=seconds)
+        server.call("resume", timeout=limit, tenure=tenure, alone=alone, seconds=seconds)
     except RemoteError as error:
         if error.kind == "TakenOver":
             for volume in mapped:
@@ -104,9 +108,21 @@ def resume_devices(
             f"the peer, if you know that it has not taken over; `pydrbd unmap --force {name}` gives them up.",
         )
     marks = {"primary": time.monotonic()}
-    for volume in mapped:
-        devices.reattach(volume)
+    for volume, device in mapped.items():
+        if device.tenure == tenure:
+            devices.reattach(volume)
+        else:  # what waits in it is older than what was written since
+            devices.cut(volume)
     return Report(marks=marks | {"devices": time.monotonic()})
+
+
+def _of_two_times(name: str) -> str:
+    """Nothing tells which of the two was the later one."""
+    return (
+        f"{name}: its devices were mapped in different times as Primary, and what waits in the older ones "
+        f"must not come over newer data. They all wait. `pydrbd unmap --force {name}/VOLUME` gives one of "
+        "them up (its users get I/O errors)."
+    )
 
 
 def planned(server: Server, devices: Devices, *, force: bool) -> Report:
@@ -118,6 +134,7 @@ def planned(server: Server, devices: Devices, *, force: bool) -> Report:
     status = server.call("status")
     if not force:
         _check_may_swap(name, status, devices)
+        _check_structure(server, status, devices)
     primary = status["role"] == Role.PRIMARY.value
     tenure = server.call("nbd-info")["tenure"] if primary else ""
     begin = time.monotonic()
@@ -168,6 +185,20 @@ def _check_may_swap(name: str, status: dict[str, Any], devices: Devices) -> None
             f"it may go on as Primary. Attach it and wait for the resync (`pydrbd wait-sync {name}`) or make "
             f"the peer Primary. `pydrbd restart --force {name}` restarts all the same; then clients wait, or "
             "fail.",
+        )
+
+
+def _check_structure(server: Server, status: dict[str, Any], devices: Devices) -> None:
+    """ConfigError if a new process would have other disks or addresses, and somebody waits for it."""
+    if status["role"] != Role.PRIMARY.value and not devices.mapped():
+        return
+    name = server.view.name
+    if edited := server.edited():
+        raise ConfigError(
+            f"{name}: not restarted: its configuration was edited ({', '.join(edited)}), and with other "
+            "disks, volumes or addresses a new process could not tell that it may go on as Primary. Its "
+            f"users would wait. `pydrbd down {name}` and then `pydrbd up {name}` takes that over; "
+            f"`pydrbd restart --force {name}` restarts all the same."
         )
 
 

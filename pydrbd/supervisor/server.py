@@ -17,10 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydrbd.config import ResourceView
+from pydrbd.config import ResourceView, for_node, load, require_implemented
 from pydrbd.control.client import REPLY_TIMEOUT, Client
-from pydrbd.errors import ControlError
+from pydrbd.errors import ConfigError, ControlError
+from pydrbd.integrations.describe import describe, structure
 from pydrbd.runtime import launch
+from pydrbd.runtime.addresses import is_local
 
 #: Seconds for a killed process to be gone; one that hangs in the disk's driver may take longer.
 END_TIMEOUT = 10.0
@@ -38,6 +40,20 @@ class Server:
     def pid(self) -> int | None:
         """The process (0: it is just starting), None if there is none."""
         return launch.running(self.run_dir, self.view.node_name, self.view.name)
+
+    def read_again(self) -> None:
+        """Take the configuration as a new process would; as it was, if it cannot be used."""
+        with contextlib.suppress(ConfigError):
+            view = for_node(load(self.config_file), self.view.name, self.view.node_name, is_local)
+            require_implemented(view)
+            self.view = view
+
+    def edited(self) -> list[str]:
+        """What a new process would have other than the present one, apart from options: 'KEY OLD -> NEW'."""
+        old, new = structure(self.call("describe")), structure(describe(self.view))
+        # Only what both know: the other one may be of another version.
+        common = sorted(old.keys() & new.keys())
+        return [f"{key} {old[key]} -> {new[key]}" for key in common if old[key] != new[key]]
 
     def call(self, verb: str, *, timeout: float | None = REPLY_TIMEOUT, **args: Any) -> Any:
         return self._client.call(verb, timeout=timeout, **args)

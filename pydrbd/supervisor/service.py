@@ -94,6 +94,7 @@ class Supervisor:
         self._ended = threading.Event()
         #: Waits on RES.lock, has nothing else, and dies with us.
         self._spare: subprocess.Popen[bytes] | None = None
+        self._spare_view: ResourceView | None = None
         self._spare_after = 0.0
         self._restart: Future[Any] | None = None
         self._restart_force = False
@@ -221,7 +222,14 @@ class Supervisor:
             self._pause()
             if self._stop.is_set():
                 return
+            self._read_again()
             spare, self._spare = self._spare, None
+            if spare is not None and self._spare_view != self.server.view:
+                # What `adjust` has changed since (fencing, say) must hold in the next process as well.
+                self.log("info", "the configuration was edited: another process than the one kept ready")
+                spare.kill()
+                spare.wait()
+                spare = None
             if spare is None and self.server.pid is not None:
                 self._adopt()  # somebody else was quicker
                 return
@@ -238,6 +246,11 @@ class Supervisor:
             self.state.restarts += 1
             self._served(report, begin)
             return
+
+    def _read_again(self) -> None:
+        """The configuration may have been edited: other options, more volumes."""
+        self.server.read_again()
+        self.devices.volumes = sorted(self.server.view.volumes)
 
     def _pause(self) -> None:
         delay = self._backoff.delay
@@ -262,6 +275,7 @@ class Supervisor:
         request, self._restart = self._restart, None
         assert request is not None
         self._drop_spare()  # it may have loaded what is to be replaced
+        self._read_again()
         begin = 0.0
         try:
             self.state.word, self.state.text = "starting", "a planned restart"
@@ -288,6 +302,8 @@ class Supervisor:
             self._spare, self._spare_after = None, time.monotonic() + _SPARE_PAUSE
         elif self._spare is None and time.monotonic() >= self._spare_after:
             try:
+                self._read_again()
+                self._spare_view = self.server.view
                 self._spare = self.server.standby(ready=False)
             except ControlError as error:
                 self._spare_after = time.monotonic() + _SPARE_PAUSE
@@ -338,6 +354,8 @@ class Supervisor:
         try:
             return request.result(150.0)
         except TimeoutError as error:
+            if self._restart is request:
+                self._restart = None  # who asked is told no, so it must not happen later
             raise ControlError(f"{self.view.name}: its supervisor did not come to the restart") from error
 
     def _fail_request(self, why: str) -> None:

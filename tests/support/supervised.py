@@ -23,6 +23,7 @@ class FakeDevices:
 
     def __init__(self, node: Member) -> None:
         self.node = node
+        self.volumes = [0]
         self.device: MappedDevice | None = None
         self.client: NbdClient | None = None
         #: (offset, data) of writes that nobody has answered.
