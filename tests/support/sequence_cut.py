@@ -50,7 +50,7 @@ class CutRun(WiderRun):
     _cut: tuple[int, str] | None = None
 
     def can(self, step: Step) -> bool:
-        name, n = step
+        name, n = step[:2]
         if "/" not in name:
             return super().can(step)
         what, _rounds, end = name.split("/")
@@ -58,7 +58,7 @@ class CutRun(WiderRun):
         return super().can((what, n)) and (peer or end in ("crash", "power"))
 
     def do(self, step: Step) -> None:
-        name, n = step
+        name, n = step[:2]
         if "/" not in name:
             super().do(step)
             return
