@@ -33,6 +33,28 @@ def test_units_run_this_pydrbd_and_never_send_sigterm(tmp_path: Path) -> None:
     assert f"ExecStart={shlex.join(program)} scrub\n" in texts["pydrbd-scrub.service"]
 
 
+def test_the_death_of_the_supervisor_stops_nothing_else(tmp_path: Path) -> None:
+    """Measured with systemd 252: it restarts all that require a service that it starts again after a crash,
+    so the file system was unmounted; PropagatesStopTo= unmounted it as well, and for good. And it runs
+    ExecStop= also after a main process that has ended by itself, without MAINPID."""
+    texts = written(tmp_path)
+    for binding in ("Requires=pydrbd@", "BindsTo=", "PartOf=", "Requisite=", "PropagatesStopTo="):
+        lines = [line for text in texts.values() for line in text.splitlines() if line.startswith(binding)]
+        assert not lines
+    (line,) = [line for line in texts["pydrbd@.service"].splitlines() if line.startswith("ExecStop=")]
+    words = shlex.split(line.removeprefix("ExecStop=").replace("$$", "$"))
+    assert words[-2:] == ["down", "%i"]
+    command = [*words[: words.index("sh") + 1], "echo", *words[-2:]]
+    said = {
+        pid: subprocess.run(
+            command, capture_output=True, text=True, timeout=10, env={"MAINPID": pid}, check=True
+        )
+        for pid in ("", "4711")
+    }
+    assert said[""].stdout == ""
+    assert said["4711"].stdout == "down %i\n"
+
+
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     written(tmp_path)
     analyze = shutil.which("systemd-analyze")
