@@ -78,7 +78,10 @@ class CutRun(WiderRun):
             if name == "promote":
                 # It, or the peer that serves it, may have begun a generation.
                 self.volume.alone = [True, True]
-            self.volume.outdated |= name == "outdate"
+            if name == "outdate":
+                self.volume.outdated = True
+                if not self.volume.good(1 - n):
+                    self.volume.fork("the only good copy was outdated")
 
     def _do_write(self, n: int, index: int = 0) -> None:
         had = set(self.volume.allowed[index])

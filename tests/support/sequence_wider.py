@@ -119,7 +119,8 @@ class WiderRun(Run):
             self.force = False
         if self.bench(n).engine.role == Role.PRIMARY:
             self.waiting = [False, False]
-            if (weak and self.state(n) == Disk.UP_TO_DATE) or other or not self.volume.complete(n):
+            apart = (weak and self.state(n) == Disk.UP_TO_DATE) or other or n in self.fenced
+            if apart or not self.volume.complete(n):
                 self.volume.fork("promoted by force")
 
     def _do_demote(self, n: int) -> None:
