@@ -32,6 +32,7 @@ from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
 from pydrbd.errors import CommandFailed, PydrbdError, TakenOver, UsageError, WaitTimeout
 from pydrbd.format.gi import gi_line, show_gi
 from pydrbd.integrations import feed
+from pydrbd.mapping.waiting import refuse_beside_waiting
 from pydrbd.node_verbs import MORE_VERBS, REQUIRED, Verb
 from pydrbd.runtime import memory
 from pydrbd.runtime.addresses import LinkOptions
@@ -177,6 +178,7 @@ class Node:
         `config`: the file that `view` was read from, for those who ask.
         """
         self.view, self.config = view, config
+        self.run_dir = run_dir
         self.paths: RunPaths = paths(run_dir, view.node_name, view.name)
         self._quit = quit_process
         self.engine = Engine(engine_options(view), secrets.token_bytes)
@@ -293,6 +295,8 @@ class Node:
     def promote(self, **how: bool) -> None:
         """Become Primary, for a new time unless it is Primary already."""
         begins, before = self.snapshot().role is not Role.PRIMARY, self.tenure
+        if begins and how.get("auto"):
+            refuse_beside_waiting(self.run_dir, self.view.node_name, self.view.name, self.view.volumes)
         self.driver.run(self.engine.promote(**how))
         if begins and self.tenure == before:  # else another command has begun it, and devices may be mapped
             self.tenure = secrets.token_hex(8)

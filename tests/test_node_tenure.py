@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from pydrbd.errors import TakenOver
+from pydrbd.errors import MappingError, TakenOver
+from pydrbd.mapping import waiting
+from pydrbd.mapping.device import MappedDevice
 from pydrbd.node import Node
 from pydrbd.vocabulary import Role
 
@@ -51,3 +54,26 @@ def test_who_resumes_does_not_rename_a_time_that_has_begun_meanwhile() -> None:
     with pytest.raises(TakenOver):
         Node.resume(cast(Node, node), "old", False, 1.0)
     assert node.tenure == began[0]
+
+
+@pytest.mark.parametrize(("auto", "kind"), [(True, "nbd"), (True, "loop"), (False, "nbd")])
+def test_no_time_begins_by_itself_beside_a_device_that_waits(
+    monkeypatch: pytest.MonkeyPatch, auto: bool, kind: str
+) -> None:
+    """Who opens the device cannot know of it; after one more crash the two times could not be told apart."""
+    device = MappedDevice("/dev/nbd3", kind, 4096, "", "", "", tenure="earlier")
+    monkeypatch.setattr(waiting, "mapped", lambda *_names: device)
+    node: Any = SimpleNamespace(
+        tenure="",
+        run_dir=Path("/nowhere"),
+        view=SimpleNamespace(name="r0", node_name="alpha", volumes={0: None}),
+        engine=SimpleNamespace(promote=lambda **_how: None),
+        driver=SimpleNamespace(run=lambda _script: None),
+        snapshot=lambda: SimpleNamespace(role=Role.SECONDARY),
+    )
+    if auto and kind == "nbd":
+        with pytest.raises(MappingError, match=r"/dev/nbd3 waits .* stays Secondary"):
+            Node.promote(cast(Node, node), auto=auto)
+    else:
+        Node.promote(cast(Node, node), auto=auto)
+    assert (node.tenure == "") is (auto and kind == "nbd")
