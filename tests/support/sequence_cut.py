@@ -78,6 +78,8 @@ class CutRun(WiderRun):
             if name == "promote":
                 # It, or the peer that serves it, may have begun a generation.
                 self.volume.alone = [True, True]
+                if not self.volume.complete(n):
+                    self.volume.fork("promoted alone without all writes")
             if name == "outdate":
                 self.volume.outdated = True
                 if not self.volume.good(1 - n):
