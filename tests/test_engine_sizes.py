@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pydrbd.errors import CommandFailed
 from pydrbd.units import SECTOR
-from pydrbd.vocabulary import Disk, Failure
+from pydrbd.vocabulary import Conn, Disk, Failure
+from pydrbd.wire.packets import State
 from tests.support.engine_bench import DISK_BYTES, Bench, connect, fresh_disk, good_disk, pair_of
 
 
@@ -50,3 +51,36 @@ def test_a_disk_takes_the_place_of_one_that_was_too_small() -> None:
     assert one.volume.size == two.volume.size == DISK_BYTES
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert two.engine.session is session, two.engine.last_disconnect
+
+
+def test_the_size_of_an_empty_disk_is_not_that_of_the_device_once_it_is_gone() -> None:
+    """Beta's own, larger disk was never in step with alpha's; it goes before the two have spoken of sizes."""
+    pair = pair_of(good_disk(size=DISK_BYTES // 2), fresh_disk(DISK_BYTES))
+    one, two = pair.one, pair.two
+    assert two.volume.size == DISK_BYTES
+    assert pair.run(two, two.engine.detach(0)) is None
+    connect(pair)
+    assert two.volume.size == one.volume.size == DISK_BYTES // 2
+    assert pair.run(two, two.engine.promote()) is None
+    two.disk = fresh_disk(DISK_BYTES)
+    session = two.engine.session
+    two.start("attach", two.engine.attach(0))
+    pair.pass_time(3)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert two.engine.session is session, two.engine.last_disconnect
+
+
+def test_nor_if_it_goes_in_the_middle_of_the_handshake() -> None:
+    pair = pair_of(good_disk(size=DISK_BYTES // 2), fresh_disk(DISK_BYTES))
+    one, two = pair.one, pair.two
+    pair.filter = lambda _bench, packet: [] if isinstance(packet, State) else [packet]
+    connect(pair, 0.3)
+    assert (two.volume.state.conn, two.volume.size) == (Conn.WF_REPORT_PARAMS, DISK_BYTES // 2)
+    assert pair.run(two, two.engine.detach(0, force=True)) is None
+    assert two.volume.size == one.volume.size == DISK_BYTES // 2
+
+
+def test_a_good_disk_that_goes_leaves_the_size_of_its_device() -> None:
+    pair = pair_of(good_disk(), fresh_disk(DISK_BYTES // 2))
+    assert pair.run(pair.one, pair.one.engine.detach(0)) is None
+    assert pair.one.volume.size == DISK_BYTES

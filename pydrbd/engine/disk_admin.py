@@ -46,6 +46,10 @@ _CRASHED = MdFlag.PRIMARY | MdFlag.CRASHED_PRIMARY
 
 def forget_disk(volume: Volume) -> None:
     """Drop all that was known of the disk (it is closed, or about to be)."""
+    if _alone_with_size_of_no_data(volume):
+        volume.size = 0
+        if volume.peer_sizes is not None and volume.engine.session is not None:
+            peer_state.take_size(volume, volume.peer_sizes)
     volume.layout = volume.base = volume.generation = None
     volume.bitmap = Bitmap(0)
     volume.activity_log = ActivityLog(volume.options.al_extents)
@@ -53,6 +57,15 @@ def forget_disk(volume: Volume) -> None:
     volume.resumable = volume.cache_lost = False
     volume.attached_as = Disk.DISKLESS
     volume.incarnation += 1
+
+
+def _alone_with_size_of_no_data(volume: Volume) -> bool:
+    """Is the size of the device that of a disk without good data, and has no peer agreed to it? With another
+    disk, or the peer's data, it will be another."""
+    state = volume.state
+    if volume.base is None or state.conn >= Conn.CONNECTED or state.role == Role.PRIMARY:
+        return False
+    return MdFlag.CONSISTENT not in (volume.flags_on_disk if volume.in_use else volume.base.flags)
 
 
 def attach(engine: Engine, volume: Volume) -> Script[None]:

@@ -144,11 +144,7 @@ def on_sizes(session: Session, packet: packets.Sizes) -> None:
         return
     volume.peer_sizes = packet
     if not volume.has_disk and volume.state.disk != Disk.NEGOTIATING:
-        size = packet.current_sectors or packet.configured_sectors or packet.backing_sectors
-        if size > MAX_DEVICE_BYTES // SECTOR:
-            raise ProtocolViolation(f"SIZES of volume {volume.number} claims a device of {size} sectors")
-        if not volume.size and size:
-            volume.resize(size * SECTOR)
+        take_size(volume, packet)
         return
     size = agreed_size(volume)
     if size < volume.size and volume.state.disk >= Disk.OUTDATED:
@@ -166,6 +162,15 @@ def on_sizes(session: Session, packet: packets.Sizes) -> None:
     session.engine.persist_later(volume)
     if volume.state.conn >= Conn.CONNECTED:
         send_sizes(session, volume)
+
+
+def take_size(volume: Volume, packet: packets.Sizes) -> None:
+    """Without a disk the device is as large as the peer says, unless its size is known."""
+    size = packet.current_sectors or packet.configured_sectors or packet.backing_sectors
+    if size > MAX_DEVICE_BYTES // SECTOR:
+        raise ProtocolViolation(f"SIZES of volume {volume.number} claims a device of {size} sectors")
+    if not volume.size and size:
+        volume.resize(size * SECTOR)
 
 
 def on_uuids(session: Session, packet: packets.Uuids) -> None:

@@ -159,6 +159,15 @@ class Checker(PowerChecks, Observer):
         hot = node.disk.hot_extents() if replayed else frozenset()
         return lambda block: node.disk.bit(block) or block // _PER_EXTENT in hot
 
+    def _cover_and_log(self, node: Node) -> Callable[[int], bool]:
+        """The same, and the writes that hold its activity log: a Primary that does not know yet that it is
+        alone, or overtaken, has written what it will mark when it does."""
+        cover = self._cover(node)
+        logged = [] if node.engine is None else list(peek.logged(node.engine, 0))
+        return lambda block: (
+            cover(block) or any(first < (block + 1) * BLOCK and block * BLOCK < end for first, end in logged)
+        )
+
     def _tell(self, node: Node, block: int) -> str:
         data = node.disk.blocks.get(block, ZERO_BLOCK)
         values = sorted(set(values_of(data, block)))
@@ -206,7 +215,7 @@ class Checker(PowerChecks, Observer):
                     )
             if self._never_in_sync():
                 continue
-            elsewhere = self._cover(self.world.other(node))
+            elsewhere = self._cover_and_log(self.world.other(node))
             for block in range(low // BLOCK, min(high, compared(self.world)) // BLOCK):
                 if block not in self.differs or block in self.rotten.blocks or elsewhere(block):
                     continue
