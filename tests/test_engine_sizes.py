@@ -5,11 +5,13 @@ Neighbours: test_engine_handshake.py (SIZES when two nodes meet).
 
 from __future__ import annotations
 
+from pydrbd.engine.orders import FlushDisk
 from pydrbd.errors import CommandFailed
+from pydrbd.sim.disk import SimDisk
 from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Disk, Failure
 from pydrbd.wire.packets import State
-from tests.support.engine_bench import DISK_BYTES, Bench, connect, fresh_disk, good_disk, pair_of
+from tests.support.engine_bench import DISK_BYTES, Bench, Pair, connect, fresh_disk, good_disk, pair_of
 
 
 def test_a_disk_is_not_shrunk_to_the_device_that_a_peer_has_shown_before() -> None:
@@ -84,3 +86,38 @@ def test_a_good_disk_that_goes_leaves_the_size_of_its_device() -> None:
     pair = pair_of(good_disk(), fresh_disk(DISK_BYTES // 2))
     assert pair.run(pair.one, pair.one.engine.detach(0)) is None
     assert pair.one.volume.size == DISK_BYTES
+
+
+def meets_while_it_is_attached(one: SimDisk, two: SimDisk) -> tuple[Pair, object]:
+    """The two nodes meet while one's disk, already read, is taken into use; two's has been there before."""
+    pair = pair_of(None, two)
+    pair.severed = True
+    connect(pair, 0.1)
+    pair.one.disk = one
+    pair.one.hold = lambda order: isinstance(order, FlushDisk)
+    pair.one.start("attach", pair.one.engine.attach(0))
+    pair.settle()
+    pair.severed = False
+    pair.pass_time(0.5)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    pair.one.release()
+    pair.one.hold = lambda _order: False
+    pair.pass_time(3)
+    return pair, pair.one.results["attach"]
+
+
+def test_an_empty_disk_that_is_larger_takes_the_size_of_the_device_that_it_meets_while_it_is_attached() -> (
+    None
+):
+    pair, result = meets_while_it_is_attached(fresh_disk(DISK_BYTES), good_disk(size=DISK_BYTES // 2))
+    assert result is None
+    assert pair.one.volume.size == pair.two.volume.size == DISK_BYTES // 2
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+
+
+def test_a_good_disk_does_not_lose_its_end_to_a_peer_that_it_meets_while_it_is_attached() -> None:
+    disk = good_disk()
+    _pair, result = meets_while_it_is_attached(disk, fresh_disk(DISK_BYTES // 2))
+    assert isinstance(result, CommandFailed)
+    assert "the data of this disk" in str(result)
+    assert disk.superblock().size_sectors * SECTOR == DISK_BYTES

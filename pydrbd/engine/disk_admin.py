@@ -36,6 +36,7 @@ from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Disk, Failure, Role
 
 if TYPE_CHECKING:
+    from pydrbd.engine.connection import Session
     from pydrbd.engine.engine import Engine
     from pydrbd.engine.volume import Volume
 
@@ -272,18 +273,33 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
     # What it said before it knew of this disk is no ground for a decision: serving us, it may have begun a
     # generation since.
     volume.negotiation.answer_due = True
-    told = volume.peer_sizes
-    grown = told is not None and peer_state.agreed_size(volume) > volume.size
-    if told is not None and grown and volume.state.pdsk >= Disk.INCONSISTENT:
-        # The peer told its size when there was no disk here, and does not tell again what has not changed:
-        # ours may be that of a disk which it has refused as too small.
-        peer_state.on_sizes(session, told)
+    if why := _meets_size(session, volume):
+        engine.attach_aborted(volume, why)
+        refuse_failed(engine, volume)
     peer_state.send_sizes(session, volume)
     peer_state.send_uuids(session, volume)
     engine.send_state(volume)
     yield from _answered(engine, volume)
     yield from volume.persist()
     refuse_failed(engine, volume)
+
+
+def _meets_size(session: Session, volume: Volume) -> str:
+    """What the peer has told of its size when there was no disk here; it does not tell again what has not
+    changed. Why that excludes this disk, '' if it does not."""
+    told, stored = volume.peer_sizes, volume.attached_as
+    if told is None or volume.state.pdsk < Disk.INCONSISTENT:
+        return ""
+    size = peer_state.agreed_size(volume)
+    if size < volume.size and stored != Disk.INCONSISTENT:
+        return (
+            f"The device has {size // SECTOR} sectors, as the peer says, the data of this disk"
+            f" {volume.size // SECTOR}. If these are the good ones: down, up, and see to the peer's disk."
+        )
+    if size != volume.size:
+        # Ours is that of an empty disk, or of one that the peer has refused as too small.
+        peer_state.on_sizes(session, told)
+    return ""
 
 
 def _answered(engine: Engine, volume: Volume) -> Script[None]:
