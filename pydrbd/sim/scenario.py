@@ -8,6 +8,7 @@ breaks them on purpose and demands that the nodes notice.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from pydrbd.errors import PydrbdError
@@ -323,8 +324,12 @@ class Scenario(
 
     def _agree(self) -> Process:
         """Do what an administrator would until both nodes are connected and UpToDate."""
-        deadline = self.clock.now + CONVERGE
+        deadline, least = self.clock.now + CONVERGE, sys.maxsize
         while not self._healthy():
+            # A resync of a whole disk over slow ways may take its time, as long as it gets on.
+            left = sum(peek.out_of_sync(node.engine, 0) for node in self.nodes if node.engine)
+            if left < least:
+                deadline, least = self.clock.now + CONVERGE, left
             if self.clock.now > deadline:
                 raise Violation("liveness", f"the nodes do not converge: {self._tell()}")
             for node in self.nodes:
