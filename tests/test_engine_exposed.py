@@ -126,11 +126,8 @@ def test_a_primary_whose_disk_is_no_good_does_not_take_data_that_a_power_cut_has
     assert "has lost completed writes with its cache" in one.engine.last_disconnect
 
 
-@pytest.mark.parametrize("protocol", [Protocol.A, Protocol.B])
-def test_a_primary_without_a_disk_does_not_take_data_that_lack_what_was_completed_on_trust(
-    protocol: Protocol,
-) -> None:
-    """The peer never wrote it, its own disk fails, and only then the loss of the peer is noticed."""
+def completed_on_trust(protocol: Protocol) -> Pair:
+    """One is Primary and has NEW, acknowledged; two has OLD, and has not carried out the write."""
     pair = pair_of(good_disk(), good_disk(), {"protocol": protocol}, protocol=protocol)
     connect(pair)
     one, two = pair.one, pair.two
@@ -143,6 +140,16 @@ def test_a_primary_without_a_disk_does_not_take_data_that_lack_what_was_complete
     if protocol is Protocol.A:
         pair.filter = lambda _bench, _packet: []
     assert pair.run(one, one.engine.write(0, 0, NEW)) is None
+    return pair
+
+
+@pytest.mark.parametrize("protocol", [Protocol.A, Protocol.B])
+def test_a_primary_without_a_disk_does_not_take_data_that_lack_what_was_completed_on_trust(
+    protocol: Protocol,
+) -> None:
+    """The peer never wrote it, its own disk fails, and only then the loss of the peer is noticed."""
+    pair = completed_on_trust(protocol)
+    one, two = pair.one, pair.two
     pair.filter = lambda _bench, _packet: []
 
     def fails(order: Order) -> object:
@@ -166,18 +173,8 @@ def test_a_primary_without_a_disk_does_not_take_data_that_lack_what_was_complete
 def test_nor_if_its_disk_fails_only_after_the_loss_and_before_the_new_generation_is_on_it(
     protocol: Protocol,
 ) -> None:
-    pair = pair_of(good_disk(), good_disk(), {"protocol": protocol}, protocol=protocol)
-    connect(pair)
+    pair = completed_on_trust(protocol)
     one, two = pair.one, pair.two
-    assert pair.run(one, one.engine.promote()) is None
-    assert one.engine.open(0, True) == 0
-    assert pair.run(one, one.engine.write(0, 0, OLD)) is None
-    pair.pass_time(1)
-    two.hold = lambda order: isinstance(order, WriteBlocks)
-    two.hook = lambda order: "not carried out" if isinstance(order, WriteBlocks) else NotImplemented
-    if protocol is Protocol.A:
-        pair.filter = lambda _bench, _packet: []
-    assert pair.run(one, one.engine.write(0, 0, NEW)) is None
 
     def fails(order: Order) -> object:
         return IoFailed(5, "broken") if isinstance(order, FlushDisk | WriteMeta) else NotImplemented
