@@ -12,7 +12,7 @@ from pydrbd.engine.orders import FlushDisk, IoFailed, Order, ReadBlocks, WriteBl
 from pydrbd.errors import CommandFailed
 from pydrbd.vocabulary import Conn, Disk, Protocol
 from pydrbd.wire.packets import Bitmap, Channel, CompressedBitmap, Packet, Sizes, State, SyncUuid, Uuids
-from tests.support.engine_bench import Bench, Pair, connect, cut_power, good_disk, pair_of
+from tests.support.engine_bench import Bench, Pair, connect, cut_power, good_disk, lose_cache, pair_of
 
 OLD, NEW = b"\x11" * 4096, b"\x5a" * 4096
 
@@ -143,13 +143,24 @@ def completed_on_trust(protocol: Protocol) -> Pair:
     return pair
 
 
+def refuses_what_lacks_it(pair: Pair, protocol: Protocol) -> None:
+    """The process over there has died with the write in hand; the machine has not. Now the two meet again."""
+    one = pair.one
+    two = pair.two = pair.resolver = Bench("beta", 99, pair.two.disk, protocol=protocol)
+    assert pair.run(two, two.engine.attach(0)) is None
+    pair.severed = False
+    connect(pair)
+    assert pair.conns()[0] == Conn.STANDALONE
+    assert "the peer may lack completed writes" in one.engine.last_disconnect
+
+
 @pytest.mark.parametrize("protocol", [Protocol.A, Protocol.B])
 def test_a_primary_without_a_disk_does_not_take_data_that_lack_what_was_completed_on_trust(
     protocol: Protocol,
 ) -> None:
     """The peer never wrote it, its own disk fails, and only then the loss of the peer is noticed."""
     pair = completed_on_trust(protocol)
-    one, two = pair.one, pair.two
+    one = pair.one
     pair.filter = lambda _bench, _packet: []
 
     def fails(order: Order) -> object:
@@ -160,13 +171,7 @@ def test_a_primary_without_a_disk_does_not_take_data_that_lack_what_was_complete
     pair.settle()
     assert pair.disks()[0] == Disk.DISKLESS
     apart(pair)
-    # The process over there has died with the write in hand; the machine has not.
-    two = pair.two = pair.resolver = Bench("beta", 99, two.disk, protocol=protocol)
-    assert pair.run(two, two.engine.attach(0)) is None
-    pair.severed = False
-    connect(pair)
-    assert pair.conns()[0] == Conn.STANDALONE
-    assert "the peer may lack completed writes" in one.engine.last_disconnect
+    refuses_what_lacks_it(pair, protocol)
 
 
 @pytest.mark.parametrize("protocol", [Protocol.A, Protocol.B])
@@ -174,7 +179,7 @@ def test_nor_if_its_disk_fails_only_after_the_loss_and_before_the_new_generation
     protocol: Protocol,
 ) -> None:
     pair = completed_on_trust(protocol)
-    one, two = pair.one, pair.two
+    one = pair.one
 
     def fails(order: Order) -> object:
         return IoFailed(5, "broken") if isinstance(order, FlushDisk | WriteMeta) else NotImplemented
@@ -182,13 +187,7 @@ def test_nor_if_its_disk_fails_only_after_the_loss_and_before_the_new_generation
     one.hook = fails
     apart(pair)
     assert pair.disks()[0] == Disk.DISKLESS
-    pair.filter = lambda _bench, packet: [packet]
-    two = pair.two = pair.resolver = Bench("beta", 99, two.disk, protocol=protocol)
-    assert pair.run(two, two.engine.attach(0)) is None
-    pair.severed = False
-    connect(pair)
-    assert pair.conns()[0] == Conn.STANDALONE
-    assert "the peer may lack completed writes" in one.engine.last_disconnect
+    refuses_what_lacks_it(pair, protocol)
     assert isinstance(pair.run(one, one.engine.read(0, 0, 4096)), IoFailed)
     # Its client knows since its flush failed; whoever opens the device now begins anew.
     assert isinstance(pair.run(one, one.engine.flush(0)), IoFailed)
@@ -213,9 +212,7 @@ def test_a_primary_without_a_disk_does_not_take_data_back_that_a_failing_disk_ha
     two.hook = lambda order: IoFailed(5, "broken") if isinstance(order, WriteBlocks) else NotImplemented
     assert isinstance(pair.run(one, one.engine.write(0, 8192, NEW)), IoFailed)
     assert pair.disks() == (Disk.DISKLESS, Disk.DISKLESS)
-    for block, versions in two.disk.cached.items():
-        two.disk.blocks[block] = versions[0]
-    two.disk.cached.clear()
+    lose_cache(two.disk)
     two.hook = lambda _order: NotImplemented
     two.start("attach", two.engine.attach(0))
     pair.pass_time(3)

@@ -106,9 +106,7 @@ def meets_while_it_is_attached(one: SimDisk, two: SimDisk) -> tuple[Pair, object
     return pair, pair.one.results["attach"]
 
 
-def test_an_empty_disk_that_is_larger_takes_the_size_of_the_device_that_it_meets_while_it_is_attached() -> (
-    None
-):
+def test_an_empty_disk_takes_the_size_of_the_smaller_device_that_it_meets_while_it_is_attached() -> None:
     pair, result = meets_while_it_is_attached(fresh_disk(DISK_BYTES), good_disk(size=DISK_BYTES // 2))
     assert result is None
     assert pair.one.volume.size == pair.two.volume.size == DISK_BYTES // 2

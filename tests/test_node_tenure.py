@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from pydrbd.errors import MappingError, TakenOver
-from pydrbd.mapping import waiting
+from pydrbd.mapping import map as mapping
 from pydrbd.mapping.device import MappedDevice
 from pydrbd.node import Node
 from pydrbd.vocabulary import Role
@@ -62,7 +62,7 @@ def test_no_time_begins_by_itself_beside_a_device_that_waits(
 ) -> None:
     """Who opens the device cannot know of it; after one more crash the two times could not be told apart."""
     device = MappedDevice("/dev/nbd3", kind, 4096, "", "", "", tenure="earlier")
-    monkeypatch.setattr(waiting, "mapped", lambda *_names: device)
+    monkeypatch.setattr(mapping, "mapped", lambda *_names: device)
     node: Any = SimpleNamespace(
         tenure="",
         run_dir=Path("/nowhere"),

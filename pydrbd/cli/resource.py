@@ -167,10 +167,9 @@ class LocalResource:
 
     def _waiting_devices(self) -> dict[int, MappedDevice]:
         """The devices that keep their I/O for a new process, by volume."""
-        from pydrbd.mapping.map import mapped
+        from pydrbd.mapping.map import nbd_devices
 
-        found = {v: mapped(self.run_dir, self.app.node, self.name, v) for v in self.view.volumes}
-        return {v: device for v, device in found.items() if device is not None and device.kind == "nbd"}
+        return nbd_devices(self.run_dir, self.app.node, self.name, self.view.volumes)
 
     def resume(self) -> bool:
         """Become Primary again for devices that wait since a crash. False: there are none, or no need.
@@ -178,17 +177,14 @@ class LocalResource:
         Their users go on where they were. TakenOver and CannotResume as RemoteError: not any more, not now.
         """
         from pydrbd.mapping.map import remap_volume
+        from pydrbd.mapping.waiting import of_two_times
 
         waiting = self._waiting_devices()
         if not waiting or self.snapshot().role is Role.PRIMARY:
             return False
         tenure, *others = sorted({device.tenure for device in waiting.values()})
         if others:
-            raise MappingError(
-                f"{self.name}: its devices were mapped in different times as Primary, and what waits in the "
-                f"older ones must not come over newer data. `pydrbd unmap --force {self.name}/VOLUME` first "
-                "(their users get I/O errors)."
-            )
+            raise MappingError(of_two_times(self.name))
         try:
             limit = promotion_timeout(self.view.net.fencing)
             self.call("resume", timeout=limit, tenure=tenure, alone=True, seconds=RESUME_SECONDS)

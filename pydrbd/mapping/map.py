@@ -16,7 +16,7 @@ import dataclasses
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydrbd.errors import MappingError, StateRefused
@@ -113,6 +113,12 @@ def mapped(run_dir: Path, node: str, resource: str, volume: int) -> MappedDevice
         return None
     there = kernel_nbd.alive(recorded) if recorded.kind == "nbd" else fuse_loop.alive(recorded)
     return recorded if there else None
+
+
+def nbd_devices(run_dir: Path, node: str, resource: str, volumes: Iterable[int]) -> dict[int, MappedDevice]:
+    """The devices of the kernel's nbd client, by volume: they keep their I/O for a new process."""
+    found = {volume: mapped(run_dir, node, resource, volume) for volume in volumes}
+    return {v: device for v, device in found.items() if device is not None and device.kind == "nbd"}
 
 
 def _attach(record: Path, socket_path: str, volume: int, device: str | None) -> MappedDevice:

@@ -47,6 +47,11 @@ _FEW = 48
 _OFTEN = 64
 
 
+def _is_in(spans: Iterable[tuple[int, int]], block: int) -> bool:
+    """Does one of these byte ranges (start, end) touch the block?"""
+    return any(first < (block + 1) * BLOCK and block * BLOCK < end for first, end in spans)
+
+
 class Checker(PowerChecks, Observer):
     """The checker of one world (volume 0 of both nodes)."""
 
@@ -136,8 +141,7 @@ class Checker(PowerChecks, Observer):
                 or any(cover(block) for cover in covers)
             ):
                 continue
-            start, end = block * BLOCK, (block + 1) * BLOCK
-            if not any(first < end and start < last for first, last in spans):
+            if not _is_in(spans, block):
                 text = "; ".join(self._tell(node, block) for node in nodes)
                 raise Violation("coverage", f"block {block} differs and nothing covers it: {text}")
 
@@ -164,9 +168,7 @@ class Checker(PowerChecks, Observer):
         alone, or overtaken, has written what it will mark when it does."""
         cover = self._cover(node)
         logged = [] if node.engine is None else list(peek.logged(node.engine, 0))
-        return lambda block: (
-            cover(block) or any(first < (block + 1) * BLOCK and block * BLOCK < end for first, end in logged)
-        )
+        return lambda block: cover(block) or _is_in(logged, block)
 
     def _tell(self, node: Node, block: int) -> str:
         data = node.disk.blocks.get(block, ZERO_BLOCK)

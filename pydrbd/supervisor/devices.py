@@ -65,12 +65,7 @@ class KernelDevices:
     _ear: netlink.DeadLinks | None = field(default=None, repr=False)
 
     def mapped(self) -> dict[int, MappedDevice]:
-        found = {}
-        for volume in self.volumes:
-            device = mapping.mapped(self.run_dir, self.node, self.resource, volume)
-            if device is not None and device.kind == "nbd":
-                found[volume] = device
-        return found
+        return mapping.nbd_devices(self.run_dir, self.node, self.resource, self.volumes)
 
     def hear(self) -> int | None:
         # The module may be loaded long after we began, by the first `map`.

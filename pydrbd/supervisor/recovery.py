@@ -18,6 +18,7 @@ from typing import Any
 
 from pydrbd.control.client import RemoteError, promotion_timeout
 from pydrbd.errors import ConfigError, MappingError, PydrbdError, StateRefused
+from pydrbd.mapping.waiting import of_two_times
 from pydrbd.supervisor.devices import Devices
 from pydrbd.supervisor.server import Server
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
@@ -88,7 +89,7 @@ def resume_devices(
         if not times:
             return Report()
         if len(times) > 1:
-            return Report("waiting", _of_two_times(name))
+            return Report("waiting", of_two_times(name))
         (tenure,) = times
     try:
         limit = promotion_timeout(server.view.net.fencing)
@@ -114,15 +115,6 @@ def resume_devices(
         else:  # what waits in it is older than what was written since
             devices.cut(volume)
     return Report(marks=marks | {"devices": time.monotonic()})
-
-
-def _of_two_times(name: str) -> str:
-    """Nothing tells which of the two was the later one."""
-    return (
-        f"{name}: its devices were mapped in different times as Primary, and what waits in the older ones "
-        f"must not come over newer data. They all wait. `pydrbd unmap --force {name}/VOLUME` gives one of "
-        "them up (its users get I/O errors)."
-    )
 
 
 def planned(server: Server, devices: Devices, *, force: bool) -> Report:

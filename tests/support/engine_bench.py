@@ -260,11 +260,15 @@ def connect(pair: Pair, seconds: float = 3.0) -> None:
     pair.pass_time(seconds)
 
 
-def cut_power(bench: Bench) -> Bench:
-    """The machine was without power: what was not flushed is gone."""
-    disk = bench.disk
+def lose_cache(disk: SimDisk) -> None:
+    """What was not flushed is gone."""
     for block, versions in disk.cached.items():
         disk.blocks[block] = versions[0]
     disk.cached.clear()
-    disk.boot += 1
-    return Bench(bench.name, 99, disk)
+
+
+def cut_power(bench: Bench) -> Bench:
+    """The machine was without power: what was not flushed is gone."""
+    lose_cache(bench.disk)
+    bench.disk.boot += 1
+    return Bench(bench.name, 99, bench.disk)

@@ -6,12 +6,13 @@ engine believes.
 
 from __future__ import annotations
 
+from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import IoFailed
 from pydrbd.engine.state import State
 from pydrbd.format.gi import MdFlag
 from pydrbd.sim.disk import SimDisk
 from pydrbd.vocabulary import Conn, Disk
-from tests.support.engine_bench import Bench, Pair
+from tests.support.engine_bench import Bench, Pair, lose_cache
 
 #: Offsets of the two blocks, in extents of their own.
 OFFSETS = (0, 4 << 20)
@@ -84,7 +85,7 @@ class SequenceVolume:
 
     def generation(self, n: int) -> int:
         """The current UUID on disk, without the role."""
-        return self.disk(n).superblock().generation.current & ~1
+        return masked(self.disk(n).superblock().generation.current)
 
     def fork(self, why: str) -> None:
         self.forked = self.forked or why
@@ -93,10 +94,7 @@ class SequenceVolume:
     def lose_cache(self, n: int) -> bool:
         """What was not flushed is gone. Was there a disk with everything before?"""
         before = self.complete(0) or self.complete(1)
-        disk = self.disk(n)
-        for block, versions in disk.cached.items():
-            disk.blocks[block] = versions[0]
-        disk.cached.clear()
+        lose_cache(self.disk(n))
         return before
 
     def client_gone(self) -> None:
