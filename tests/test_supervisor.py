@@ -120,8 +120,9 @@ def test_a_process_kept_ready_does_not_bring_back_options_that_were_changed_sinc
         assert pair.alpha.state()[0] == Role.PRIMARY
         assert _net(pair)["fencing"] == "resource-only"
         # A file that nobody can read is no reason to do without the one that is ready.
-        wait_until(Path(f"{pair.alpha.paths.pid_file}.next").exists, 20, "the next one")
+        # In this order: the file of the one that was not used goes when another is started.
         wait_until(lambda: watched.supervisor._spare is not None, 20, "a process that is kept")
+        wait_until(Path(f"{pair.alpha.paths.pid_file}.next").exists, 20, "the next one")
         spare = watched.supervisor._spare
         assert spare is not None
         pair.config.write_text("nonsense")
