@@ -8,6 +8,7 @@ when it gets a new connection, and drops it when the device is cut.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from pydrbd.cli.demo_nbd import NbdClient
 from pydrbd.config import for_node, load
@@ -15,7 +16,7 @@ from pydrbd.errors import MappingError
 from pydrbd.mapping.device import MappedDevice
 from pydrbd.supervisor.service import Settings, Supervisor
 from tests.support.pair import Member
-from tests.support.waiting import wait_until
+from tests.support.waiting import DeadlineError, wait_until
 
 
 class FakeDevices:
@@ -117,13 +118,20 @@ class Supervised:
         assert not self.thread.is_alive()
 
     def wait_word(self, word: str, seconds: float = 30) -> None:
-        wait_until(lambda: self.supervisor.state.word == word, seconds, f"'{word}' (said: {self.said})")
+        self._wait(lambda: self.supervisor.state.word == word, seconds, repr(word))
 
     def wait_restarts(self, count: int, seconds: float = 30) -> None:
         """Until so many restarts are over, and the process serves."""
         state = self.supervisor.state
-        wait_until(
+        self._wait(
             lambda: state.restarts >= count and self.supervisor.state.word != "starting",
             seconds,
-            f"restart {count} (said: {self.said})",
+            f"restart {count}",
         )
+
+    def _wait(self, seen: Callable[[], bool], seconds: float, what: str) -> None:
+        """The failure tells what the supervisor has said by its end, not by its beginning."""
+        try:
+            wait_until(seen, seconds, what)
+        except DeadlineError as error:
+            raise DeadlineError(f"{error} (said: {self.said})") from None
