@@ -15,7 +15,7 @@ BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test lint types sim sim-mutants fuzz torture powercut interop restart-test bench bench-vm lock clean
+.PHONY: help setup setup-test demo test lint types sim sim-mutants fuzz soak torture powercut interop restart-test bench bench-vm lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +47,9 @@ sim-mutants: setup ## each safety rule removed in turn: the simulator must notic
 
 torture: setup-test ## ROUNDS (50) of kills, stops, cuts and swaps of two real nodes (TORTURE_ARGS=--help)
 	$(PYTHON) -m tests.torture --rounds $(ROUNDS) $(TORTURE_ARGS)
+
+soak: setup-test ## TIME (600) seconds of load and reconnects: does a process grow? (SOAK_ARGS=--help)
+	$(PYTHON) -m tests.soak --time $(TIME) $(SOAK_ARGS)
 
 fuzz: setup ## coverage-guided fuzzing for TIME (600) seconds in all; TARGET=name: only that one
 	$(PYTHON) -m tests.fuzz --time $(TIME) --save $(TARGET)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -106,6 +108,32 @@ def test_two_links_connect_in_every_start_order(make_pair: MakePair, host: str, 
     both_up(a, b)
     assert sorted([a.engine.resolve[-1], b.engine.resolve[-1]]) == [False, True], "exactly one accepted M"
     wait_until(lambda: not listening(a) and not listening(b), 5, "nobody to listen while connected")
+
+
+def _session(end: End) -> list[tuple[str, weakref.ref[object]]]:
+    session = end.link._session
+    assert session is not None
+    parts = (("session", session), ("data", session.data), ("meta", session.meta))
+    return [(name, weakref.ref(part)) for name, part in parts]
+
+
+@pytest.mark.parametrize("action", [LinkAction.DROP, LinkAction.STOP])
+def test_nothing_of_a_session_outlives_it(make_pair: MakePair, action: LinkAction) -> None:
+    """The collector of cycles hardly ever runs in a process; a link that flaps must not need it."""
+    a, b = make_pair()
+    gc.collect()
+    gc.disable()
+    try:
+        for end in (a, b):
+            end.act(LinkAction.START)
+        both_up(a, b)
+        kept = {f"{name} {part}": ref for name, end in (("a", a), ("b", b)) for part, ref in _session(end)}
+        for end in (a, b):
+            end.engine.reconnect = False
+        a.act(action)
+        wait_until(lambda: [name for name, ref in kept.items() if ref()] == [], 10, "the sessions to be gone")
+    finally:
+        gc.enable()
 
 
 def listening(end: End) -> bool:

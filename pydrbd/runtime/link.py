@@ -169,7 +169,6 @@ class Link:
     def _finish(self, session: Session) -> None:
         self._session = None
         session.finish(FINISH_SECONDS)
-        self._finishing = [other for other in self._finishing if not other.closed]
         self._finishing.append(session)
 
     def _cancel_attempt(self) -> None:
@@ -250,6 +249,7 @@ class Link:
         if self._session is not None:
             self._session.tell_traffic()
             self._session.check_progress()
+        self._finishing = [session for session in self._finishing if not session.closed]
         self._driver.call(lambda: self._driver.engine.tick(time.monotonic()))
         self._driver.latency.fold()
         if pacing.is_wanted(self._driver.engine):

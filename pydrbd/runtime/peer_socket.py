@@ -185,6 +185,10 @@ class PeerSocket:
         self._sock.close()
         self.queue.clear()
         self._rest = []
+        # The collector of cycles hardly ever runs (see node), so what is over must not be in one.
+        self._received = self._ended = self.reader = _nothing
+        self._drained = None
+        self._buffer = bytearray()
 
     def look_at_lane(self) -> None:
         """On the loop: the lane could not send; go on for it, or end."""
@@ -221,6 +225,10 @@ class PeerSocket:
         if not self.closed:
             self.pause()
             self._ended(error)
+
+
+def _nothing(*_args: object) -> None:
+    """For who calls a socket that is closed."""
 
 
 def _after(buffers: list[Buffer], sent: int) -> list[memoryview]:
