@@ -5,12 +5,14 @@ Neighbours: test_engine_handshake.py (SIZES when two nodes meet).
 
 from __future__ import annotations
 
+import pytest
+
 from pydrbd.engine.orders import FlushDisk
 from pydrbd.errors import CommandFailed
 from pydrbd.sim.disk import SimDisk
 from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Disk, Failure
-from pydrbd.wire.packets import State
+from pydrbd.wire.packets import Channel, Packet, Sizes, State, Uuids
 from tests.support.engine_bench import DISK_BYTES, Bench, Pair, connect, fresh_disk, good_disk, pair_of
 
 
@@ -80,6 +82,46 @@ def test_nor_if_it_goes_in_the_middle_of_the_handshake() -> None:
     assert (two.volume.state.conn, two.volume.size) == (Conn.WF_REPORT_PARAMS, DISK_BYTES // 2)
     assert pair.run(two, two.engine.detach(0, force=True)) is None
     assert two.volume.size == one.volume.size == DISK_BYTES // 2
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_disk_that_is_replaced_in_the_middle_of_the_handshake(force: bool) -> None:
+    """Seed 7205: the good disk's node decides about an empty disk when a smaller one has taken its place."""
+    pair = pair_of(good_disk(size=DISK_BYTES // 2), fresh_disk(DISK_BYTES))
+    one, two = pair.one, pair.two
+    under_way: dict[Bench, list[Packet]] = {one: [], two: []}
+
+    def keep(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench not in under_way or bench.session != 1 or not isinstance(packet, Sizes | Uuids | State):
+            return [packet]
+        under_way[bench].append(packet)
+        return []
+
+    def arrive(bench: Bench) -> None:
+        """What it has told of itself in the handshake; what it said since is still under way."""
+        to = pair.other(bench)
+        for packet in under_way[bench][:3]:
+            to.engine.on_packets(to.session, Channel.DATA, [packet])
+
+    pair.filter = keep
+    connect(pair, 0.2)
+    assert pair.conns() == (Conn.WF_REPORT_PARAMS, Conn.WF_REPORT_PARAMS)
+    for bench in (one, two):
+        assert bench.engine.session is not None
+        # As kernel's nodes: one of pydrbd would have answered with UUIDS to the new disk.
+        bench.engine.session.flush_waits = False
+    assert pair.run(two, two.engine.detach(0, force=force)) is None
+    two.disk = fresh_disk(DISK_BYTES // 4)
+    two.start("attach", two.engine.attach(0))
+    pair.settle()
+    arrive(one)
+    pair.pass_time(1.0)
+    if two.session == 1:
+        del under_way[one]
+        arrive(two)
+    pair.pass_time(5)
+    assert "too small" in one.engine.last_disconnect
+    assert not [line for bench in (one, two) for line in bench.log if "ProtocolError" in line]
 
 
 def test_a_good_disk_that_goes_leaves_the_size_of_its_device() -> None:

@@ -72,6 +72,9 @@ class Session:
         #: Volume -> how many times the start of a resync has begun: a script of an earlier one gives up.
         self.starts: Counter[int] = Counter()
         self.sync_uuids: dict[int, int] = {}
+        #: Volume -> incarnation of the disk of which the handshake has told the peer, until it is over;
+        #: beyond that if the disk went meanwhile: what the peer decides may be about that one.
+        self.told_of: dict[int, int] = {}
         self.receiver = peer_requests.Receiver(self)
         self.last_meta = engine.now
         self.last_data = engine.now

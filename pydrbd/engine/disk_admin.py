@@ -244,6 +244,10 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
     assert volume.base is not None
     flags = volume.base.flags
     stored = _stored_disk(flags)
+    if engine.session is not None and volume.number in engine.session.told_of:
+        # The answer of a kernel's node, a resync of another size perhaps, would be taken for one to this.
+        replaced = "the disk was replaced in the middle of the handshake"
+        engine.drop(engine.session, Conn.NETWORK_FAILURE, replaced)
     while engine.session is not None and volume.state.conn == Conn.WF_REPORT_PARAMS:
         # The handshake has told the peer of no disk; after it, this is an attach while connected.
         ticket = engine.timer(1.0)

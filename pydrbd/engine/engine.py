@@ -185,8 +185,10 @@ class Engine:
         handshake.start(self.session)
         return self.sessions
 
-    def connected(self, volume: Volume) -> None:
+    def connected(self, session: Session, volume: Volume) -> None:
         """The handshake of a volume is over (its state is Connected or above)."""
+        if session.told_of.get(volume.number) == volume.incarnation:
+            del session.told_of[volume.number]
         self.connection = Conn.CONNECTED
         self.discard_my_data = volume.discard_my_data = False
         self.last_disconnect = ""

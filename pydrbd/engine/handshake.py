@@ -141,6 +141,8 @@ def _configure(session: Session) -> None:
         volume.discard_my_data = engine.discard_my_data
         engine.set_state(volume, cause=causes.PATH, conn=Conn.WF_REPORT_PARAMS)
         peer_state.send_parameters(session, volume)
+        if volume.has_disk:
+            session.told_of[volume.number] = volume.incarnation
 
 
 def _on_protocol(session: Session, packet: packets.Protocol) -> None:

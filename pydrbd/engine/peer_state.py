@@ -283,7 +283,7 @@ def _follow_up(session: Session, volume: Volume, old: State, new: State, peer: S
     engine = session.engine
     changed = new.conn != old.conn
     if old.conn == Conn.WF_REPORT_PARAMS:
-        engine.connected(volume)
+        engine.connected(session, volume)
         # The peer learns what we have decided; not before the generation that we may just have begun for it.
         # Attaching a disk now, it would take this STATE for our answer, and older UUIDs for the present ones.
         volume.negotiation.generation_owed = not volume.generation_durable
