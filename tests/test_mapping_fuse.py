@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -273,3 +274,15 @@ def test_a_damaged_record_counts_as_none(run_dir: Path, content: str) -> None:
     assert mapping.mapped(run_dir, "alice", "r0", 0) is None
     mapping.unmap_volume(run_dir, "alice", "r0", 0)
     assert not (run_dir / "alice" / "r0.0.map").exists()
+
+
+def test_a_record_of_another_version_is_read() -> None:
+    """An upgrade under a mounted file system: what is missing has its default, what is new does not count."""
+    device = MappedDevice("/dev/nbd5", "nbd", 4096, "id", "/s", "0", links=("/dev/drbd0",))
+    values = json.loads(device.to_json())
+    for name in ("tenure", "flags", "fuse_pid"):
+        del values[name]
+    assert MappedDevice.from_json(json.dumps(values | {"of_the_future": [1]})) == device
+    del values["export"]
+    with pytest.raises(ValueError, match="export"):
+        MappedDevice.from_json(json.dumps(values))

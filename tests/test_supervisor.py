@@ -259,6 +259,12 @@ def test_planned_restart(pair: Pair) -> None:
             watched.supervisor.command("restart", {"force": False})
         assert watched.supervisor.state.word == "watching"
         client.close()
+        # A new process would let go on what waits.
+        pair.alpha.call("suspend-io")
+        with pytest.raises(PydrbdError, match="resume-io"):
+            watched.supervisor.command("restart", {})
+        assert pair.alpha.call("status")["suspended_user"]
+        pair.alpha.call("resume-io")
         print(f"planned restart: {report['pause_ms']} ms, {report['steps']}")
 
 

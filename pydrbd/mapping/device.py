@@ -50,16 +50,23 @@ class MappedDevice:
 
     @classmethod
     def from_json(cls, text: str) -> MappedDevice:
-        """ValueError if the text is not what to_json wrote."""
+        """What to_json wrote, here or in another version (a device stays mapped during an upgrade).
+
+        Fields that are missing have their defaults, unknown ones do not count. ValueError for anything else.
+        """
         values = json.loads(text)
-        kinds = {field.name: field.type for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) != set(kinds):
+        if not isinstance(values, dict):
             raise ValueError("not a record of a mapped device")
-        for name, value in values.items():
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        kinds = {field.name: field.type for field in fields(cls)}
+        for name, value in known.items():
             wanted = {"str": str, "int": int}.get(str(kinds[name]), list)
             if not isinstance(value, wanted):
                 raise ValueError(f"{name} is not a {wanted.__name__}")
-        return cls(**(values | {"links": tuple(str(link) for link in values["links"])}))
+        try:
+            return cls(**(known | {"links": tuple(str(link) for link in known.get("links", ()))}))
+        except TypeError as error:
+            raise ValueError(f"not a record of a mapped device: {error}") from error
 
 
 def device_number(name: str) -> tuple[int, int]:

@@ -160,7 +160,15 @@ def planned(server: Server, devices: Devices, *, force: bool) -> Report:
 
 
 def _check_may_swap(name: str, status: dict[str, Any], devices: Devices) -> None:
-    """StateRefused if clients would not come through a planned restart."""
+    """StateRefused if clients would not come through a planned restart, or would go on too early."""
+    if status.get("suspended_user"):  # a process of an older version may not say
+        raise StateRefused(
+            name,
+            Refusal.IN_TRANSIENT_STATE,
+            "I/O is suspended by command, and a new process would not know of it: requests would go on, into "
+            f"the snapshot that may be under way. `pydrbd resume-io {name}` first; "
+            f"`pydrbd restart --force {name}` restarts all the same.",
+        )
     clients = sum(volume["open_count"] for volume in status["volumes"]) - len(devices.mapped())
     if clients > 0:
         raise StateRefused(
