@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -139,6 +140,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=0, help="requests per second (0: as many as it takes)")
     parser.add_argument("--pause", type=float, default=15, help="seconds between two reconnects (15)")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the nodes are ended
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     try:
         return run(folder, given.time, given.rate, given.pause)
