@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from pydrbd.engine.orders import Order, WriteBlocks, WriteMeta
+from pydrbd.engine.orders import IoFailed, Order, Script, WriteBlocks, WriteMeta
 from pydrbd.vocabulary import Conn, Disk
+from pydrbd.wire.packets import Channel, Packet, State
 from tests.support.engine_bench import Bench, Pair, connect, fresh_disk, good_disk, pair_of
 
 OLD, NEW = b"\x11" * 4096, b"\x5a" * 4096
@@ -80,3 +81,39 @@ def test_both_nodes_skip_the_initial_sync_at_once(tie_break: str) -> None:
     pair.pass_time(2)
     assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
     assert pair.one.volume.generation == pair.two.volume.generation
+
+
+def test_the_peer_has_not_heard_yet_that_its_initial_sync_is_skipped() -> None:
+    """Swarm seed 4560: the end of its handshake comes afterwards, and speaks of two Inconsistent disks. Taken
+    at its word, the next write would be here alone, beside a peer that is UpToDate in the same generation."""
+    pair = pair_of(fresh_disk(), fresh_disk())
+    one, two = pair.one, pair.two
+    kept: dict[Bench, list[Packet]] = {one: [], two: []}
+
+    def keep(bench: Bench, packet: Packet) -> list[Packet]:
+        """Beta's second STATE, its answer to alpha's first, and what alpha says from then on."""
+        states = [sent for name, sent in pair.sent if name == "beta" and isinstance(sent, State)]
+        late = len(states) > 1 and packet.CHANNEL is Channel.DATA
+        if late:
+            kept[bench].append(packet)
+        return [] if late else [packet]
+
+    pair.filter = keep
+    connect(pair, 0.3)
+    assert [type(packet) for packet in kept[two]] == [State]
+    assert pair.run(one, one.engine.new_current_uuid(0, True)) is None
+    pair.filter = lambda _bench, packet: [packet]
+    for bench, to in ((two, one), (one, two)):
+        for packet in kept[bench]:
+            to.engine.on_packets(to.session, Channel.DATA, [packet])
+        assert one.volume.state.pdsk == Disk.UP_TO_DATE
+    one.start("write", _promoted_and_written(one))
+    pair.pass_time(1)
+    assert one.results["write"] is None
+    assert one.disk.blocks == two.disk.blocks
+    assert one.volume.bitmap.count == 0
+
+
+def _promoted_and_written(bench: Bench) -> Script[IoFailed | None]:
+    yield from bench.engine.promote()
+    return (yield from bench.engine.write(0, 0, NEW))

@@ -13,7 +13,7 @@ import pytest
 
 from pydrbd.engine import sync
 from pydrbd.engine.connection import Session
-from pydrbd.engine.generations import NEW_BITMAP_OFFSET
+from pydrbd.engine.generations import NEW_BITMAP_OFFSET, CacheLoss
 from pydrbd.engine.state import State
 from pydrbd.format.gi import Generation
 from pydrbd.vocabulary import Conn, Disk, Role
@@ -39,8 +39,8 @@ DISKS = [
     *product((Disk.INCONSISTENT, Disk.OUTDATED, Disk.UP_TO_DATE), (False, True)),
     (Disk.CONSISTENT, False),
 ]
-#: (crashed as Primary, lost its cache), this node and the other one.
-CRASHES = [((a, b), (c, d)) for a, b, c, d in product((False, True), repeat=4)]
+#: (crashed as Primary, what it lost with its cache), this node and the other one.
+CRASHES = list(product(product((False, True), CacheLoss), repeat=2))
 ROLES = [(False, False), (True, False), (False, True)]
 _MIRRORED = {
     Conn.CONNECTED: Conn.CONNECTED,
@@ -55,7 +55,7 @@ class Node:
     disk: Disk
     attaching: bool
     crashed: bool
-    cache_lost: bool
+    cache_lost: CacheLoss
     primary: bool
 
     @property
@@ -80,7 +80,7 @@ def _decide(bench: Bench, own: Node, peer: Node, resolve: bool) -> Conn | str:
     disk = Disk.NEGOTIATING if own.attaching else own.disk
     volume.state = State(role=own.role, conn=conn, disk=disk)
     volume.negotiation.told_primary, volume.negotiation.peer_attaching = own.primary, peer.attaching
-    flags = UuidFlags.CRASHED_PRIMARY * peer.crashed | UuidFlags.CACHE_LOST * peer.cache_lost
+    flags = UuidFlags.CRASHED_PRIMARY * peer.crashed | sync.LOSS_FLAGS[peer.cache_lost]
     flags |= UuidFlags.UP_TO_DATE * (peer.attaching and peer.disk == Disk.UP_TO_DATE)
     volume.peer_uuids = Uuids(*Generation(*peer.uuids).values(), 0, UuidFlags(flags), 0)
     found = sync.decide(session, volume, peer.role, peer.told)

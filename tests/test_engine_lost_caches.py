@@ -128,3 +128,24 @@ def test_a_resync_makes_it_forgotten() -> None:
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert pair.run(two, two.engine.down()) is None
     assert two.disk.superblock().boot == b""
+
+
+def test_a_disk_that_failed_beside_no_good_one_is_still_better_than_one_without_its_cache() -> None:
+    """Swarm seed 4127: the Primary's machine loses its power, and then the peer's disk fails for a moment."""
+    pair = working_pair()
+    assert pair.run(pair.one, pair.one.engine.write(0, 0, NEW)) is None
+    apart(pair)
+    one = cut_power(pair.one)
+    assert one.disk.blocks[0] == OLD
+    two = pair.two
+    two.hook = lambda order: IoFailed(5, "broken") if isinstance(order, WriteMeta) else NotImplemented
+    pair = Pair(one, two)
+    pair.pass_time(1)
+    assert two.volume.state.disk == Disk.DISKLESS
+    two.hook = lambda _order: NotImplemented
+    assert pair.run(one, one.engine.attach(0)) is None
+    connect(pair)
+    assert pair.run(two, two.engine.attach(0)) is None
+    pair.pass_time(3)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert one.disk.blocks[0] == two.disk.blocks[0] == NEW

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pydrbd.engine.generations import Side, Verdict, compare
+from pydrbd.engine.generations import CacheLoss, Side, Verdict, compare
 from pydrbd.engine.orders import IoFailed, Order, WriteBlocks, WriteMeta
 from pydrbd.engine.sync import _by_caches
 from pydrbd.errors import CommandFailed
@@ -92,12 +92,13 @@ def test_a_lost_cache_is_remembered_until_the_nodes_are_in_step() -> None:
 
 def test_with_the_power_of_both_lost_the_crashed_primary_is_the_source() -> None:
     gen = Generation(PAIR_UUID)
-    one = Side(gen, crashed_primary=True, cache_lost=True)
-    for lost, verdict in ((False, Verdict.TARGET_BITMAP), (True, Verdict.SOURCE_BITMAP)):
+    one = Side(gen, crashed_primary=True, cache_lost=CacheLoss.MACHINE)
+    for lost in CacheLoss:
+        verdict = Verdict.SOURCE_BITMAP if lost == CacheLoss.MACHINE else Verdict.TARGET_BITMAP
         two = Side(gen, cache_lost=lost)
         assert compare(one, two, resolve_conflicts=False, wsame=True).verdict is verdict
         assert compare(two, one, resolve_conflicts=True, wsame=True).verdict is verdict.mirrored
-    running = Side(gen, primary=True, cache_lost=True)
+    running = Side(gen, primary=True, cache_lost=CacheLoss.MACHINE)
     kept = Side(gen, crashed_primary=True)
     assert compare(running, kept, resolve_conflicts=False, wsame=True).verdict is Verdict.SOURCE_BITMAP
 
@@ -193,7 +194,7 @@ def test_a_source_that_lost_its_cache_after_the_target_saw_the_end_takes_the_dat
     target_disk: Disk,
 ) -> None:
     gen = Generation(PAIR_UUID)
-    lost, kept = Side(gen, crashed_primary=True, cache_lost=True), Side(gen)
+    lost, kept = Side(gen, crashed_primary=True, cache_lost=CacheLoss.MACHINE), Side(gen)
     source, target = (lost, Disk.UP_TO_DATE), (kept, target_disk)
     turned = target_disk == Disk.UP_TO_DATE
     here = _by_caches(Verdict.SOURCE_BITMAP, 34, source, target)
@@ -201,8 +202,8 @@ def test_a_source_that_lost_its_cache_after_the_target_saw_the_end_takes_the_dat
     assert here is (Verdict.TARGET_BITMAP if turned else Verdict.SOURCE_BITMAP)
     assert there is here.mirrored
     # Who lost its cache too, or a Primary that runs, changes nothing; nor does any other rule.
-    both = (Side(gen, cache_lost=True), target_disk)
-    running = (Side(gen, primary=True, cache_lost=True), Disk.UP_TO_DATE)
+    both = (Side(gen, cache_lost=CacheLoss.MACHINE), target_disk)
+    running = (Side(gen, primary=True, cache_lost=CacheLoss.MACHINE), Disk.UP_TO_DATE)
     assert _by_caches(Verdict.SOURCE_BITMAP, 34, source, both) is Verdict.SOURCE_BITMAP
     assert _by_caches(Verdict.SOURCE_BITMAP, 34, running, target) is Verdict.SOURCE_BITMAP
     assert _by_caches(Verdict.SOURCE_BITMAP, 70, source, target) is Verdict.SOURCE_BITMAP

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydrbd.engine import exposure, handler_calls, takeover
+from pydrbd.engine.generations import CacheLoss
 from pydrbd.engine.state import VERIFYING, State
 from pydrbd.vocabulary import Conn, Disk, Role
 
@@ -67,7 +68,7 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
         volume.crashed_primary = volume.failed_beside_good = False
         volume.sent_on_trust = volume.sent_on_trust and volume.writes_lost
         if volume.cache_lost:
-            volume.cache_lost = False
+            volume.cache_lost = CacheLoss.NOTHING
             engine.persist_later(volume)
     if volume.resumable and _overtaken(new):
         engine.overtaken, volume.resumable = True, False

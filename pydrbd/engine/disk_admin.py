@@ -55,7 +55,7 @@ def forget_disk(volume: Volume) -> None:
     volume.bitmap = Bitmap(0)
     volume.activity_log = ActivityLog(volume.options.al_extents)
     volume.full_sync = volume.in_use = volume.crashed_primary = volume.shared = False
-    volume.resumable = volume.cache_lost = False
+    volume.resumable, volume.cache_lost = False, generations.CacheLoss.NOTHING
     volume.attached_as = Disk.DISKLESS
     volume.incarnation += 1
 
@@ -159,7 +159,10 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
     # apply-al cleans the metadata of a crashed Primary and leaves it the flag; a boot is left by who crashed
     # and was not yet in step again.
     crashed = not superblock.clean or bool(superblock.boot) or bool(superblock.flags & _CRASHED)
-    volume.cache_lost = crashed and (not info.boot or superblock.boot != info.boot or volume.failed_alone)
+    if crashed and (not info.boot or superblock.boot != info.boot):
+        volume.cache_lost = generations.CacheLoss.MACHINE
+    elif crashed and volume.failed_alone:
+        volume.cache_lost = generations.CacheLoss.DISK_FAILED
     volume.current_on_disk = superblock.generation.current
     volume.size = volume.size or superblock.size_sectors * SECTOR or peer_state.agreed_size(volume)
     volume.size = min(volume.size, layout.data_bytes)

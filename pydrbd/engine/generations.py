@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, IntEnum
 
 from pydrbd.format.gi import JUST_CREATED, Generation
 
@@ -46,6 +46,17 @@ _MIRROR = {
 }
 
 
+class CacheLoss(IntEnum):
+    """What a disk may miss of what was written and not flushed: the more, the greater the number."""
+
+    NOTHING = 0
+    #: The disk failed, or its flush, while no other one was good: some of it may be gone. Only the process
+    #: that saw it knows; the next one finds MACHINE in the metadata.
+    DISK_FAILED = 1
+    #: The machine was without power: all of it is gone.
+    MACHINE = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Side:
     """What the comparison knows of one node."""
@@ -53,8 +64,8 @@ class Side:
     generation: Generation
     crashed_primary: bool = False
     primary: bool = False
-    #: Its machine lost power since the two were last in step (False where the peer does not say such things).
-    cache_lost: bool = False
+    #: Since the two were last in step (NOTHING where the peer does not say such things).
+    cache_lost: CacheLoss = CacheLoss.NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +133,14 @@ def _undone(gen: Generation) -> Generation:
 
 
 def _crash_verdict(x: _Both) -> Verdict:
-    """Equal generations after a crash: the running Primary, else the one that kept its page cache where the
-    other lost it (it has all that was acknowledged), else the crashed one knows more."""
+    """Equal generations after a crash: the running Primary, else the one that lost less with its cache (if
+    nothing, it has all that was acknowledged), else the crashed one knows more."""
     if x.peer_has_wsame and (x.own.primary or x.peer.primary):
         if x.own.primary and x.peer.primary:
             return Verdict.SPLIT_BRAIN_FAR
         return Verdict.SOURCE_BITMAP if x.own.primary else Verdict.TARGET_BITMAP
     if x.own.cache_lost != x.peer.cache_lost:
-        return Verdict.TARGET_BITMAP if x.own.cache_lost else Verdict.SOURCE_BITMAP
+        return Verdict.TARGET_BITMAP if x.own.cache_lost > x.peer.cache_lost else Verdict.SOURCE_BITMAP
     if x.own.crashed_primary and x.peer.crashed_primary:
         return Verdict.TARGET_BITMAP if x.resolve_conflicts else Verdict.SOURCE_BITMAP
     return Verdict.SOURCE_BITMAP if x.own.crashed_primary else Verdict.TARGET_BITMAP
@@ -163,11 +174,11 @@ def _target_peer_missed_end(x: _Both) -> bool:
 
 
 def _after_missed_end(x: _Both) -> Verdict:
-    """A resync has ended and only its target knows: the source still is the source, unless it has lost its
-    page cache since, where the target has all that was acknowledged."""
+    """A resync has ended and only its target knows: the source still is the source, unless it has lost more
+    with its cache since than the target."""
     was_source = x.b != 0
     if x.own.cache_lost != x.peer.cache_lost:
-        was_source = x.peer.cache_lost
+        was_source = x.peer.cache_lost > x.own.cache_lost
     return Verdict.SOURCE_BITMAP if was_source else Verdict.TARGET_BITMAP
 
 

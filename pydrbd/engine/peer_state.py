@@ -95,7 +95,7 @@ def send_uuids(session: Session, volume: Volume, extra: UuidFlags = NO_UUID_FLAG
     if volume.crashed_primary:
         flags |= UuidFlags.CRASHED_PRIMARY
     if volume.cache_lost and session.flush_waits:
-        flags |= UuidFlags.CACHE_LOST
+        flags |= sync.LOSS_FLAGS[volume.cache_lost]
     if volume.attached_as == Disk.INCONSISTENT and volume.state.disk in (Disk.NEGOTIATING, Disk.INCONSISTENT):
         flags |= UuidFlags.INCONSISTENT
     if volume.state.disk == Disk.NEGOTIATING and sync.own_account(session, volume) == Disk.UP_TO_DATE:
@@ -262,11 +262,8 @@ def on_state(session: Session, packet: packets.State) -> None:
         disk = volume.attached_as
     elif disk == Disk.NEGOTIATING and conn == Conn.WF_BITMAP_T:
         disk = Disk.OUTDATED if volume.attached_as > Disk.INCONSISTENT else Disk.INCONSISTENT
-    new = imply(
-        replace(
-            old, conn=conn, disk=disk, peer=peer.role, pdsk=peer_disk, peer_isp=peer.aftr_isp or peer.user_isp
-        )
-    )
+    paused = peer.aftr_isp or peer.user_isp
+    new = imply(replace(old, conn=conn, disk=disk, peer=peer.role, pdsk=peer_disk, peer_isp=paused))
     why = refusal(old, new) if old.conn < Conn.CONNECTED else None
     if why is not None:
         engine.refuse_peer(f"volume {volume.number}: {why.text}")
@@ -334,8 +331,10 @@ def _without_flapping(old: State, peer: StateFields, peer_disk: Disk) -> Disk:
     # A disk that is gone comes back as Negotiating; anything else was said before we agreed that it goes.
     if old.conn == Conn.CONNECTED and old.pdsk <= Disk.FAILED and peer.disk > Disk.NEGOTIATING:
         return old.pdsk
+    # Said before the end of a resync, or our word that the initial one is skipped, had come to the peer.
+    before = peer.conn > Conn.SYNC_SOURCE or (old.disk == Disk.UP_TO_DATE and peer.pdsk == Disk.INCONSISTENT)
     ended = old.conn == Conn.CONNECTED and old.pdsk == Disk.UP_TO_DATE
-    if ended and peer_disk == Disk.INCONSISTENT and peer.conn > Conn.SYNC_SOURCE:
+    if ended and peer_disk == Disk.INCONSISTENT and before:
         return Disk.UP_TO_DATE
     return peer_disk
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine import causes, checksums, generations, handler_calls, split_brain
 from pydrbd.engine.causes import Cause
-from pydrbd.engine.generations import Side, Verdict
+from pydrbd.engine.generations import CacheLoss, Side, Verdict
 from pydrbd.engine.orders import Await, Script
 from pydrbd.format.gi import Generation
 from pydrbd.units import BIT_BYTES, KIB
@@ -44,6 +44,12 @@ OUTDATED_SOURCE = (
     "The resync would replace the data of an UpToDate disk by those of an Outdated one!"
     " Make the node with the Outdated disk Secondary, invalidate it, and connect."
 )
+#: What UUIDS says of a lost cache.
+LOSS_FLAGS = {
+    CacheLoss.NOTHING: UuidFlags(0),
+    CacheLoss.DISK_FAILED: UuidFlags.CACHE_LOST | UuidFlags.ONLY_DISK_FAILED,
+    CacheLoss.MACHINE: UuidFlags.CACHE_LOST,
+}
 _SPLIT = (Verdict.SPLIT_BRAIN, Verdict.SPLIT_BRAIN_FAR)
 
 
@@ -70,19 +76,19 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     told = own_account(session, volume)
     attaching = volume.negotiation.peer_attaching and uuids.flags & UuidFlags.UP_TO_DATE
     theirs = Disk.UP_TO_DATE if attaching else peer_disk
-    # Who lost its cache gives way to a disk that has everything. An Outdated one has not, although its UUID
-    # may be the same: a source goes on alone while bitmaps are exchanged.
+    # Who lost more with its cache gives way to a disk that lost less. An Outdated one may lack more, although
+    # its UUID may be the same: a source goes on alone while bitmaps are exchanged.
     own = Side(
         volume.generation,
         volume.crashed_primary,
         volume.state.role == Role.PRIMARY,
-        volume.cache_lost and session.flush_waits and theirs == Disk.UP_TO_DATE,
+        volume.cache_lost if session.flush_waits and theirs == Disk.UP_TO_DATE else CacheLoss.NOTHING,
     )
     peer = Side(
         generation_of(uuids),
         bool(uuids.flags & UuidFlags.CRASHED_PRIMARY),
         peer_role == Role.PRIMARY,
-        bool(uuids.flags & UuidFlags.CACHE_LOST) and told == Disk.UP_TO_DATE,
+        _cache_loss(uuids.flags) if told == Disk.UP_TO_DATE else CacheLoss.NOTHING,
     )
     decision = generations.compare(
         own,
@@ -138,13 +144,19 @@ def own_account(session: Session, volume: Volume) -> Disk:
     return Disk.UP_TO_DATE if good else Disk.CONSISTENT
 
 
+def _cache_loss(flags: UuidFlags) -> CacheLoss:
+    """What UUIDS says of the peer's cache."""
+    told = flags & LOSS_FLAGS[CacheLoss.DISK_FAILED]
+    return next((loss for loss, said in LOSS_FLAGS.items() if said == told), CacheLoss.NOTHING)
+
+
 def _by_caches(verdict: Verdict, rule: int, own: tuple[Side, Disk], peer: tuple[Side, Disk]) -> Verdict:
     """The source of a resync that the target saw ending (or never begin) lost its cache since: the target,
     UpToDate in the same generation, has all that was acknowledged. Disks are as STATE tells them."""
     if rule not in _MISSED_AS_SOURCE | _MISSED_AS_TARGET:
         return verdict
     source, target = (own, peer) if rule in _MISSED_AS_SOURCE else (peer, own)
-    lost = source[0].cache_lost and not (source[0].primary or target[0].cache_lost)
+    lost = source[0].cache_lost > target[0].cache_lost and not source[0].primary
     if lost and target[1] == Disk.UP_TO_DATE:
         # By name: two of these rules have looked at the caches themselves.
         return Verdict.TARGET_BITMAP if source is own else Verdict.SOURCE_BITMAP

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydrbd.engine import bitmap_disk
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
-from pydrbd.engine.generations import masked
+from pydrbd.engine.generations import CacheLoss, masked
 from pydrbd.engine.group_commit import GroupCommit
 from pydrbd.engine.negotiation import Negotiation
 from pydrbd.engine.options import VolumeOptions
@@ -109,8 +109,8 @@ class Volume:
         self.group_commit = GroupCommit(self)
         self.counters = Counters()
         self.crashed_primary = False
-        #: The machine lost power since the peer was last in step: what was not flushed may be gone.
-        self.cache_lost = False
+        #: Since the peer was last in step.
+        self.cache_lost = CacheLoss.NOTHING
         self.boot = b""
         #: The disk is that of a Primary which ended without a demotion, and nobody else was seen as Primary
         #: since: what its clients still wait for may be carried out.

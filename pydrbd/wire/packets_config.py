@@ -46,6 +46,8 @@ class UuidFlags(IntFlag):
     CACHE_LOST = 1 << 32
     #: And: the disk that is being attached (Negotiating) is UpToDate by its own account.
     UP_TO_DATE = 1 << 33
+    #: And, with CACHE_LOST: a disk failed; the machine has been up all the time.
+    ONLY_DISK_FAILED = 1 << 34
 
 
 NO_SIZES_FLAGS = SizesFlags(0)
