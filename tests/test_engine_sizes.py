@@ -12,7 +12,7 @@ from pydrbd.errors import CommandFailed
 from pydrbd.sim.disk import SimDisk
 from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Disk, Failure
-from pydrbd.wire.packets import Channel, Packet, Sizes, State, Uuids
+from pydrbd.wire.packets import Channel, ConnectionFeatures, Packet, Sizes, State, Uuids
 from tests.support.engine_bench import DISK_BYTES, Bench, Pair, connect, fresh_disk, good_disk, pair_of
 
 
@@ -82,6 +82,22 @@ def test_nor_if_it_goes_in_the_middle_of_the_handshake() -> None:
     assert (two.volume.state.conn, two.volume.size) == (Conn.WF_REPORT_PARAMS, DISK_BYTES // 2)
     assert pair.run(two, two.engine.detach(0, force=True)) is None
     assert two.volume.size == one.volume.size == DISK_BYTES // 2
+
+
+def test_what_an_earlier_connection_told_of_the_size_is_not_taken_up_again() -> None:
+    """Swarm seed 9515: beta had told of its whole disk, before both agreed on the size of the smaller one."""
+    pair = pair_of(fresh_disk(DISK_BYTES // 2), fresh_disk(DISK_BYTES))
+    one = pair.one
+    connect(pair)
+    assert one.volume.size == pair.two.volume.size == DISK_BYTES // 2
+    pair.filter = lambda _bench, packet: [] if isinstance(packet, ConnectionFeatures) else [packet]
+    pair.cut()
+    pair.settle()
+    assert one.engine.session is not None
+    assert one.volume.state.conn == Conn.WF_CONNECTION
+    assert pair.run(one, one.engine.detach(0)) is None
+    one.disk = fresh_disk(DISK_BYTES // 2)
+    assert pair.run(one, one.engine.attach(0)) is None
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -49,7 +49,8 @@ def forget_disk(volume: Volume) -> None:
     """Drop all that was known of the disk (it is closed, or about to be)."""
     if _alone_with_size_of_no_data(volume):
         volume.size = 0
-        if volume.peer_sizes is not None and volume.engine.session is not None:
+        # What another connection has told may have been changed since by the peer, on our account.
+        if volume.peer_sizes is not None and volume.state.conn == Conn.WF_REPORT_PARAMS:
             peer_state.take_size(volume, volume.peer_sizes)
     volume.layout = volume.base = volume.generation = None
     volume.bitmap = Bitmap(0)
