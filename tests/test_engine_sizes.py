@@ -84,6 +84,23 @@ def test_nor_if_it_goes_in_the_middle_of_the_handshake() -> None:
     assert two.volume.size == one.volume.size == DISK_BYTES // 2
 
 
+def test_a_good_disk_keeps_its_end_beside_a_smaller_empty_one_that_is_attached_at_the_same_time() -> None:
+    pair = pair_of(None, None)
+    pair.one.disk, pair.two.disk = good_disk(), fresh_disk(DISK_BYTES // 2)
+    connect(pair)
+    for bench in (pair.one, pair.two):
+        bench.hold = lambda order: isinstance(order, FlushDisk)
+        bench.start("attach", bench.engine.attach(0))
+    pair.settle()
+    for bench in (pair.one, pair.two):
+        bench.hold = lambda _order: False
+        bench.release()
+    pair.pass_time(3)
+    assert pair.one.disk.superblock().size_sectors * SECTOR == pair.one.volume.size == DISK_BYTES
+    assert "too small" in pair.one.engine.last_disconnect
+    assert pair.one.volume.state.disk == Disk.UP_TO_DATE
+
+
 def test_what_an_earlier_connection_told_of_the_size_is_not_taken_up_again() -> None:
     """Swarm seed 9515: beta had told of its whole disk, before both agreed on the size of the smaller one."""
     pair = pair_of(fresh_disk(DISK_BYTES // 2), fresh_disk(DISK_BYTES))
