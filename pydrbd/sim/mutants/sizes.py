@@ -24,7 +24,7 @@ SIZES = (
         "smaller-disk-accepted",
         8,
         "a node with good data gives up the end of its device for a peer with a smaller disk",
-        (edit(peer_state.on_sizes, ("size < volume.size and volume.state.disk >= Disk.OUTDATED", "False")),),
+        (edit(peer_state.on_sizes, ("size < volume.size and own >= Disk.OUTDATED", "False")),),
         actions=("replace_disk", "partition", "disconnect"),
         focus=True,
         swarm=True,
