@@ -20,7 +20,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from pydrbd.runtime import launch
 from pydrbd.vocabulary import Conn, Disk
 from tests.support.load import Ledger, Load
 from tests.support.nbd_load import BLOCK
@@ -34,25 +33,16 @@ BOUND_MIB, GROWTH_MIB = 100, 4
 BITMAP_MIB = SIZE * 32 / (1 << 40)
 #: Seconds between two looks at the memory.
 _LOOK = 5.0
-_NODES = ("alpha", "beta")
-
-
-def resident(pair: Pair, node: str) -> tuple[float, float]:
-    """MiB of the node's process now and at most: proc(5), VmRSS and VmHWM."""
-    pid = launch.running(pair.alpha.run_dir, node, "r0")
-    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(lines["VmRSS"].split()[0]) / 1024, int(lines["VmHWM"].split()[0]) / 1024
 
 
 def reconnect(pair: Pair, number: int) -> None:
     """Apart, for as long as a few writes take, and in sync again."""
-    node = pair.alpha if number % 2 else pair.beta
+    node, other = (pair.alpha, pair.beta) if number % 2 else (pair.beta, pair.alpha)
     node.call("disconnect")
     wait_until(lambda: node.state()[2] == Conn.STANDALONE, 30, f"{node.name} to be apart")
     if node is pair.alpha:
         time.sleep(0.2)  # something to resynchronise
     node.call("connect")
-    other = pair.beta if number % 2 else pair.alpha
     if other.state()[2] == Conn.STANDALONE:
         other.call("connect")
     pair.wait_synced(120)
@@ -60,16 +50,17 @@ def reconnect(pair: Pair, number: int) -> None:
 
 def soak(pair: Pair, load: Load, seconds: float, pause: float) -> tuple[dict[str, list[float]], int]:
     """Until `seconds` have passed; the memory of each node in MiB, one for each look, and the reconnects."""
-    seen: dict[str, list[float]] = {node: [] for node in _NODES}
+    nodes = (pair.alpha, pair.beta)
+    seen: dict[str, list[float]] = {node.name: [] for node in nodes}
     begin = shown = time.monotonic()
     due, reconnects = begin + pause, 0
     while (now := time.monotonic()) < begin + seconds:
         assert load.process.poll() is None, "the client has ended"
-        for node in _NODES:
-            seen[node].append(resident(pair, node)[0])
+        for node in nodes:
+            seen[node.name].append(node.resident()[0])
         if now - shown >= 60:
             shown = now
-            last = ", ".join(f"{node} {seen[node][-1]:.1f} MiB" for node in _NODES)
+            last = ", ".join(f"{name} {memory[-1]:.1f} MiB" for name, memory in seen.items())
             print(f"{now - begin:6.0f} s: {last}; {reconnects} reconnects", flush=True)
         if now >= due:
             reconnects += 1
@@ -82,17 +73,17 @@ def soak(pair: Pair, load: Load, seconds: float, pause: float) -> tuple[dict[str
 def judge(pair: Pair, seen: dict[str, list[float]]) -> list[str]:
     """What is beyond its bound."""
     wrong = []
-    for node in _NODES:
-        quarter = len(seen[node]) // 4
-        before, after = (
-            statistics.median(seen[node][part * quarter : (part + 1) * quarter]) for part in (1, 3)
-        )
-        peak = resident(pair, node)[1]
-        print(f"{node}: second quarter {before:.1f} MiB, last {after:.1f} MiB, peak {peak:.1f} MiB")
+    for node in (pair.alpha, pair.beta):
+        memory = seen[node.name]
+        quarter = len(memory) // 4
+        before = statistics.median(memory[quarter : 2 * quarter])
+        after = statistics.median(memory[3 * quarter : 4 * quarter])
+        peak = node.resident()[1]
+        print(f"{node.name}: second quarter {before:.1f} MiB, last {after:.1f} MiB, peak {peak:.1f} MiB")
         if after - before > GROWTH_MIB:
-            wrong.append(f"{node} has grown by {after - before:.1f} MiB")
+            wrong.append(f"{node.name} has grown by {after - before:.1f} MiB")
         if peak > BITMAP_MIB + BOUND_MIB:
-            wrong.append(f"{node} had {peak:.1f} MiB")
+            wrong.append(f"{node.name} had {peak:.1f} MiB")
     return wrong
 
 

@@ -44,19 +44,25 @@ def apart(pair: Pair) -> None:
     pair.cut()
 
 
-def test_a_primary_that_lost_its_power_gives_way_also_after_apply_al() -> None:
+def primary_without_power() -> tuple[Bench, Bench]:
+    """Alpha's machine has lost its power, and its disk a completed write that beta has. They are apart."""
     pair = working_pair()
     assert pair.run(pair.one, pair.one.engine.write(0, 0, NEW)) is None
     apart(pair)
     one = cut_power(pair.one)
     assert one.disk.blocks[0] == OLD
+    return one, pair.two
+
+
+def test_a_primary_that_lost_its_power_gives_way_also_after_apply_al() -> None:
+    one, two = primary_without_power()
     assert MdFlag.PRIMARY in one.disk.superblock().flags
     apply_al(one.disk)
-    pair = Pair(one, pair.two)
+    pair = Pair(one, two)
     assert pair.run(one, one.engine.attach(0)) is None
     connect(pair)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
-    assert one.disk.blocks[0] == pair.two.disk.blocks[0] == NEW
+    assert one.disk.blocks[0] == two.disk.blocks[0] == NEW
 
 
 def _peer_without_power(pair: Pair) -> None:
@@ -132,12 +138,7 @@ def test_a_resync_makes_it_forgotten() -> None:
 
 def test_a_disk_that_failed_beside_no_good_one_is_still_better_than_one_without_its_cache() -> None:
     """Swarm seed 4127: the Primary's machine loses its power, and then the peer's disk fails for a moment."""
-    pair = working_pair()
-    assert pair.run(pair.one, pair.one.engine.write(0, 0, NEW)) is None
-    apart(pair)
-    one = cut_power(pair.one)
-    assert one.disk.blocks[0] == OLD
-    two = pair.two
+    one, two = primary_without_power()
     two.hook = lambda order: IoFailed(5, "broken") if isinstance(order, WriteMeta) else NotImplemented
     pair = Pair(one, two)
     pair.pass_time(1)

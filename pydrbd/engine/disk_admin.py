@@ -157,13 +157,7 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
     volume.layout, volume.base, volume.generation = layout, superblock, superblock.generation
     volume.boot = info.boot
     volume.generation_flushed = generations.masked(superblock.generation.current)
-    # apply-al cleans the metadata of a crashed Primary and leaves it the flag; a boot is left by who crashed
-    # and was not yet in step again.
-    crashed = not superblock.clean or bool(superblock.boot) or bool(superblock.flags & _CRASHED)
-    if crashed and (not info.boot or superblock.boot != info.boot):
-        volume.cache_lost = generations.CacheLoss.MACHINE
-    elif crashed and volume.failed_alone:
-        volume.cache_lost = generations.CacheLoss.DISK_FAILED
+    volume.cache_lost = _cache_loss(volume, superblock, info.boot)
     volume.current_on_disk = superblock.generation.current
     volume.size = volume.size or superblock.size_sectors * SECTOR or peer_state.agreed_size(volume)
     volume.size = min(volume.size, layout.data_bytes)
@@ -176,6 +170,18 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
         volume.bitmap.set(bits.start, bits.stop)
     if hot:
         engine.log("info", f"volume {number}: {len(hot)} activity-log extents marked out of sync")
+
+
+def _cache_loss(volume: Volume, superblock: Superblock, boot: bytes) -> generations.CacheLoss:
+    """What a disk with these metadata may miss, on a machine with this `boot` identifier (empty: unknown)."""
+    # apply-al cleans the metadata of a crashed Primary and leaves it the flag; a boot is left by who crashed
+    # and was not yet in step again.
+    crashed = not superblock.clean or bool(superblock.boot) or bool(superblock.flags & _CRASHED)
+    if crashed and (not boot or superblock.boot != boot):
+        return generations.CacheLoss.MACHINE
+    if crashed and volume.failed_alone:
+        return generations.CacheLoss.DISK_FAILED
+    return generations.CacheLoss.NOTHING
 
 
 def _mark_unconfirmed(volume: Volume) -> bool:

@@ -147,8 +147,7 @@ def on_sizes(session: Session, packet: packets.Sizes) -> None:
         take_size(volume, packet)
         return
     size = agreed_size(volume)
-    # Of a disk that is being attached counts what it was: it may have good data up to its end.
-    own = volume.attached_as if volume.state.disk == Disk.NEGOTIATING else volume.state.disk
+    own = sync.own_disk_of(volume)
     if size < volume.size and own >= Disk.OUTDATED:
         session.engine.refuse_peer(
             f"volume {volume.number}: the peer's disk is too small: {size // SECTOR} sectors,"

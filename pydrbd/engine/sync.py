@@ -72,7 +72,7 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     uuids = volume.peer_uuids
     assert volume.generation is not None
     assert uuids is not None
-    own_disk = volume.attached_as if volume.state.disk == Disk.NEGOTIATING else volume.state.disk
+    own_disk = own_disk_of(volume)
     told = own_account(session, volume)
     attaching = volume.negotiation.peer_attaching and uuids.flags & UuidFlags.UP_TO_DATE
     theirs = Disk.UP_TO_DATE if attaching else peer_disk
@@ -134,6 +134,11 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
     return Conn.WF_BITMAP_T if verdict in _TARGETS else Conn.CONNECTED
 
 
+def own_disk_of(volume: Volume) -> Disk:
+    """State of the disk; of one that is being attached, what it was before: its data are no others."""
+    return volume.attached_as if volume.state.disk == Disk.NEGOTIATING else volume.state.disk
+
+
 def own_account(session: Session, volume: Volume) -> Disk:
     """What this node tells of its disk. One that is being attached counts as Consistent, or as UpToDate where
     UUIDS say so (between two pydrbd)."""
@@ -146,8 +151,9 @@ def own_account(session: Session, volume: Volume) -> Disk:
 
 def _cache_loss(flags: UuidFlags) -> CacheLoss:
     """What UUIDS says of the peer's cache."""
-    told = flags & LOSS_FLAGS[CacheLoss.DISK_FAILED]
-    return next((loss for loss, said in LOSS_FLAGS.items() if said == told), CacheLoss.NOTHING)
+    if not flags & UuidFlags.CACHE_LOST:
+        return CacheLoss.NOTHING
+    return CacheLoss.DISK_FAILED if flags & UuidFlags.ONLY_DISK_FAILED else CacheLoss.MACHINE
 
 
 def _by_caches(verdict: Verdict, rule: int, own: tuple[Side, Disk], peer: tuple[Side, Disk]) -> Verdict:

@@ -12,11 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-from pydrbd.runtime import launch
 from tests.bench.board import Report, say
 from tests.bench.jobs import BOUNDS, MIB, Bound, Plan, judged
 from tests.bench.table import Section, number
-from tests.support.pair import Pair
+from tests.support.pair import Member, Pair
 
 TIB = 1 << 40
 #: MiB of bitmap that each TiB needs: a bit for 4 KiB.
@@ -42,7 +41,7 @@ def scale(name: str, plan: Plan, folder: Path, report: Report) -> None:
         for _ in range(min(plan.rounds, _ROUNDS)):
             times.append({node: up(pair, node) for node in ("alpha", "beta")})
             pair.wait_synced()
-            memory.append({**resident(pair, "alpha"), **resident(pair, "beta")})
+            memory.append({**resident(pair.alpha), **resident(pair.beta)})
             _down(pair)
     finally:
         pair.close()
@@ -70,11 +69,10 @@ def up(pair: Pair, node: str) -> float:
     return took
 
 
-def resident(pair: Pair, node: str) -> dict[str, float]:
-    """MiB of the node's process now and at most: proc(5), status, VmRSS and VmHWM."""
-    pid = launch.running(pair.alpha.run_dir, node, "r0")
-    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return {f"{node} {key}": int(lines[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM")}
+def resident(node: Member) -> dict[str, float]:
+    """MiB of the node's process now and at most."""
+    now, most = node.resident()
+    return {f"{node.name} VmRSS": now, f"{node.name} VmHWM": most}
 
 
 def line(name: str, created: float, times: list[float], memory: list[dict[str, float]]) -> list[str]:

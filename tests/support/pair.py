@@ -81,6 +81,12 @@ class Member:
             Disk(volume["peer_disk"]),
         )
 
+    def resident(self) -> tuple[float, float]:
+        """MiB of the process now and at most: proc(5), status, VmRSS and VmHWM."""
+        pid = launch.running(self.run_dir, self.name, self.resource)
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return int(lines["VmRSS"].split()[0]) / 1024, int(lines["VmHWM"].split()[0]) / 1024
+
     def log(self) -> str:
         try:
             return self.paths.log_file.read_text(errors="replace")

@@ -15,7 +15,7 @@ ORDERLY = (
         "attach takes a clean superblock for one of a node that did not crash",
         (
             edit(
-                disk_admin._read_metadata,
+                disk_admin._cache_loss,
                 ("bool(superblock.boot) or bool(superblock.flags & _CRASHED)", "False"),
             ),
         ),
