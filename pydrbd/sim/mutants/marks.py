@@ -5,8 +5,17 @@ Floor: sim. Neighbours: edit (how they get in), the other tables of this package
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydrbd.engine import marks
 from pydrbd.sim.mutants.edit import Mutant, edit
+from pydrbd.sim.profile import Profile
+
+
+def _idle(profile: Profile) -> Profile:
+    """Clients that pause: a Primary alone has often acknowledged nothing that its peer lacks."""
+    return replace(profile, think=1.0, depth=1, pause=0.05, fresh=False, steps=60)
+
 
 MARKS = (
     Mutant(
@@ -23,6 +32,7 @@ MARKS = (
         "a Primary alone lets its disk be called Outdated under its clients",
         (edit(marks.outdate_refusal, ("s.role == Role.PRIMARY", "False")),),
         actions=("outdate", "disconnect", "partition"),
-        swarm=True,
+        focus=True,
+        setting=_idle,
     ),
 )
