@@ -361,11 +361,9 @@ def test_a_life_by_drbdadm_and_drbdsetup(sides: tuple[Side, Side]) -> None:
     assert alpha.ok("adm", "cstate", "r0") == "StandAlone\n"
     alpha.ok("setup", "connect", "r0", "1")
     alpha.ok("adm", "wait-connect", "--wfc-timeout=20", "r0")
-    alpha.ok(
-        "setup",
-        "secondary",
-        "r0",
-    )
+    # Whoever left a Primary is Outdated until the resync has ended; one that goes down before stays so.
+    wait_equal(lambda: alpha.ok("setup", "dstate", "0"), "UpToDate/UpToDate\n", 10, "the disks again")
+    alpha.ok("setup", "secondary", "r0")
     alpha.ok("setup", "secondary", "r0")
     beta.ok("adm", "down", "r0")
     alpha.ok("setup", "down", "all")
