@@ -239,6 +239,8 @@ class Lane:
         state, session = volume.state, engine.session
         if session is None or session.phase is not Phase.RUNNING or session.held is not None:
             return CLOSED
+        if session.paused is not None or not volume.size_durable:
+            return CLOSED
         if (state.conn, state.disk, state.pdsk) not in _HEALTHY.get(state.role, ()):
             return CLOSED
         if volume.minting is not None or volume.takeover is not None or volume.layout is None:
@@ -271,6 +273,12 @@ class Lane:
             for member in table.members():
                 self._take_written(*member)
         table.close()
+
+    def resized(self) -> None:
+        """The device is about to get another size."""
+        self.close()
+        self.table.serve_reads(False, 0)
+        self._reads = False
 
     def harvest(self) -> None:
         """Count what the lane has done."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydrbd.engine import peer_state
+from pydrbd.engine import size_change
 from pydrbd.sim.mutants.edit import Mutant, edit
 from pydrbd.sim.profile import Profile
 from pydrbd.units import MIB
@@ -24,7 +24,7 @@ SIZES = (
         "smaller-disk-accepted",
         8,
         "a node with good data gives up the end of its device for a peer with a smaller disk",
-        (edit(peer_state.on_sizes, ("size < volume.size and own >= Disk.OUTDATED", "False")),),
+        (edit(size_change._refused, ("size < volume.size and own >= Disk.OUTDATED", "False")),),
         actions=("replace_disk", "partition", "disconnect"),
         focus=True,
         swarm=True,
