@@ -29,7 +29,7 @@ _CHANGES = WriteBlocks | ZeroBlocks | WriteMeta | NoteSize | FlushDisk
 def internal(device_uuid: int = 7) -> InternalDisk:
     disk = InternalDisk(device_bytes(DISK_BYTES))
     synced_md(disk, device_uuid, PAIR_UUID, DISK_BYTES)
-    disk.noted = (disk.size, device_uuid)
+    disk.noted = ((disk.size,), device_uuid)
     return disk
 
 
@@ -67,7 +67,7 @@ def crashes(disk: InternalDisk, growth: int) -> Iterator[tuple[int, Order, Inter
     """The disk after each write of a move, the number of that write, and the current UUID."""
     bench = lone_primary(disk)
     disk.grow(disk.size + growth)
-    pair, left = alone(bench), []
+    pair, left = alone(bench), list[tuple[int, Order, InternalDisk, int]]()
 
     def watch(order: Order) -> object:
         if not isinstance(order, _CHANGES):
@@ -100,7 +100,7 @@ def check(bench: Bench, uuid: int) -> None:
     assert volume.bitmap.any_set(BITS_PER_EXTENT, 2 * BITS_PER_EXTENT)
     assert volume.layout == disk.layout == internal_layout(disk.size)
     assert volume.data_limit == disk.layout.data_bytes
-    assert disk.noted == (disk.size, 7)
+    assert disk.noted == ((disk.size,), 7)
     assert all(block * 4096 >= disk.layout.bitmap_offset for block in disk.metadata)
     ends = disk.layout.superblock_offset + SUPERBLOCK_BYTES
     assert all(block * 4096 < ends for block in disk.metadata)

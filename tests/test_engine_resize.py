@@ -29,7 +29,7 @@ def disk_of(kind: str) -> SimDisk:
         return good_disk()
     disk = InternalDisk(device_bytes(DISK_BYTES))
     synced_md(disk, 7, PAIR_UUID, DISK_BYTES)
-    disk.noted = (disk.size, 7)
+    disk.noted = ((disk.size,), 7)
     return disk
 
 

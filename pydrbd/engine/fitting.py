@@ -33,11 +33,11 @@ def layout_for(info: DiskInfo) -> Layout:
     return indexed_layout(info.data_device_bytes, info.md_device_bytes, info.index)
 
 
-def earlier_layout(info: DiskInfo) -> Layout | None:
-    """Where internal metadata were before the disk grew; None if it is not known to have done so."""
-    if info.kind != "internal" or not 0 < info.known_bytes < info.data_device_bytes:
-        return None
-    return internal_layout(info.known_bytes)
+def earlier_layouts(info: DiskInfo) -> list[Layout]:
+    """Where internal metadata may be if the disk has grown, those that count first."""
+    if info.kind != "internal":
+        return []
+    return [internal_layout(size) for size in info.known_bytes if size < info.data_device_bytes]
 
 
 def placed(superblock: Superblock, layout: Layout) -> Superblock:

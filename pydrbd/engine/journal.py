@@ -35,7 +35,7 @@ def shape(snapshot: ResourceSnapshot) -> tuple[object, ...]:
     """What of a picture is state, and no counter."""
     suspended = (snapshot.suspended_user, snapshot.suspended_no_data, snapshot.suspended_fencing)
     volumes = tuple(
-        (v.number, v.disk, v.peer_disk, v.conn, v.aftr_isp, v.peer_isp, v.user_isp, v.open_count > 0)
+        (v.number, v.size, v.disk, v.peer_disk, v.conn, v.aftr_isp, v.peer_isp, v.user_isp, v.open_count > 0)
         for v in snapshot.volumes
     )
     return (snapshot.role, snapshot.peer_role, snapshot.connection, suspended, volumes)

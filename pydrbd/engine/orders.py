@@ -48,7 +48,7 @@ class DiskInfo:
     `kind` is 'internal', 'flexible-external' or 'indexed' (then `index` counts); for
     'internal' both sizes are those of the one device. `boot` names the present life of the machine's page
     cache (at most 16 bytes, none of them zero at the end; empty: not known). `known_bytes` and
-    `known_device`: what NoteSize has left (0: nothing).
+    `known_device`: what NoteSize has left.
     """
 
     data_device_bytes: int
@@ -56,7 +56,7 @@ class DiskInfo:
     kind: str = "internal"
     index: int = 0
     boot: bytes = b""
-    known_bytes: int = 0
+    known_bytes: tuple[int, ...] = ()
     known_device: int = 0
 
 
@@ -86,10 +86,12 @@ class MeasureDisk:
 
 @dataclass(frozen=True, slots=True)
 class NoteSize:
-    """Remember, beside the disk, how large it is and the device UUID in its metadata: internal metadata are
-    found by it when the disk has grown. Result: None | IoFailed."""
+    """Remember durably, apart from the disk, how large it was when it was looked at, and the device UUID in
+    its metadata: internal metadata are found by it when the disk has grown. While they move, there are more
+    sizes than that of the disk as it is: behind it those at whose end they were. Result: None | IoFailed."""
 
     volume: int
+    device_bytes: tuple[int, ...]
     device_uuid: int
 
 

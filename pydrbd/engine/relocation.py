@@ -10,8 +10,9 @@ What lies at the end of the disk counts. So the move may be cut off after any st
   blocks are out of sync and that no activity log is kept: what is cut off then costs a full resync.
 - The old place is zeroed before the device may grow over it: neither a reader of metadata nor a client, nor
   its copy on the peer, meets the leftovers.
-- Only then the size of the disk is noted (NoteSize). What is found at the new end with another device UUID
-  than the noted one, beside good metadata at the old end, is of an earlier life of the disk: refused.
+- Before it begins, both sizes of the disk are noted (NoteSize), and when all is done the new one: so the
+  metadata are found although the disk grows once more. What is found at the new end with another device UUID
+  than the noted one, beside good metadata at an old end, is of an earlier life of the disk: refused.
 
 While it moves, transactions of the activity log, bitmap pages and superblocks wait; data do not.
 """
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine import bitmap_disk
 from pydrbd.engine.activity_log import LogTicket
-from pydrbd.engine.fitting import earlier_layout, layout_for, placed
+from pydrbd.engine.fitting import earlier_layouts, layout_for, placed
 from pydrbd.engine.orders import (
     Await,
     DiskInfo,
@@ -56,21 +57,20 @@ def read_superblock(
 ) -> Script[tuple[Superblock, Layout] | IoFailed]:
     """The superblock of an opened disk and the layout that it is of: `layout`, or that of a disk which has
     grown since. Raises MetadataError."""
-    earlier = earlier_layout(info)
     found = yield from _valid_at(number, layout)
-    if earlier is None or isinstance(found, IoFailed):
-        return _or_raise(found, layout)
     if isinstance(found, Superblock) and found.device_uuid == info.known_device:
         return found, layout
-    before = yield from _valid_at(number, earlier)
-    if not isinstance(before, Superblock) or before.device_uuid != info.known_device:
-        return _or_raise(found, layout)
-    if isinstance(found, Superblock):
-        raise MetadataError(
-            f"The disk has grown from {info.known_bytes} to {info.data_device_bytes} bytes, and at its new"
-            " end lie metadata of an earlier life. wipe-md takes those away, create-md the ones in use."
-        )
-    return before, earlier
+    for earlier in earlier_layouts(info):
+        before = yield from _valid_at(number, earlier)
+        if not isinstance(before, Superblock) or before.device_uuid != info.known_device:
+            continue
+        if isinstance(found, Superblock):
+            raise MetadataError(
+                f"The disk has grown to {info.data_device_bytes} bytes, and at its new end lie metadata of an"
+                " earlier life. wipe-md takes those away, create-md the ones in use."
+            )
+        return before, earlier
+    return _or_raise(found, layout)
 
 
 def _or_raise(
@@ -99,6 +99,11 @@ def all_marked(superblock: Superblock, layout: Layout) -> Superblock:
     return replace(placed(superblock, layout), flags=flags)
 
 
+def _device_bytes(layout: Layout) -> int:
+    """Bytes of a disk at whose end these internal metadata are (its last few may be missing)."""
+    return layout.superblock_offset + SUPERBLOCK_BYTES
+
+
 def overlap(old: Layout, new: Layout) -> bool:
     """Does writing at the new place destroy what is at the old one?"""
     return new.bitmap_offset < old.superblock_offset + SUPERBLOCK_BYTES
@@ -114,6 +119,11 @@ def settle_found(volume: Volume, info: DiskInfo, found: Layout) -> Script[IoFail
     if not moves:
         return None
     volume.engine.log("info", f"volume {volume.number}: the disk has grown, its metadata move to its new end")
+    # Should it grow once more before all is done, these places are looked at, and cleaned.
+    earlier = (size for size in info.known_bytes if size < info.data_device_bytes)
+    noted = yield from _note(volume, base.device_uuid, info.data_device_bytes, *earlier)
+    if noted is not None:
+        return noted
     volume.bitmap.dirty = set(range(volume.bitmap.pages))
     if not overlap(found, layout):
         return None
@@ -125,26 +135,27 @@ def settle_found(volume: Volume, info: DiskInfo, found: Layout) -> Script[IoFail
 def leave_old_place(volume: Volume, info: DiskInfo) -> Script[IoFailed | None]:
     """Attach, when the metadata at the end are in use: nothing is left of those of a disk that has grown, and
     the size is noted."""
-    base, layout, earlier = volume.base, volume.layout, earlier_layout(info)
+    base, layout = volume.base, volume.layout
     if base is None or layout is None or info.kind != "internal":
         return None
     device = max(base.size_sectors * SECTOR, volume.size)
-    # Behind the device: it did not grow before the size was noted.
-    ours = earlier is not None and base.device_uuid == info.known_device
-    if ours and earlier is not None and earlier.bitmap_offset >= device:
-        result = yield from _wipe(volume, earlier, layout)
-        if result is not None:
-            return result
-    if (info.known_bytes, info.known_device) != (info.data_device_bytes, base.device_uuid):
-        yield from _note(volume, base.device_uuid)
+    for earlier in earlier_layouts(info) if base.device_uuid == info.known_device else ():
+        # Behind the device: it did not grow before the size was noted.
+        if earlier.bitmap_offset >= device:
+            result = yield from _wipe(volume, earlier, layout)
+            if result is not None:
+                return result
+    if (info.known_bytes, info.known_device) != ((info.data_device_bytes,), base.device_uuid):
+        yield from _note(volume, base.device_uuid, info.data_device_bytes)
     return None
 
 
-def _note(volume: Volume, device_uuid: int) -> Script[None]:
-    result = yield NoteSize(volume.number, device_uuid)
-    if isinstance(result, IoFailed):
-        text = f"volume {volume.number}: the size of the disk could not be noted ({result.text})"
-        volume.engine.log("warning", f"{text}; should it grow while it is detached, run create-md before")
+def _note(volume: Volume, device_uuid: int, *sizes: int) -> Script[IoFailed | None]:
+    result: IoFailed | None = yield NoteSize(volume.number, sizes, device_uuid)
+    if result is not None:
+        text = f"volume {volume.number}: the size of the disk could not be noted: {result.text}"
+        volume.engine.log("warning", f"{text}; should it grow, its metadata are not found any more")
+    return result
 
 
 def _wipe(volume: Volume, old: Layout, new: Layout) -> Script[IoFailed | None]:
@@ -185,6 +196,12 @@ def _measure(volume: Volume) -> Script[None]:
         return
     if new.data_bytes <= old.data_bytes and new.bitmap_area_bytes <= old.bitmap_area_bytes:
         return
+    if new.superblock_offset != old.superblock_offset and volume.base is not None:
+        sizes = info.data_device_bytes, _device_bytes(old)
+        if (yield from _note(volume, volume.base.device_uuid, *sizes)) is not None:
+            return
+        if volume.incarnation != incarnation or volume.layout is not old:
+            return
     grown = f"from {old.data_bytes // SECTOR} to {new.data_bytes // SECTOR} sectors"
     volume.engine.log("info", f"volume {volume.number}: the disk has grown, {grown}")
     log = volume.activity_log
@@ -209,7 +226,7 @@ def _measure(volume: Volume) -> Script[None]:
         log.running = None
         transactions.resolve(result)
     if result is None and info.kind == "internal" and volume.base is not None:
-        yield from _note(volume, volume.base.device_uuid)
+        yield from _note(volume, volume.base.device_uuid, info.data_device_bytes)
 
 
 def _move(volume: Volume, old: Layout, new: Layout, incarnation: int) -> Script[IoFailed | None]:

@@ -43,12 +43,20 @@ def resize(
     return admin.exclusively(engine, script, "resize")
 
 
+def limit(engine: Engine, volume: Volume, size: int) -> Script[None]:
+    """The configuration has another `size` now (bytes, 0: none): the device grows if that lets it."""
+    if not volume.has_disk:
+        volume.options = replace(volume.options, size=size)
+        return
+    yield from resize(engine, volume, size)
+
+
 def _resize(engine: Engine, volume: Volume, size: int, flags: SizesFlags, assume_space: bool) -> Script[None]:
     _check(engine, volume, size)
     yield from relocation.measure(volume)
     session = _check(engine, volume, size)
     before = volume.options
-    volume.options = replace(before, size=size)
+    volume.options = wanted = replace(before, size=size)
     done = False
     try:
         if session is not None:
@@ -57,7 +65,7 @@ def _resize(engine: Engine, volume: Volume, size: int, flags: SizesFlags, assume
             _alone(engine, volume, flags, assume_space)
         done = True
     finally:
-        if not done:
+        if not done and volume.options is wanted:  # the peer may have asked for another one meanwhile
             volume.options = before
     yield from volume.persist()
     refuse_failed(engine, volume)
@@ -73,6 +81,9 @@ def _check(engine: Engine, volume: Volume, size: int) -> Session | None:
     if not volume.has_disk:
         raise CommandFailed(name, Failure.NO_DISK, f"Volume {volume.number} is not attached.")
     session = engine.session if state.conn == Conn.CONNECTED else None
+    if engine.session is not None and session is None:
+        # The two have told each other their sizes, or are about to.
+        raise StateRefused(name, Refusal.IN_TRANSIENT_STATE, "The nodes are just connecting.")
     good = state.disk == Disk.UP_TO_DATE and (session is None or state.pdsk == Disk.UP_TO_DATE)
     if not good:
         disks = f"volume {volume.number}: the disks are {state.disk.word}/{state.pdsk.word}"

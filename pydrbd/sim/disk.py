@@ -58,7 +58,7 @@ class SimDisk:
         #: Sectors of data that cannot be read until they are written.
         self.unreadable: set[int] = set()
         #: What NoteSize has left.
-        self.noted = (0, 0)
+        self.noted: tuple[tuple[int, ...], int] = ((), 0)
         #: Orders take so many times as long, and none ends before `hung_until`.
         self.slower = 1.0
         self.hung_until = 0.0
@@ -89,6 +89,15 @@ class SimDisk:
         """Where the metadata are that count."""
         return self._layout
 
+    def may_grow(self) -> bool:
+        """Its metadata would be found afterwards."""
+        return True
+
+    @property
+    def room(self) -> int:
+        """Bytes of data that the disk has room for, once its metadata are where they belong."""
+        return self._layout.data_bytes
+
     # --- orders -----------------------------------------------------------------------------
     def info(self) -> DiskInfo:
         return DiskInfo(self.size, len(self.meta), "flexible-external", boot=f"boot {self.boot}".encode())
@@ -115,8 +124,8 @@ class SimDisk:
                 return None
             case MeasureDisk():
                 return self.info()
-            case NoteSize(device_uuid=device_uuid):
-                self.noted = (self.size, device_uuid)
+            case NoteSize(device_bytes=device_bytes, device_uuid=device_uuid):
+                self.noted = (device_bytes, device_uuid)
                 return None
             case ReadMeta(offset=offset, length=length):
                 if offset < 0 or offset + length > len(self.meta):

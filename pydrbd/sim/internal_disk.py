@@ -14,7 +14,7 @@ from pydrbd.format.bitmap_pages import bitmap_bytes_for
 from pydrbd.format.layout import AL_BYTES, SUPERBLOCK_BYTES, Layout, internal_layout
 from pydrbd.format.superblock import Superblock, decode, validate
 from pydrbd.sim.clock import Violation
-from pydrbd.sim.disk import BLOCK, SimDisk
+from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk
 from pydrbd.units import SECTOR, align_up
 
 
@@ -56,14 +56,22 @@ class InternalDisk(SimDisk):
             self._found = self._find()
         return self._found
 
+    @property
+    def room(self) -> int:
+        return internal_layout(self.size).data_bytes
+
     def _find(self) -> Layout:
         end, (known, device) = internal_layout(self.size), self.noted
         here = self._at(end)
-        if not 0 < known < self.size or (here is not None and here.device_uuid == device):
+        if here is not None and here.device_uuid == device:
             return end
-        before = internal_layout(known)
-        there = self._at(before)
-        return before if there is not None and there.device_uuid == device else end
+        for size in known:
+            if size < self.size:
+                before = internal_layout(size)
+                there = self._at(before)
+                if there is not None and there.device_uuid == device:
+                    return before
+        return end
 
     def _at(self, layout: Layout) -> Superblock | None:
         at = layout.superblock_offset
@@ -73,6 +81,16 @@ class InternalDisk(SimDisk):
         except MetadataError:
             return None
         return found
+
+    def hot_extents(self) -> frozenset[int]:
+        try:
+            return super().hot_extents()
+        except MetadataError:
+            return frozenset()  # nobody could read it
+
+    def may_grow(self) -> bool:
+        """Its metadata would be found: it has been attached."""
+        return self.superblock().device_uuid == self.noted[1]
 
     def leftovers(self) -> set[int]:
         """Blocks of the device that hold metadata of another time."""
@@ -96,8 +114,9 @@ class InternalDisk(SimDisk):
     def _meta_written(self, offset: int, length: int) -> None:
         touched = range(offset // BLOCK, -(-(offset + length) // BLOCK))
         for block in touched:
-            self.blocks.pop(block, None)
             self.cached.pop(block, None)
+            if block in self.blocks:
+                self._put(block, ZERO_BLOCK, cached=False)
         self.metadata.update(touched)
         self._forget()
 

@@ -37,6 +37,11 @@ def size(engine: Engine, volume: int) -> int:
     return engine.volumes[volume].size
 
 
+def configured_size(engine: Engine | None) -> int:
+    """What the node limits volume 0 to, in bytes; 0: nothing."""
+    return engine.volumes[0].options.size if engine is not None else 0
+
+
 def attached(engine: Engine, volume: int) -> bool:
     """The bitmap in memory counts; else the one on disk does."""
     return engine.volumes[volume].state.disk >= Disk.NEGOTIATING
