@@ -15,7 +15,7 @@ from pydrbd.sim.disk import SimDisk, synced_md
 from pydrbd.sim.internal_disk import InternalDisk, device_bytes
 from pydrbd.units import MIB, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal
-from pydrbd.wire.packets import Packet, RsDataReply, RsDataRequest, RsThinRequest, Sizes, SizesFlags
+from pydrbd.wire.packets import Channel, Packet, RsDataReply, RsDataRequest, RsThinRequest, Sizes, SizesFlags
 from tests.support.engine_bench import DISK_BYTES, PAIR_UUID, Bench, Pair, connect, good_disk, pair_of
 
 LARGER = DISK_BYTES + 3 * MIB
@@ -259,6 +259,38 @@ def test_no_write_is_carried_out_beyond_what_the_superblock_says() -> None:
     pair.settle()
     assert one.results["write"] is None
     both_have(pair, LARGER)
+
+
+@pytest.mark.parametrize("goes", [0, 1])
+def test_a_disk_goes_while_the_peer_is_asked(goes: int) -> None:
+    """Either node's: the command ends."""
+    pair = a_pair()
+    one, two = pair.one, pair.two
+    for bench in (one, two):
+        grow(bench.disk)
+    kept: list[Packet] = []
+
+    def keep(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is pair.two and goes == 0 and isinstance(packet, Sizes):
+            kept.append(packet)
+            return []
+        return [packet]
+
+    pair.filter = keep
+    script = one.engine.write(0, 0, b"x" * 4096)
+    assert pair.run(one, script) is None
+    failing = one if goes == 0 else two
+    if goes == 1:
+        two.engine.set_state(two.volume, disk=Disk.FAILED)
+    one.start("run", resize(one.engine, one.volume))
+    pair.settle()
+    if goes == 0:
+        failure = failing.engine.io_error("broken")
+        failing.engine.disk_failed(failing.volume, WriteMeta(0, ()), failure)
+        pair.settle()
+        one.engine.on_packets(one.session, Channel.DATA, kept)
+    ended = pair.end_of_run(one, 3)
+    assert isinstance(ended, PydrbdError) or one.volume.size == DISK_BYTES
 
 
 @pytest.mark.parametrize("resolver", [0, 1])

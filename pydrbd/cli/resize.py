@@ -58,7 +58,7 @@ def resize_command(
 
     Refused while a resync runs, without a connection unless --assume-peer-has-space is given, and to make a
     device smaller. Clients see the new size when they connect the next time; a device of the kernel's nbd
-    client grows at once.
+    client grows with `pydrbd restart` on the Primary.
     """
     wanted = -1 if size is None else device_size(size)
     clean, space = assume_clean == "yes", assume_peer_has_space == "yes"

@@ -44,6 +44,7 @@ from pydrbd.format.gi import MdFlag
 from pydrbd.format.superblock import Superblock
 from pydrbd.units import BIT_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Failure, Role
+from pydrbd.wire.packets_config import NO_SIZES_FLAGS
 
 if TYPE_CHECKING:
     from pydrbd.engine.connection import Session
@@ -68,7 +69,7 @@ def forget_disk(volume: Volume) -> None:
     volume.activity_log = ActivityLog(volume.options.al_extents)
     volume.full_sync = volume.in_use = volume.crashed_primary = volume.shared = False
     volume.resumable, volume.cache_lost = False, generations.CacheLoss.NOTHING
-    volume.attached_as = Disk.DISKLESS
+    volume.attached_as, volume.grown_alone = Disk.DISKLESS, NO_SIZES_FLAGS
     volume.incarnation += 1
 
 

@@ -63,7 +63,9 @@ def send_parameters(session: Session, volume: Volume) -> None:
         o.c_max_rate // KIB,
     )
     session.send(packets.SyncParam(*rates, volume.number))
-    send_sizes(session, volume, volume.grown_alone)
+    # A kernel's node that hears FORCED as it connects takes all of its own disk, whatever we have.
+    flags = volume.grown_alone if session.flush_waits else volume.grown_alone & ~SizesFlags.FORCED
+    send_sizes(session, volume, flags)
     send_uuids(session, volume)
     session.send(packets.State(volume.state.word, volume.number))
 

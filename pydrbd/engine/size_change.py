@@ -46,19 +46,25 @@ def on_sizes(session: Session, packet: packets.Sizes) -> None:
     if volume is None:
         return
     volume.peer_sizes = packet
+    if volume.state.conn >= Conn.CONNECTED and packet.backing_sectors and not packet.current_sectors:
+        if volume.has_disk:
+            _pause(session)
+            session.engine.spawn(f"sizes {volume.number}", _asked(session, volume, packet))
+        else:
+            peer_state.send_sizes(session, volume, packet.flags)
+        return
+    _agree(session, volume, packet)
+    _answer_is_here(volume)
+
+
+def _agree(session: Session, volume: Volume, packet: packets.Sizes) -> None:
     if not volume.has_disk and volume.state.disk != Disk.NEGOTIATING:
         take_size(volume, packet)
         return
-    connected = volume.has_disk and volume.state.conn >= Conn.CONNECTED
-    if connected and packet.backing_sectors and not packet.current_sectors:
-        _pause(session)
-        session.engine.spawn(f"sizes {volume.number}", _asked(session, volume, packet))
-        return
     size = agreed_size(volume)
     if _refused(session, volume, size) or size == volume.size:
-        _answer_is_here(volume)
         return
-    if volume.negotiation.resize is not None and connected:
+    if volume.negotiation.resize is not None and volume.has_disk:
         _answered(session, volume, packet, size)
         return
     meets = volume.state.conn == Conn.WF_REPORT_PARAMS
@@ -168,7 +174,6 @@ def _answered(session: Session, volume: Volume, packet: packets.Sizes, size: int
     resize = volume.negotiation.resize
     assert resize is not None
     if packet.current_sectors * SECTOR != size:
-        _answer_is_here(volume)
         return
     if not _in_step(volume):
         text = f"volume {volume.number}: the peer's device has grown, and this one is not in step with it"
@@ -176,7 +181,6 @@ def _answered(session: Session, volume: Volume, packet: packets.Sizes, size: int
         return
     take_over(volume, size, clean=bool(resize.flags & SizesFlags.NO_RESYNC))
     _resync(session, volume, resize.flags, source=_goes_out(volume, if_equal=True))
-    _answer_is_here(volume)
 
 
 # --- the new area --------------------------------------------------------------------------------

@@ -109,8 +109,7 @@ class Volume:
         #: The peer may have our current UUID. With a resync left over it is kept on disk too, as a flag.
         self.shared = False
         self.full_sync = False
-        #: True between attach and a clean detach: the disk carries the unclean magic.
-        self.in_use = False
+        self.in_use = False  # between attach and a clean detach: the disk carries the unclean magic
         self.attached_as = Disk.DISKLESS  # its state when it was attached (Negotiating hides it)
         self.exposed = 0  # current UUID that a diskless Primary's clients have seen (0: none)
         #: A current UUID that was on its way to the disk when the disk went: also that of the same data.

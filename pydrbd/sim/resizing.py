@@ -96,8 +96,7 @@ class ResizeActions(Steps):
             if node.disk.may_grow():
                 self._grow(node, growth, clean)
             yield self.rng.choice((0.0, 0.0, 0.01))
-        if self.rng.random() < 0.4:
-            victim = self.rng.choice(self.nodes)
+        for victim in self.rng.sample(self.nodes, self.rng.choice((0, 0, 0, 1, 1, 2))):
             victim.crash_after, victim.crash_power = self.rng.randint(1, 9), self.rng.random() < 0.4
         for node in self.rng.sample(self.nodes, self.rng.choice((1, 1, 2))):
             if node.up:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydrbd.engine import peer_requests, relocation, size_change
+from pydrbd.engine import relocation, size_change
 from pydrbd.engine.volume import Volume
 from pydrbd.sim.mutants.edit import Edit, Mutant, edit
 from pydrbd.sim.profile import Profile
@@ -75,12 +75,6 @@ SIZES = (
         "old-metadata-left",
         "metadata that have moved are left at their old place, which becomes a part of the device",
         edit(relocation._wipe, ("while at < end:", "while False:")),
-    ),
-    _resizing(
-        1,
-        "written-behind-the-end",
-        "a write is carried out for the peer where the superblock does not say yet that the device reaches",
-        edit(peer_requests._write, ("not volume.size_durable", "False")),
     ),
     Mutant(
         "smaller-disk-accepted",
