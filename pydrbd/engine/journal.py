@@ -35,7 +35,7 @@ def shape(snapshot: ResourceSnapshot) -> tuple[object, ...]:
     """What of a picture is state, and no counter."""
     suspended = (snapshot.suspended_user, snapshot.suspended_no_data, snapshot.suspended_fencing)
     volumes = tuple(
-        (v.number, v.size, v.disk, v.peer_disk, v.conn, v.aftr_isp, v.peer_isp, v.user_isp, v.open_count > 0)
+        (v.number, v.disk, v.peer_disk, v.conn, v.aftr_isp, v.peer_isp, v.user_isp, v.open_count > 0)
         for v in snapshot.volumes
     )
     return (snapshot.role, snapshot.peer_role, snapshot.connection, suspended, volumes)
@@ -106,6 +106,11 @@ class Journal:
             return
         self.shown = new
         self._put(Transition(self.number + 1, cause or self._cause or self.ambient, snapshot))
+
+    def resized(self, volume: int, sectors: int) -> None:
+        """A device has another size, which is no state; who follows is told all the same."""
+        cause = causes.resync(f"the device of volume {volume} has {sectors} sectors now")
+        self._put(Transition(self.number + 1, cause, observe.snapshot(self._engine)))
 
     def handler(self, call: HandlerCall) -> None:
         """A handler is called, or has ended."""

@@ -98,7 +98,7 @@ def take_over(volume: Volume, size: int, *, clean: bool = False) -> None:
         volume.bitmap.set(was // BIT_BYTES, volume.bitmap.bits)
     volume.engine.log("info", f"volume {volume.number}: {size // SECTOR} sectors instead of {was // SECTOR}")
     volume.engine.persist_later(volume)
-    volume.engine.journal.changed(causes.resync(f"the device has {size // SECTOR} sectors now"))
+    volume.engine.journal.resized(volume.number, size // SECTOR)
     volume.engine.changed()
 
 

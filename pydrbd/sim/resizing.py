@@ -47,7 +47,8 @@ def draw_resizing(seed: int, nodes: tuple[str, ...], size: int) -> Resizing:
     rng = random.Random(f"resize {seed}")
     if rng.random() > 0.25 or size > 16 * MIB:
         return Resizing()
-    return Resizing(rng.choice((nodes, nodes[:1], nodes[1:], ())), tuple(RESIZE_ACTIONS))
+    internal = rng.choice((nodes, nodes[:1], nodes[1:], ())) if size % BLOCK == 0 else ()
+    return Resizing(internal, tuple(RESIZE_ACTIONS))
 
 
 def new_spot(world: World, node: Node) -> int | None:
