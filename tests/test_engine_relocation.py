@@ -223,6 +223,17 @@ def test_metadata_of_an_earlier_life_at_the_new_end_are_not_taken_for_the_presen
     assert attached(disk).volume.size == DISK_BYTES
 
 
+def test_a_note_that_makes_no_sense_is_passed_over() -> None:
+    disk = internal()
+    lone_primary(disk)
+    good = disk.noted
+    for sizes in ((5,), (-4096, 3), (70 << 10, 1 << 60), (disk.size - 4096,)):
+        other = copied(disk)
+        other.noted = (sizes, good[1])
+        assert attached(other).volume.size == DISK_BYTES
+        assert other.noted == good
+
+
 def test_a_client_s_copy_of_a_superblock_is_not_taken_for_metadata() -> None:
     """The old place is part of the device by now, and somebody has written such a thing there."""
     disk = internal()

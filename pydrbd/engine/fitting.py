@@ -7,11 +7,12 @@ larger than either node's configured size, and never loses its end while good da
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydrbd.engine.orders import DiskInfo
-from pydrbd.errors import ProtocolViolation
+from pydrbd.errors import MetadataError, ProtocolViolation
 from pydrbd.format.layout import Layout, flexible_layout, indexed_layout, internal_layout
 from pydrbd.format.superblock import Superblock
 from pydrbd.units import SECTOR
@@ -37,7 +38,13 @@ def earlier_layouts(info: DiskInfo) -> list[Layout]:
     """Where internal metadata may be if the disk has grown, those that count first."""
     if info.kind != "internal":
         return []
-    return [internal_layout(size) for size in info.known_bytes if size < info.data_device_bytes]
+    found = []
+    for size in info.known_bytes:
+        # The note is a file that anybody may have changed.
+        with suppress(MetadataError):
+            if 0 < size < info.data_device_bytes:
+                found.append(internal_layout(size))
+    return found
 
 
 def placed(superblock: Superblock, layout: Layout) -> Superblock:

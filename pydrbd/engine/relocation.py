@@ -58,6 +58,8 @@ def read_superblock(
     """The superblock of an opened disk and the layout that it is of: `layout`, or that of a disk which has
     grown since. Raises MetadataError."""
     found = yield from _valid_at(number, layout)
+    if isinstance(found, IoFailed):
+        return found
     if isinstance(found, Superblock) and found.device_uuid == info.known_device:
         return found, layout
     for earlier in earlier_layouts(info):
@@ -70,15 +72,9 @@ def read_superblock(
                 " earlier life. wipe-md takes those away, create-md the ones in use."
             )
         return before, earlier
-    return _or_raise(found, layout)
-
-
-def _or_raise(
-    found: Superblock | IoFailed | MetadataError, layout: Layout
-) -> tuple[Superblock, Layout] | IoFailed:
     if isinstance(found, MetadataError):
         raise found
-    return found if isinstance(found, IoFailed) else (found, layout)
+    return found, layout
 
 
 def _valid_at(number: int, layout: Layout) -> Script[Superblock | IoFailed | MetadataError]:
