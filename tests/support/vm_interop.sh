@@ -266,10 +266,14 @@ resize_scenario() {
     local device before=$DATA_BYTES
     on ours primary r0
     kernel_wait 0 20 cs:Connected ro:Secondary/Primary
+    device=$(on ours map r0/0)
     grow 96M
     on ours resize r0
     both_larger "$before"
-    device=$(on ours map r0/0)
+    # The server keeps the size of an export for each connection; a new process makes a new one.
+    on ours restart r0
+    both_good
+    wait_until 20 '[ "$(blockdev --getsize64 '"$device"')" = '"$DATA_BYTES"' ]'
     fio_verify o_grown "$device" 4M "--offset=$((before - 1048576))"
     on ours unmap r0
     echo "ok we_resize_as_primary"
