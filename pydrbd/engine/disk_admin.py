@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import bitmap_disk, causes, exposure, generations, peer_state, takeover
+from pydrbd.engine import bitmap_disk, causes, exposure, frozen, generations, peer_state, takeover
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
 from pydrbd.engine.orders import (
@@ -56,6 +56,7 @@ def forget_disk(volume: Volume) -> None:
     volume.bitmap = Bitmap(0)
     volume.activity_log = ActivityLog(volume.options.al_extents)
     volume.full_sync = volume.in_use = volume.crashed_primary = volume.shared = False
+    volume.owes_generation = False
     volume.resumable, volume.cache_lost = False, generations.CacheLoss.NOTHING
     volume.attached_as = Disk.DISKLESS
     volume.incarnation += 1
@@ -95,7 +96,7 @@ def _attach(engine: Engine, volume: Volume) -> Script[None]:
         engine.set_state(volume, disk=Disk.DISKLESS)
         yield CloseDisk(volume.number)
         raise
-    volume.failed_alone = False  # its metadata say so now
+    volume.failed_alone = volume.left_owing = False  # its metadata say so now
     yield from _announce(engine, volume)
 
 
@@ -277,8 +278,8 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
         engine.set_state(volume, disk=stored, pdsk=pdsk)
         common = generation.bitmap == 0 or volume.shared
         if volume.state.role == Role.PRIMARY and stored == Disk.UP_TO_DATE and common and not volume.minting:
-            # A Primary that takes its disk back without its peer goes on alone from here.
-            engine.mint(volume)
+            # A Primary that takes its disk back without its peer goes on alone from here, if at all.
+            frozen.owe(volume) if volume.state.susp_fen else engine.mint(volume)
         yield from volume.persist()
         refuse_failed(engine, volume)
         return

@@ -264,6 +264,8 @@ class Checker(PowerChecks, Observer):
         counts = s.conn >= Conn.CONNECTED and s.pdsk == Disk.UP_TO_DATE
         apart = self.branch[node.name] is not self.branch[peer.name]
         for lacking in missing:
+            if lacking is peer:
+                self.world.manager.acknowledged(node, peer, write)
             # A peer that had the write and lost it with its power counts as there until that is noticed.
             was_there = self.stale[lacking.name] and (counts or not self.behind[lacking.name])
             if lacking is node or s.conn < Conn.CONNECTED or not was_there:
@@ -318,6 +320,8 @@ class Checker(PowerChecks, Observer):
         assert node.engine is not None
         s = peek.state(node.engine, 0)
         self.verdicts.look(node, peer)
+        world.withheld.look(node)
+        world.manager.look(node)
         check_size(node, s.disk, world.profile.size)
         if s.disk != self._disk_state[name]:
             old, self._disk_state[name] = self._disk_state[name], s.disk

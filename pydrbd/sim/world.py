@@ -15,6 +15,7 @@ from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk, create_md, synced_md
 from pydrbd.sim.fence import Manager
 from pydrbd.sim.history import Branch, Write, payload, values_of
 from pydrbd.sim.network import Network
+from pydrbd.sim.no_data import Withheld
 from pydrbd.sim.node import Node
 from pydrbd.sim.profile import Profile
 from pydrbd.sim.sizes import litter
@@ -45,6 +46,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self.nodes: dict[str, Node] = {}
         self.manager = Manager(self, seed)
+        self.withheld = Withheld(self)
         current = int.from_bytes(self.entropy(8), "big") & ~1
         for name, options in profile.options.items():
             disk = SimDisk(profile.size + profile.sizes.extra.get(name, 0))
