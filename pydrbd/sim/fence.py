@@ -11,7 +11,6 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import marks
 from pydrbd.engine.options import EngineOptions
 from pydrbd.errors import PydrbdError
 from pydrbd.format.gi import JUST_CREATED, MdFlag
@@ -70,6 +69,8 @@ class Manager:
         self.successors: set[str] = set()
         #: Nodes whose administrator has resumed I/O that stood still.
         self.released: set[str] = set()
+        #: Nodes that cannot reach their fencing device.
+        self.helpless: set[str] = set()
         #: Nodes that stand still.
         self._still: set[str] = set()
 
@@ -83,7 +84,7 @@ class Manager:
 
     def _fence(self, node: Node, other: Node) -> int:
         stonith = node.options.fencing is Fencing.RESOURCE_AND_STONITH
-        if self._rng.random() < (0.3 if stonith else 0.1) or node.name in self.fenced:
+        if self._rng.random() < (0.3 if stonith else 0.1) or node.name in self.fenced | self.helpless:
             self._world.counts["fencing failed"] += 1
             return self._rng.choice((1, 127)) if stonith else 1
         complete = not self._world.checker.stale[node.name]
@@ -162,26 +163,34 @@ class FenceActions(Steps):
         if node is None:
             return
         other = self.world.other(node)
+        after = self.rng.choice(("", "crash", "lose power", "detach", "take over", "take over", "take over"))
         way = self.rng.choice(("partition", "partition", "without disk", "crash", "restart"))
+        seconds = self.rng.choice((0.3, 1.0, 3.0, 12.0))
+        if after == "take over":
+            self.world.manager.helpless.add(node.name)
+            way, seconds = "partition", 12.0
         if way in ("crash", "restart"):
             other.crash(power=way == "restart")
         else:
             self.world.network.partition()
             self._partitions += 1
-            self.clock.after(self.rng.choice((0.3, 1.0, 3.0, 12.0)), self._end_partition, self._partitions)
+            self.clock.after(seconds, self._end_partition, self._partitions)
         if way == "without disk" and other.up and self._disk(other) > Disk.DISKLESS:
             yield from self._command(other, "detach --force", lambda e: e.detach(0, True))
             self.clock.spawn(self._attach_later(other))
         driver = node.driver
         yield from self._wait(lambda: node.driver is not driver or self._frozen(node), 3.0)
         yield self.rng.choice((0.0, 0.01, 0.2, 1.0))
-        after = self.rng.choice(("", "", "crash", "lose power", "detach"))
         if after in ("crash", "lose power"):
             node.crash(power=after == "lose power")
         elif after == "detach" and self._frozen(node):
             yield from self._command(node, "detach --force", lambda e: e.detach(0, True))
             yield self.rng.choice((0.0, 0.1, 1.0))
             yield from self._attach(node)
+        elif after == "take over":
+            yield from self._wait(lambda: self._conn(other) < Conn.WF_REPORT_PARAMS, 8.0)
+            yield from self._do_shoot_and_take_over()
+        self.world.manager.helpless.discard(node.name)
 
     def _attach_later(self, node: Node) -> Process:
         yield self.rng.choice((0.5, 2.0, 8.0))
@@ -221,11 +230,8 @@ class FenceActions(Steps):
 
     def _release(self, node: Node) -> Process:
         if self._frozen(node) and node.name not in self.world.manager.fenced:
-            self.world.manager.released.add(node.name)
             self.world.counts["stood still, released"] += 1
-            # Who resumes vouches for it that the peer is not promoted.
-            self.world.manager.fenced.add(self.world.other(node).name)
-            yield from self._command(node, "resume-io", lambda e: marks.resume_io(e))
+            yield from self._resume_all(node)
 
     def _end_partition(self, number: int) -> None:
         raise NotImplementedError

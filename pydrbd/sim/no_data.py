@@ -20,7 +20,7 @@ from pydrbd.sim import peek
 from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.disk import EIO
 from pydrbd.sim.steps import Steps
-from pydrbd.vocabulary import Conn, Disk, OnIoError, OnNoData, Role
+from pydrbd.vocabulary import Conn, Disk, Fencing, OnIoError, OnNoData, Role
 
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
@@ -59,6 +59,8 @@ class Withheld:
         self._since: dict[str, float] = {}
         #: Nodes whose administrator has given the data up.
         self.given_up: set[str] = set()
+        #: Nodes where `resume-io` is under way.
+        self.resuming: set[str] = set()
 
     def look(self, node: Node) -> None:
         """After any step of the node."""
@@ -66,6 +68,8 @@ class Withheld:
         s, name = peek.state(node.engine, 0), node.name
         if not _lacks(s):
             self.given_up.discard(name)
+        elif name in self.resuming and not s.susp_nod:
+            self.given_up.add(name)
         elif node.options.on_no_data is OnNoData.SUSPEND_IO and name not in self.given_up and not s.susp_nod:
             raise Violation("suspension", f"{name} has no good disk, and goes on: {s}")
         if not s.suspended:
@@ -78,6 +82,7 @@ class Withheld:
         """The node's process is gone."""
         self._since.pop(node.name, None)
         self.given_up.discard(node.name)
+        self.resuming.discard(node.name)
 
     def answered(self, node: Node, request: Request, result: object) -> None:
         """A client has its answer."""
@@ -155,6 +160,19 @@ class NoDataActions(Steps):
 
     def _give_up(self, node: Node) -> Process:
         if node.engine is not None and peek.state(node.engine, 0).susp_nod:
-            self.world.withheld.given_up.add(node.name)
             self.world.counts["data given up"] += 1
-            yield from self._command(node, "resume-io", lambda e: marks.resume_io(e))
+            yield from self._resume_all(node)
+
+    def _resume_all(self, node: Node) -> Process:
+        """`resume-io`, whatever requests wait for by the time it is carried out; not where a lost peer may
+        have taken over."""
+        manager, withheld = self.world.manager, self.world.withheld
+        if node.options.fencing is Fencing.RESOURCE_AND_STONITH and node.primary:
+            if node.name in manager.fenced:
+                return
+            # Who resumes vouches for it that the peer is not promoted.
+            manager.released.add(node.name)
+            manager.fenced.add(self.world.other(node).name)
+        withheld.resuming.add(node.name)
+        yield from self._command(node, "resume-io", lambda e: marks.resume_io(e))
+        withheld.resuming.discard(node.name)

@@ -113,6 +113,10 @@ class Steps:
         """See fence."""
         raise NotImplementedError
 
+    def _resume_all(self, node: Node) -> Process:
+        """See no_data."""
+        raise NotImplementedError
+
     def _secondary(self) -> Node | None:
         """A node that is up and not Primary, while the other may be."""
         candidates = [
