@@ -28,6 +28,7 @@ FENCE_ACTIONS: dict[str, int] = {"promote_beside": 3}
 STONITH_ACTIONS: dict[str, int] = {
     "promote_beside": 2,
     "cut_off": 4,
+    "peer_without_disk": 2,
     "shoot_and_take_over": 3,
     "resume_frozen": 1,
 }
@@ -164,20 +165,17 @@ class FenceActions(Steps):
             return
         other = self.world.other(node)
         after = self.rng.choice(("", "crash", "lose power", "detach", "take over", "take over", "take over"))
-        way = self.rng.choice(("partition", "partition", "without disk", "crash", "restart"))
+        way = self.rng.choice(("partition", "partition", "crash", "restart"))
         seconds = self.rng.choice((0.3, 1.0, 3.0, 12.0))
         if after == "take over":
-            self.world.manager.helpless.add(node.name)
             way, seconds = "partition", 12.0
+            self.world.manager.helpless.add(node.name)
         if way in ("crash", "restart"):
             other.crash(power=way == "restart")
         else:
             self.world.network.partition()
             self._partitions += 1
             self.clock.after(seconds, self._end_partition, self._partitions)
-        if way == "without disk" and other.up and self._disk(other) > Disk.DISKLESS:
-            yield from self._command(other, "detach --force", lambda e: e.detach(0, True))
-            self.clock.spawn(self._attach_later(other))
         driver = node.driver
         yield from self._wait(lambda: node.driver is not driver or self._frozen(node), 3.0)
         yield self.rng.choice((0.0, 0.01, 0.2, 1.0))
@@ -192,9 +190,23 @@ class FenceActions(Steps):
             yield from self._do_shoot_and_take_over()
         self.world.manager.helpless.discard(node.name)
 
-    def _attach_later(self, node: Node) -> Process:
-        yield self.rng.choice((0.5, 2.0, 8.0))
-        yield from self._attach(node)
+    def _do_peer_without_disk(self) -> Process:
+        """A Primary that cannot fence its peer loses it; the peer comes back, and its disk only later."""
+        node = self.world.primary()
+        if node is None:
+            return
+        other, manager = self.world.other(node), self.world.manager
+        manager.helpless.add(node.name)
+        self.world.network.partition()
+        self._partitions += 1
+        self.clock.after(self.rng.choice((1.0, 3.0)), self._end_partition, self._partitions)
+        if other.up and self._disk(other) > Disk.DISKLESS:
+            yield from self._command(other, "detach --force", lambda e: e.detach(0, True))
+        yield from self._wait(lambda: self._conn(node) < Conn.CONNECTED, 5.0)
+        yield from self._wait(lambda: self._conn(node) >= Conn.CONNECTED, 10.0)
+        manager.helpless.discard(node.name)
+        yield self.rng.choice((0.0, 0.1, 1.0))
+        yield from self._attach(other)
 
     def _do_shoot_and_take_over(self) -> Process:
         """A Secondary that has lost its Primary takes over: the Primary, which stands still, is shot."""
@@ -221,7 +233,8 @@ class FenceActions(Steps):
     def _do_resume_frozen(self) -> Process:
         """Somebody resumes the I/O of a Primary that stands still; not of one whose peer has taken over."""
         node = self.world.primary()
-        if node is not None and not self.world.other(node).primary:
+        may = node is not None and not self.world.other(node).primary
+        if node is not None and may and node.name not in self.world.manager.fenced:
             yield from self._release(node)
         yield 0.0
 
@@ -229,9 +242,15 @@ class FenceActions(Steps):
         return node.engine is not None and peek.state(node.engine, 0).susp_fen
 
     def _release(self, node: Node) -> Process:
-        if self._frozen(node) and node.name not in self.world.manager.fenced:
-            self.world.counts["stood still, released"] += 1
-            yield from self._resume_all(node)
+        """A Primary that stands still is let go on; or it is shot, if its peer has fenced it."""
+        if not self._frozen(node):
+            return
+        if node.name in self.world.manager.fenced:
+            self.world.counts["stood still, shot"] += 1
+            node.crash(power=True)
+            return
+        self.world.counts["stood still, released"] += 1
+        yield from self._resume_all(node)
 
     def _end_partition(self, number: int) -> None:
         raise NotImplementedError

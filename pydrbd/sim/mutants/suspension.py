@@ -33,8 +33,10 @@ def _fencing(profile: Profile) -> Profile:
     return replace(profile, options=options, fresh=False, depth=16, think=0.005, pause=0.3, steps=12)
 
 
-def _fencing_mutant(name: str, invariant: int, what: str, *faults: Fault) -> Mutant:
-    return Mutant(name, invariant, what, faults, swarm=True, actions=_PARTED, focus=True, setting=_fencing)
+def _fencing_mutant(
+    name: str, invariant: int, what: str, *faults: Fault, actions: tuple[str, ...] = _PARTED
+) -> Mutant:
+    return Mutant(name, invariant, what, faults, swarm=True, actions=actions, focus=True, setting=_fencing)
 
 
 SUSPENSION = (
@@ -73,6 +75,7 @@ SUSPENSION = (
         5,
         "no generation is begun when the lost peer comes back without its disk",
         edit(frozen.thawed, (" and state.pdsk >= Disk.INCONSISTENT", "")),
+        actions=("peer_without_disk",),
     ),
     Mutant(
         "fails-what-was-under-way",
