@@ -72,6 +72,8 @@ class Manager:
         self.released: set[str] = set()
         #: Nodes that cannot reach their fencing device.
         self.helpless: set[str] = set()
+        #: Nodes that have agreed to be Outdated, in an orderly end of the connection.
+        self.gave_way: set[str] = set()
         #: Nodes that stand still.
         self._still: set[str] = set()
 
@@ -103,8 +105,11 @@ class Manager:
         """After any step of the node."""
         assert node.engine is not None
         s = peek.state(node.engine, 0)
-        if s.conn >= Conn.CONNECTED:
+        if peek.gives_way(node.engine):
+            self.gave_way.add(node.name)
+        elif s.conn >= Conn.CONNECTED:
             self.released.discard(node.name)
+            self.gave_way.discard(node.name)
         if not s.susp_fen:
             self._still.discard(node.name)
         elif node.name not in self._still:
@@ -116,7 +121,8 @@ class Manager:
         assert node.engine is not None
         if node.options.fencing is not Fencing.RESOURCE_AND_STONITH or node.name in self.released:
             return
-        if peek.state(node.engine, 0).conn >= Conn.CONNECTED or lacking.name in self.fenced:
+        safe = lacking.name in self.fenced | self.gave_way
+        if safe or peek.state(node.engine, 0).conn >= Conn.CONNECTED:
             return
         aware = (Disk.INCONSISTENT, Disk.OUTDATED)
         if lacking.engine is not None and peek.state(lacking.engine, 0).disk in aware:
