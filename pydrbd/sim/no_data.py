@@ -169,6 +169,7 @@ class NoDataActions(Steps):
         manager, withheld = self.world.manager, self.world.withheld
         if node.options.fencing is Fencing.RESOURCE_AND_STONITH and node.primary:
             if node.name in manager.fenced:
+                yield 0.1
                 return
             # Who resumes vouches for it that the peer is not promoted.
             manager.released.add(node.name)

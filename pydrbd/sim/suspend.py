@@ -54,4 +54,3 @@ class SuspendActions(Steps):
         self.world.workload.held_since.pop(node.name, None)
         while node.engine is not None and peek.state(node.engine, 0).susp_user:
             yield from self._resume_all(node)
-            yield 0.1
