@@ -293,6 +293,21 @@ def test_a_write_of_the_lane_is_begun_anew_too() -> None:
     assert two.disk.read(0, 4096) == DATA[::-1]
 
 
+def test_a_flush_says_nothing_to_a_peer_in_the_middle_of_the_handshake() -> None:
+    pair = serving(on_no_data=OnNoData.IO_ERROR)
+    one, said = pair.one, packets.ConnectionFeatures
+    lose_peer(pair)
+    pair.filter = lambda bench, packet: [packet] if bench is one or isinstance(packet, said) else []
+    meet(pair, 0.3)
+    assert one.engine.session is not None
+    assert one.engine.session.flush_waits
+    pair.sent.clear()
+    one.start("flush", one.engine.flush(0))
+    pair.settle()
+    assert isinstance(one.results["flush"], IoFailed)
+    assert not any(isinstance(packet, packets.Barrier) for _, packet in pair.sent)
+
+
 def test_the_policy_can_be_changed_while_clients_wait() -> None:
     pair = serving()
     one = pair.one

@@ -66,7 +66,8 @@ class GroupCommit:
         if here and state.disk == Disk.UP_TO_DATE and volume.activity_log is log:
             return None
         session = volume.engine.session
-        if there and session is not None and session.flush_waits and not session.peer_flushed:
+        unflushed = session is not None and session.flush_waits and not session.peer_flushed
+        if there and session is not None and unflushed and state.pdsk == Disk.UP_TO_DATE:
             # Its disk is the good one, and may hold writes of an earlier session in its cache: a node that
             # crashed since knows nothing of them.
             epoch = transfer_log.close_epoch(empty=True)
