@@ -2,7 +2,6 @@
 
 Floor: outer (the composition root). Neighbours: nbd_plugin/pydrbd_plugin.py makes a Node in
 nbdkit's process and serves NBD from its driver; control/server.py calls `command`.
-
 Verbs of the control socket are the table VERBS: name -> function and its arguments.
 """
 
@@ -48,7 +47,7 @@ from pydrbd.runtime.loop import LoopThread
 from pydrbd.runtime.workers import Workers
 from pydrbd.units import SECTOR
 from pydrbd.version import __version__
-from pydrbd.vocabulary import AfterSb, Conn, Disk, Failure, Fencing, OnIoError, Role, RrConflict
+from pydrbd.vocabulary import AfterSb, Conn, Disk, Failure, Fencing, OnCongestion, OnIoError, Role, RrConflict
 
 PAGE = 4096
 #: New container objects until the youngest generation is collected (Python's own number: 700).
@@ -85,6 +84,9 @@ def engine_options(view: ResourceView) -> EngineOptions:
         always_asbp=net.always_asbp,
         rr_conflict=RrConflict(net.rr_conflict),
         fencing=Fencing(net.fencing),
+        on_congestion=OnCongestion(net.on_congestion),
+        congestion_fill=net.congestion_fill * SECTOR,
+        congestion_extents=net.congestion_extents,
         verify_alg=net.verify_alg,
         csums_alg=net.csums_alg,
         data_integrity_alg=net.data_integrity_alg,

@@ -172,6 +172,7 @@ def unimplemented(view: ResourceView) -> list[str]:
 
 def require_implemented(view: ResourceView) -> None:
     """Raises NotImplementedOption, at the place of the first, when `unimplemented` names any."""
+    _require_agreement(view)
     refused = list(_refused(view))
     if not refused:
         return
@@ -184,6 +185,17 @@ def require_implemented(view: ResourceView) -> None:
         line=place.line,
         column=place.column,
     )
+
+
+def _require_agreement(view: ResourceView) -> None:
+    """Raises ConfigError where options contradict each other (DRBD: failure 155)."""
+    net = view.net
+    if net.on_congestion != "block" and net.protocol != "A":
+        place = net.origins["on_congestion"].place if "on_congestion" in net.origins else view.place
+        raise place.error(
+            f"in resource {view.name}: on-congestion policy pull-ahead only with prot A allowed"
+            f" (on-congestion {net.on_congestion}, protocol {net.protocol})"
+        )
 
 
 def _refused(view: ResourceView) -> Iterator[tuple[str, Place]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydrbd.vocabulary import AfterSb, Fencing, OnIoError, Protocol, RrConflict
+from pydrbd.vocabulary import AfterSb, Fencing, OnCongestion, OnIoError, Protocol, RrConflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +71,11 @@ class EngineOptions:
     always_asbp: bool = False
     rr_conflict: RrConflict = RrConflict.DISCONNECT
     fencing: Fencing = Fencing.DONT_CARE
+    #: Under protocol A only: what a Primary does when `congestion_fill` bytes of a volume (0: any number) are
+    #: on their way to the peer, or writes hold `congestion_extents` of its activity log's extents.
+    on_congestion: OnCongestion = OnCongestion.BLOCK
+    congestion_fill: int = 0
+    congestion_extents: int = 1237
+    #: Seconds without congestion before a node that has pulled ahead begins the resync.
+    calm: float = 1.0
     volumes: Mapping[int, VolumeOptions] = field(default_factory=lambda: {0: VolumeOptions()})

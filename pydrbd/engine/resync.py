@@ -58,14 +58,6 @@ _REGION = 16 << 20
 _PREPARING = (Conn.STARTING_SYNC_S, Conn.WF_BITMAP_S)
 
 
-#: Most blocks with data show that at their beginning.
-_PROBE = bytes(64)
-
-
-def _is_zero(data: bytes) -> bool:
-    return data.startswith(_PROBE) and data == bytes(len(data))
-
-
 class Resync:
     """State of the resync of one volume, on either side."""
 
@@ -263,7 +255,7 @@ class Resync:
         """RS_DATA_REPLY or RS_DEALLOCATED has come: write it (in the order of arrival)."""
         offset = packet.sector * SECTOR
         length = len(packet.data) if isinstance(packet, RsDataReply) else packet.size
-        asked = self._expected(session, packet, offset, length)
+        asked = self.expected(session, packet, offset, length)
         if asked is None:
             return
         name = f"resync write {self.volume.number}"
@@ -273,12 +265,12 @@ class Resync:
     def same_already(self, session: Session, packet: RsIsInSync) -> None:
         """RS_IS_IN_SYNC has come: the source has the same."""
         offset, length = packet.sector * SECTOR, packet.size
-        if self._expected(session, packet, offset, length) is not None:
+        if self.expected(session, packet, offset, length) is not None:
             self.same += length
             self._in_sync(offset, length)
-            self._settled(offset)
+            self.settled(offset)
 
-    def _expected(
+    def expected(
         self, session: Session, packet: Packet, offset: int, length: int
     ) -> tuple[int, Ticket] | None:
         """What was asked for and is answered now; None: an answer that came too late, or a violation."""
@@ -333,20 +325,20 @@ class Resync:
         sequence = session.next_sequence(volume.number)
         ack = RsWriteAck(packet.sector, RESYNC_ID, length, sequence, volume.number)
         engine.out.meta.append(ack)
-        self._settled(offset)
+        self.settled(offset)
 
     def refused(self, sector: int, length: int) -> None:
-        """NEG_RS_DREPLY or RS_CANCEL: the source cannot give these blocks; their bits stay."""
+        """NEG_RS_DREPLY: the source cannot give these blocks; their bits stay."""
         if sector * SECTOR in self.requested:
             self.failed_bits += -(-length // BIT_BYTES)
-            self._settled(sector * SECTOR)
+            self.settled(sector * SECTOR)
 
     def owed_since(self) -> float | None:
         """Target: since when the source has answered none of our requests, if it owes any."""
-        running = self.volume.state.conn == Conn.SYNC_TARGET
+        running = self.volume.state.conn in (Conn.SYNC_TARGET, Conn.BEHIND)
         return self.heard_at if running and self.unanswered else None
 
-    def _settled(self, offset: int) -> None:
+    def settled(self, offset: int) -> None:
         end, ticket = self.requested.pop(offset)
         self.bytes_requested -= end - offset
         self.unanswered.discard(offset)
@@ -383,6 +375,8 @@ class Resync:
         to the end of a resync that has ended here, and write after write would pass it by.
         """
         state = self.volume.state
+        if self.volume.congestion.cancels(session, packet):
+            return
         if state.disk == Disk.UP_TO_DATE and state.conn not in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S):
             return
         self.target_started = True
@@ -390,6 +384,7 @@ class Resync:
 
     def _serve(self, session: Session, packet: RsDataRequest | RsThinRequest | CsumRsRequest) -> None:
         mine = self.volume.ranges.enter(packet.sector * SECTOR, packet.size, reads=True)
+        self.volume.congestion.serving += 1
         name = f"resync read {self.volume.number}"
         self.volume.engine.spawn(name, self._read_for_peer(session, packet, mine))
 
@@ -404,7 +399,9 @@ class Resync:
         same = isinstance(packet, CsumRsRequest) and (yield from checksums.is_same(volume, session, packet))
         if not same and engine.session is session and volume.state.disk == Disk.UP_TO_DATE:
             data = yield from volume.perform(ReadBlocks(number, offset, length))
-        if same and engine.session is session:
+        if volume.congestion.cancels(session, packet):
+            same = False
+        elif same and engine.session is session:
             sequence = session.next_sequence(number)
             session.send_meta(RsIsInSync(packet.sector, packet.block_id, length, sequence, number))
             self.same += length
@@ -416,7 +413,7 @@ class Resync:
                 engine.out.meta.append(NegRsDReply(packet.sector, packet.block_id, length, sequence, number))
                 self.answered_bytes -= length
                 self.failed_bits += -(-length // BIT_BYTES)
-            elif isinstance(packet, RsThinRequest) and _is_zero(data):
+            elif isinstance(packet, RsThinRequest) and checksums.is_zero(data):
                 self.answers[offset, length] += 1
                 engine.out.data.append(RsDeallocated(packet.sector, length, number))
             else:
@@ -426,6 +423,7 @@ class Resync:
                 volume.counters.resynced += length
                 self.transferred += length
         volume.ranges.leave(mine)
+        volume.congestion.serving -= 1
         engine.pressure.serving -= 1
 
     def acknowledged(self, sector: int, length: int) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pydrbd.engine.congestion import epoch_bytes
 from pydrbd.engine.orders import Ticket
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import SECTOR
@@ -99,11 +100,12 @@ class Request:
 class Epoch:
     """Writes between two BARRIERs."""
 
-    __slots__ = ("done", "number", "opened", "requests")
+    __slots__ = ("bytes", "done", "number", "opened", "requests")
 
     def __init__(self, number: int, opened: float) -> None:
         self.number = number
         self.requests: list[Request] = []
+        self.bytes = 0
         self.opened = opened
         #: Resolves at BARRIER_ACK (True: the peer has its writes durably), or when the peer is lost (False).
         self.done = Ticket()
@@ -142,10 +144,15 @@ class TransferLog:
         request.sent_at = now
         self.by_id[request.ident] = request
         self.current.requests.append(request)
+        self.current.bytes += request.length
+        request.volume.congestion.in_flight += request.length
 
     def added(self) -> None:
         """The write's packet is queued; end the epoch if it is full."""
-        if len(self.current.requests) + self._in_lane() >= self.engine.options.max_epoch_size:
+        options = self.engine.options
+        most = epoch_bytes(options)
+        full = len(self.current.requests) + self._in_lane() >= options.max_epoch_size
+        if full or (most and self.current.bytes >= most):
             self.close_epoch()
 
     def close_epoch(self, *, empty: bool = False) -> Epoch | None:
@@ -224,6 +231,7 @@ class TransferLog:
     def _leave(self, request: Request) -> None:
         del self.by_id[request.ident]
         request.in_log = False
+        request.volume.congestion.in_flight -= request.length
         request.net.resolve()
         self.settle(request)
 
@@ -299,4 +307,5 @@ class TransferLog:
         request.in_log = True
         request.sent_at = self.engine.now
         self.by_id[request.ident] = request
+        request.volume.congestion.in_flight += request.length
         found.requests.append(request)

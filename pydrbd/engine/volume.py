@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydrbd.engine import bitmap_disk
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
+from pydrbd.engine.congestion import Congestion
 from pydrbd.engine.generations import CacheLoss, masked
 from pydrbd.engine.group_commit import GroupCommit
 from pydrbd.engine.negotiation import Negotiation
@@ -100,12 +101,11 @@ class Volume:
         self.layout: Layout | None = None
         self.base: Superblock | None = None
         self.generation: Generation | None = None
-        self.size = 0
-        self.bitmap = Bitmap(0)
+        self.size, self.bitmap = 0, Bitmap(0)
         self.activity_log = ActivityLog(options.al_extents)
         self.ranges = Ranges()
-        self.resync = Resync(self)
-        self.verify = Verify(self)
+        self.resync, self.verify = Resync(self), Verify(self)
+        self.congestion = Congestion(self)
         self.group_commit = GroupCommit(self)
         self.counters = Counters()
         self.crashed_primary = False
@@ -164,9 +164,8 @@ class Volume:
         self.generation_flushed = 0
         #: The superblock on disk has a bitmap UUID.
         self.resync_on_disk = False
-        self._version = self._persisted = 0
+        self._version = self._persisted = self.orders_under_way = 0
         self._writing: Ticket | None = None
-        self.orders_under_way = 0
         self._idle = Ticket()  # who waits for their end
         #: The last one in the queue of those who read or write bitmap pages (see bitmap_disk).
         self.bitmap_busy: Ticket | None = None

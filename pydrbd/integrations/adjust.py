@@ -41,7 +41,8 @@ HOW: Mapping[str, Mapping[str, How]] = {
     "net": {
         **dict.fromkeys(("timeout", "ping-timeout", "ping-int", "connect-int", "ko-count"), _NOW),
         **dict.fromkeys(("max-buffers", "max-epoch-size", "use-rle", "tcp-cork", "transport"), _NOW),
-        **dict.fromkeys(("socket-check-timeout",), _NOW),
+        **dict.fromkeys(("socket-check-timeout", "on-congestion", "congestion-fill"), _NOW),
+        **dict.fromkeys(("congestion-extents",), _NOW),
         **dict.fromkeys(("protocol", "cram-hmac-alg", "shared-secret"), _RECONNECT),
         **dict.fromkeys(("sndbuf-size", "rcvbuf-size"), _RECONNECT),
         **dict.fromkeys(("after-sb-0pri", "after-sb-1pri", "after-sb-2pri"), _RECONNECT),

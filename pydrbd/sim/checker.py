@@ -24,6 +24,7 @@ from pydrbd.format.gi import JUST_CREATED, MdFlag
 from pydrbd.format.layout import AL_BYTES
 from pydrbd.sim import peek
 from pydrbd.sim.clock import Violation
+from pydrbd.sim.congestion import AheadChecks
 from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk
 from pydrbd.sim.driver import Observer, Task
 from pydrbd.sim.history import ZERO, Branch, Write, payload, values_of
@@ -73,6 +74,7 @@ class Checker(PowerChecks, Observer):
         self.promises = Promises(self)
         self.verdicts = Verdicts(self)
         self.rotten = Rotten(world)
+        self.ahead = AheadChecks(self)
         self._disk_state: dict[str, Disk] = {}
         self._was_primary: dict[str, bool] = {}
 
@@ -318,6 +320,7 @@ class Checker(PowerChecks, Observer):
         assert node.engine is not None
         s = peek.state(node.engine, 0)
         self.verdicts.look(node, peer)
+        self.ahead.look(world, node, peer)
         check_size(node, s.disk, world.profile.size)
         if s.disk != self._disk_state[name]:
             old, self._disk_state[name] = self._disk_state[name], s.disk

@@ -56,7 +56,7 @@ class Promises:
         if self._looked.get(node.name) == now:
             return
         self._looked[node.name] = now
-        together = s.conn >= Conn.CONNECTED and s.pdsk >= Disk.INCONSISTENT
+        together = s.conn >= Conn.CONNECTED and s.pdsk >= Disk.INCONSISTENT and s.conn != Conn.AHEAD
         open_still = []
         for write in writes:
             if self._arrived(node, peer, write, together) or (not together and self._alone(node)):
