@@ -429,3 +429,29 @@ def test_a_source_that_pulls_ahead_again_ends_the_start_that_a_handler_holds_up(
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert handlers(pair.two) == [TARGETS] * 2
     assert same_disks(pair)
+
+
+# --- slow is not dead -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("confirms", [True, False])
+def test_a_peer_that_gets_on_is_not_given_up(confirms: bool) -> None:
+    pair = congested(timeout=1.0, ko_count=5, congestion_fill=64 * BLOCK)
+    one = pair.one.volume
+    keep: list[p.Packet] = []
+
+    def slow(_bench: Bench, packet: p.Packet) -> list[p.Packet]:
+        if isinstance(packet, p.BarrierAck):
+            keep.append(packet)
+            return []
+        return [packet]
+
+    pair.filter = slow
+    for block in range(64):
+        write(pair, block)
+    assert one.congestion.in_flight == 64 * BLOCK
+    for _ in range(7):
+        pair.pass_time(1.0)
+        if confirms and keep:
+            pair.one.engine.on_packets(pair.one.session, p.Channel.META, [keep.pop(0)])
+    assert ("the peer answered nothing to a write for 5 s" in "".join(pair.one.log)) is not confirms

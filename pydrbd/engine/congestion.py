@@ -47,8 +47,10 @@ LOOK_SECONDS = 0.1
 MAX_OWED = 1 << 16
 #: Bytes in one OUT_OF_SYNC.
 _PIECE = 4 << 20
-#: An epoch ends with this part of congestion-fill: the peer confirms writes before they count as stuck.
+#: An epoch ends with this part of congestion-fill, or with so many bytes: the peer confirms writes before
+#: they count as stuck, and a slow network carries an epoch in less time than the peer has for an answer.
 _EPOCHS = 4
+_LARGEST_EPOCH = 4 << 20
 
 
 def is_on(options: EngineOptions) -> bool:
@@ -58,7 +60,15 @@ def is_on(options: EngineOptions) -> bool:
 
 def epoch_bytes(options: EngineOptions) -> int:
     """Bytes with which an epoch is full (0: any number may be in it)."""
-    return max(options.congestion_fill // _EPOCHS, 1) if is_on(options) and options.congestion_fill else 0
+    most = min(options.congestion_fill // _EPOCHS, _LARGEST_EPOCH)
+    return max(most, 1) if is_on(options) and options.congestion_fill else 0
+
+
+def waited_since(options: EngineOptions, asked: float, heard: float) -> float:
+    """Since when the peer owes an answer to what was put into the outbox at `asked`, if it has answered, or
+    sent, something at `heard`. With a policy much may be on its way before that, for as long as a slow
+    network takes: a peer that gets on is not given up."""
+    return max(asked, heard) if is_on(options) else asked
 
 
 class Congestion:
@@ -266,6 +276,11 @@ class Congestion:
         if resync.expected(session, packet, offset, packet.size) is not None:
             resync.active = False
             resync.settled(offset)
+
+    def asked_since(self, asked: float) -> float:
+        """Since when the source owes an answer to what was `asked` for then."""
+        engine, session = self._volume.engine, self._volume.engine.session
+        return waited_since(engine.options, asked, session.last_data if session is not None else asked)
 
     def quiet(self) -> Script[None]:
         """Wait until nothing that was asked for in an earlier resync is on its way to this disk."""

@@ -258,6 +258,7 @@ def _write_local(engine: Engine, request: Request, change: Change, mine: Range) 
 def acked(engine: Engine, packet: BlockAck, in_sync: bool) -> None:
     """The peer has a write."""
     request = engine.transfer_log.request_of(packet)
+    engine.transfer_log.heard_at = engine.now
     if request.lost:
         return
     request.acked = request.net_ok = True

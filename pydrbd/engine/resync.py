@@ -335,8 +335,8 @@ class Resync:
 
     def owed_since(self) -> float | None:
         """Target: since when the source has answered none of our requests, if it owes any."""
-        running = self.volume.state.conn in (Conn.SYNC_TARGET, Conn.BEHIND)
-        return self.heard_at if running and self.unanswered else None
+        running = self.volume.state.conn in (Conn.SYNC_TARGET, Conn.BEHIND) and self.unanswered
+        return self.volume.congestion.asked_since(self.heard_at) if running else None
 
     def settled(self, offset: int) -> None:
         end, ticket = self.requested.pop(offset)

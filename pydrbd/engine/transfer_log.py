@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pydrbd.engine.congestion import epoch_bytes
+from pydrbd.engine.congestion import epoch_bytes, waited_since
 from pydrbd.engine.orders import Ticket
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import SECTOR
@@ -120,6 +120,8 @@ class TransferLog:
         self.current = Epoch(1, 0.0)
         self.sent: deque[Epoch] = deque()
         self._next_id = 1
+        #: When the peer confirmed something last.
+        self.heard_at = 0.0
         #: Has writes of the same epochs.
         self.lane: Lane | None = None
 
@@ -190,6 +192,7 @@ class TransferLog:
         if unacked or any(r.wants_ack and not r.acked for r in epoch.requests):
             raise ProtocolViolation(f"BARRIER_ACK {number} before all its writes were acknowledged")
         self.sent.popleft()
+        self.heard_at = self.engine.now
         if lane is not None:  # also when the engine has taken all its writes of this epoch over
             lane.table.confirmed()
             lane.volume.activity_log.look_again()
@@ -275,7 +278,9 @@ class TransferLog:
             waiting.append(since)
         waiting += [v.takeover_since for v in self.engine.volumes.values() if v.takeover is not None]
         waiting += [v.parting.since for v in self.engine.volumes.values() if v.parting.since is not None]
-        return min(waiting, default=None)
+        if not waiting:
+            return None
+        return waited_since(self.engine.options, min(waiting), self.heard_at)
 
     @property
     def bytes_in_flight(self) -> int:
