@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pydrbd.engine.generations import masked
 from pydrbd.engine.options import VolumeOptions
 from pydrbd.engine.orders import FlushDisk, RunHandler, WriteBlocks
 from pydrbd.sim.disk import BLOCK
@@ -455,3 +456,42 @@ def test_a_peer_that_gets_on_is_not_given_up(confirms: bool) -> None:
         if confirms and keep:
             pair.one.engine.on_packets(pair.one.session, p.Channel.META, [keep.pop(0)])
     assert ("the peer answered nothing to a write for 5 s" in "".join(pair.one.log)) is not confirms
+
+
+def test_a_start_that_is_interrupted_leaves_its_uuid_behind() -> None:
+    """The source's history holds two UUIDs: the target must not fall behind it."""
+    pair = congested(handlers=frozenset({TARGETS}))
+    for bench in (pair.one, pair.two):
+        bench.hook = lambda order: 0 if isinstance(order, RunHandler) else NotImplemented
+    pair.severed = True
+    pair.cut()
+    pair.settle()
+    write(pair, 20)
+    only_handlers(pair.two)
+    pair.severed = False
+    pair.pass_time(0.2)
+    # The handler runs while bitmaps are to be exchanged; a second one holds the start up after SYNC_UUID.
+    pair.two.volume.negotiation.announced = (0, 0)
+    handled(pair)
+    pair.pass_time(0.5)
+    assert pair.conns() == (Conn.SYNC_SOURCE, Conn.WF_SYNC_UUID)
+    hold_both(pair.two)
+    for block in range(5):
+        pair.one.start(f"write {block}", pair.one.engine.write(0, block * BLOCK, DATA))
+        pair.settle()
+    assert pair.conns() == (Conn.AHEAD, Conn.BEHIND)
+    generation = pair.one.volume.generation
+    assert generation is not None
+    assert current(pair.two) == masked(generation.bitmap)
+    only_handlers(pair.two)
+    flushed(pair)
+    assert masked(pair.two.disk.superblock().generation.current) == masked(generation.bitmap)
+    # A generation begins, and the peer is still one that needs but its bits.
+    pair.severed = True
+    pair.cut()
+    pair.settle()
+    pair.two.release()
+    pair.one.engine.mint(pair.one.volume)
+    pair.severed = False
+    pair.pass_time(0.3)
+    assert pair.two.volume.negotiation.rule == 50

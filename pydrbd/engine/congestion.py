@@ -90,6 +90,8 @@ class Congestion:
         self._heard = False
         #: Behind: SYNC_UUID has come since the peer said that it is Ahead.
         self._called = False
+        #: Target: session and UUID of a SYNC_UUID that has come and is not yet our current UUID.
+        self._uuid = (0, 0)
 
     # --- getting into it ----------------------------------------------------------------------------
 
@@ -245,6 +247,7 @@ class Congestion:
         if theirs != Conn.AHEAD or volume.state.conn != Conn.BEHIND or again:
             return
         self._called = False
+        self._adopt(session)
         start = session.begins_start(volume)
         resync.active = resync.ending = False
         resync.heard_at = volume.engine.now
@@ -261,12 +264,23 @@ class Congestion:
     def _is_behind(self, session: Session, start: int) -> bool:
         return session.is_start(self._volume, start) and self._volume.state.conn == Conn.BEHIND
 
-    def called(self, uuid: int) -> None:
-        """SYNC_UUID has come. A node that is Behind takes it at once: the source may pull ahead again, and
-        come back, before the resync has begun here."""
-        volume = self._volume
-        if volume.state.conn == Conn.BEHIND and volume.generation is not None:
+    def called(self, session: Session, uuid: int) -> None:
+        """SYNC_UUID has come. A node that is Behind takes it at once."""
+        self._uuid = (session.number, uuid)
+        if self._volume.state.conn == Conn.BEHIND:
             self._called = True
+            self._adopt(session)
+
+    def taken(self) -> None:
+        """The resync has begun here: the UUID is ours."""
+        self._uuid = (0, 0)
+
+    def _adopt(self, session: Session) -> None:
+        """Take a UUID that has come, although the resync does not begin yet: the source may pull ahead again
+        and again before that, and its history holds two UUIDs only."""
+        volume, (number, uuid) = self._volume, self._uuid
+        self._uuid = (0, 0)
+        if number == session.number and volume.generation is not None:
             volume.generation = target_starts(volume.generation, uuid)
             volume.engine.persist_later(volume)
 

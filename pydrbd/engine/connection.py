@@ -230,7 +230,7 @@ class Session:
         if volume.peer_uuids is None:
             raise ProtocolViolation(f"SYNC_UUID for volume {packet.volume}, whose UUIDS have not come")
         self.sync_uuids[volume.number] = packet.uuid
-        volume.congestion.called(packet.uuid)
+        volume.congestion.called(self, packet.uuid)
         self.sync_uuid_due(volume)
 
     def sync_uuid_due(self, volume: Volume) -> None:

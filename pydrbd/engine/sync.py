@@ -301,6 +301,7 @@ def start_target(session: Session, volume: Volume, uuid: int, start: int) -> Scr
     if not _still_due(session, volume, start) or volume.generation is None:
         return
     volume.generation = generations.target_starts(volume.generation, uuid)
+    volume.congestion.taken()
     volume.touch()
     engine.set_state(volume, cause=_begins(volume), conn=Conn.SYNC_TARGET)
     if (yield from volume.persist()) is not None:
