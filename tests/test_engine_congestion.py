@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from pydrbd.engine import marks
 from pydrbd.engine.generations import masked
 from pydrbd.engine.options import VolumeOptions
-from pydrbd.engine.orders import FlushDisk, RunHandler, WriteBlocks
+from pydrbd.engine.orders import FlushDisk, IoFailed, RunHandler, WriteBlocks
 from pydrbd.sim.disk import BLOCK
 from pydrbd.vocabulary import Conn, Disk, OnCongestion, Protocol
 from pydrbd.wire import packets as p
@@ -495,3 +497,82 @@ def test_a_start_that_is_interrupted_leaves_its_uuid_behind() -> None:
     pair.severed = False
     pair.pass_time(0.3)
     assert pair.two.volume.negotiation.rule == 50
+
+
+# --- roles and disks change meanwhile -------------------------------------------------------------
+
+
+def swapped() -> Pair:
+    """Alpha was Primary and is Ahead, beta is Primary and Behind; it has not heard of block 20."""
+    pair = congested(calm=60.0)
+    fill(pair)
+    pair.one.engine.pressure.outbox(full=True)
+    write(pair, 20, b"n" * BLOCK)
+    go_on(pair.two)
+    pair.one.engine.close(0, True)
+    assert pair.run(pair.one, pair.one.engine.demote()) is None
+    promote(pair, pair.two)
+    assert pair.two.engine.open(0, True) == 0
+    assert pair.conns() == (Conn.AHEAD, Conn.BEHIND)
+    return pair
+
+
+@pytest.mark.parametrize("disk", [Disk.OUTDATED, Disk.INCONSISTENT])
+def test_a_primary_that_is_behind_reads_the_peers_data(disk: Disk) -> None:
+    pair = swapped()
+    pair.two.engine.set_state(pair.two.volume, disk=disk)
+    assert not pair.two.volume.bitmap.any_set(20, 21)
+    pair.one.engine.pressure.outbox(full=False)
+    assert pair.run(pair.two, pair.two.engine.read(0, 20 * BLOCK, BLOCK)) == b"n" * BLOCK
+    assert pair.run(pair.two, pair.two.engine.write(0, 21 * BLOCK, DATA)) is None
+    assert pair.one.disk.read(21 * BLOCK, BLOCK) == DATA
+
+
+def test_roles_that_are_swapped_meanwhile_do_not_keep_it_from_coming_back() -> None:
+    pair = swapped()
+
+    pair.one.engine.options = replace(pair.one.engine.options, calm=0.1)
+    pair.one.engine.pressure.outbox(full=False)
+    pair.pass_time(3.0)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert same_disks(pair)
+
+
+def test_a_disk_that_fails_while_ahead_leaves_no_good_data() -> None:
+    pair = congested()
+    fill(pair)
+    pair.one.hook = lambda order: IoFailed(5, "broken") if isinstance(order, WriteBlocks) else NotImplemented
+    assert isinstance(pair.run(pair.one, pair.one.engine.write(0, 9 * BLOCK, DATA)), IoFailed)
+    pair.settle()
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert pair.disks()[1] == Disk.INCONSISTENT
+    assert isinstance(pair.run(pair.one, pair.one.engine.read(0, 0, BLOCK)), IoFailed)
+
+
+def test_a_peer_whose_disk_goes_while_it_is_behind_gets_all_later() -> None:
+    pair = congested()
+    fill(pair)
+    write(pair, 9)
+    go_on(pair.two)
+    assert pair.run(pair.two, pair.two.engine.detach(0)) is None
+    pair.settle()
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    write(pair, 10)
+    assert pair.run(pair.two, pair.two.engine.attach(0)) is None
+    pair.pass_time(3.0)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert same_disks(pair)
+
+
+def test_a_paused_resync_that_is_interrupted_is_paused_again() -> None:
+    pair = congested()
+    fill(pair)
+    assert pair.run(pair.two, marks.pause_sync(pair.two.engine, pair.two.volume)) is None
+    go_on(pair.two)
+    pair.pass_time(3.0)
+    assert pair.conns() == (Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T)
+    assert pair.run(pair.two, marks.resume_sync(pair.two.engine, pair.two.volume)) is None
+    pair.pass_time(2.0)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert same_disks(pair)
