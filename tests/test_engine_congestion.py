@@ -576,3 +576,43 @@ def test_a_paused_resync_that_is_interrupted_is_paused_again() -> None:
     pair.pass_time(2.0)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert same_disks(pair)
+
+
+def test_the_end_of_an_interrupted_resync_is_not_that_of_the_next_one() -> None:
+    pair = congested()
+    pair.severed = True
+    pair.cut()
+    pair.settle()
+    write(pair, 30)
+    stall(pair.two)
+
+    def go_on_but_for_ends() -> None:
+        held = pair.two.held
+        pair.two.held = [each for each in held if each[0].startswith("resync end")]
+        pair.two.running.extend(each for each in held if not each[0].startswith("resync end"))
+        pair.settle()
+
+    pair.severed = False
+    for _ in range(8):
+        pair.pass_time(0.1)
+        go_on_but_for_ends()
+    assert pair.conns() == (Conn.SYNC_SOURCE, Conn.SYNC_TARGET)
+    ends = [held for held in pair.two.held if held[0].startswith("resync end")]
+    assert len(ends) == 1, "all blocks are there, and the end waits for a flush"
+    pull_ahead(pair)
+
+    for _ in range(20):
+        pair.pass_time(0.1)
+        go_on_but_for_ends()
+    assert pair.conns() == (Conn.SYNC_SOURCE, Conn.SYNC_TARGET)
+    assert not bits(pair.two)
+    assert len(pair.two.held) == 2
+    for place in (0, 1):  # its own flush, and that before the bitmap
+        pair.two.running.append(pair.two.held.pop(place))
+        pair.settle()
+    assert len(pair.two.held) == 1, "the first end is over, and has ended nothing"
+    assert pair.disks()[1] == Disk.INCONSISTENT
+    go_on(pair.two)
+    pair.pass_time(1.0)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert same_disks(pair)

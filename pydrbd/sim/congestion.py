@@ -17,6 +17,7 @@ from pydrbd.engine.retune import take_options
 from pydrbd.sim import peek
 from pydrbd.sim.clock import Violation
 from pydrbd.sim.disk import BLOCK
+from pydrbd.sim.sizes import compared
 from pydrbd.units import KIB
 from pydrbd.vocabulary import Conn, OnCongestion, Protocol
 
@@ -83,12 +84,16 @@ class AheadChecks:
         assert node.engine is not None
         if peer.engine is None or peek.state(peer.engine, 0).conn not in _SOURCES:
             return  # it may be Ahead again, and say so later
+        end = compared(self._checker.world)
         for block in sorted(self._checker.differs):
-            if block in self._checker.rotten.blocks or peek.bit(node.engine, 0, block):
+            if block * BLOCK >= end or block in self._checker.rotten.blocks:
                 continue
-            spans = list(peek.receiving(node.engine, 0))
+            if peek.bit(node.engine, 0, block):
+                continue
+            # The target may be Primary itself by now.
+            spans = [*peek.receiving(node.engine, 0), *peek.in_work(node.engine, 0)]
             spans += peek.in_work(peer.engine, 0)
-            if not any(first < (block + 1) * BLOCK and block * BLOCK < end for first, end in spans):
+            if not any(first < (block + 1) * BLOCK and block * BLOCK < last for first, last in spans):
                 raise Violation(
                     "announced", f"{node.name} begins a resync and does not know of block {block}"
                 )

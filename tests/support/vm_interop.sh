@@ -336,7 +336,7 @@ congestion_scenario() {
     local device seen
     device=$(on ours map r0/0)
     seen=$(dmesg | grep -c -e '-> Behind' || true)
-    fio_verify o_ahead "$device" 16M --bsrange=4k-256k --iodepth=16
+    fio_verify o_ahead "$device" 8M --bsrange=4k-256k --iodepth=16
     [ "$(dmesg | grep -c -e '-> Behind')" -gt "$seen" ]
     grep -q 'conn( Established -> Ahead )' /run/pydrbd/ours/r0.log
     both_good 180
@@ -346,7 +346,7 @@ congestion_scenario() {
     kernel_wait 0 20 ro:Secondary/Secondary
     echo "ok we_pull_ahead"
     kernel_primary 0
-    fio_verify k_ahead /dev/drbd0 16M --bsrange=4k-256k --iodepth=16
+    fio_verify k_ahead /dev/drbd0 8M --bsrange=4k-256k --iodepth=16
     grep -q -e '-> Behind )' /run/pydrbd/ours/r0.log
     both_good 180
     grep -q 'conn( Behind -> SyncTarget )' /run/pydrbd/ours/r0.log

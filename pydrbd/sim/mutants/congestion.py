@@ -8,13 +8,15 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from pydrbd.engine import aftermath, connection, sync
+from pydrbd.engine import aftermath, sync
 from pydrbd.engine.congestion import Congestion
 from pydrbd.sim.congestion import congested
 from pydrbd.sim.mutants.edit import Mutant, edit
+from pydrbd.sim.net_faults import NetFaults
 from pydrbd.sim.profile import Profile
 from pydrbd.sim.squeeze import Squeeze
 from pydrbd.vocabulary import OnCongestion
+from pydrbd.wire.packets import Channel
 
 
 def flapping(profile: Profile) -> Profile:
@@ -37,6 +39,16 @@ def flapping(profile: Profile) -> Profile:
         think=rng.choice((0.002, 0.03)),
         pause=rng.choice((0.5, 2.0)),
     )
+
+
+def _slow_answers(profile: Profile) -> Profile:
+    """What goes through the meta socket arrives long after what the data socket carries."""
+    profile = flapping(profile)
+    ways = [(name, Channel.META) for name in profile.options]
+    options = {name: replace(node, ping_timeout=2.0) for name, node in profile.options.items()}
+    net = replace(profile.net, delay=0.002)
+    slow = NetFaults(slower=dict.fromkeys(ways, 100.0))
+    return replace(profile, options=options, net=net, net_faults=slow)
 
 
 CONGESTION = (
@@ -83,26 +95,7 @@ CONGESTION = (
                 ("asked := next(iter(self._volume.resync.requested.values()), None)", "asked := None"),
             ),
         ),
-        setting=flapping,
-    ),
-    Mutant(
-        "cancelled-is-unreadable",
-        10,
-        "the target takes RS_CANCEL for blocks that the source cannot read",
-        (
-            edit(
-                connection._on_resync_cancelled,
-                ("congestion.cancelled(session, packet)", "resync.refused(packet.sector, packet.size)"),
-            ),
-        ),
-        setting=flapping,
-    ),
-    Mutant(
-        "interrupted-resync-ends",
-        7,
-        "the end of a resync that was interrupted is taken for that of the next one",
-        (edit(sync.finish_target, ("not session.is_start(volume, start)", "False")),),
-        setting=flapping,
+        setting=_slow_answers,
     ),
     Mutant(
         "behind-reads-its-clean-blocks",
