@@ -616,3 +616,38 @@ def test_the_end_of_an_interrupted_resync_is_not_that_of_the_next_one() -> None:
     pair.pass_time(1.0)
     assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
     assert same_disks(pair)
+
+
+def test_a_resync_waits_for_what_was_asked_for_in_the_one_before() -> None:
+    """RS_CANCEL may come long after SYNC_UUID, over the other socket."""
+    pair = congested()
+    late: list[p.Packet] = []
+    cancels: list[p.Packet] = []
+
+    def delay(_bench: Bench, packet: p.Packet) -> list[p.Packet]:
+        if isinstance(packet, p.RsCancel):
+            cancels.append(packet)
+            return []
+        if isinstance(packet, p.RsDataRequest | p.RsThinRequest) and not late:
+            late.append(packet)
+            return []
+        return [packet]
+
+    pair.filter = delay
+    pair.severed = True
+    pair.cut()
+    pair.settle()
+    write(pair, 30)
+    pair.severed = False
+    pair.pass_time(0.5)
+    fill(pair)
+    assert pair.conns() == (Conn.AHEAD, Conn.BEHIND)
+    pair.two.engine.out.data.append(late[0])
+    go_on(pair.two)
+    pair.pass_time(2.0)
+    assert pair.conns() == (Conn.SYNC_SOURCE, Conn.BEHIND)
+    assert len(cancels) == 1
+    pair.two.engine.on_packets(pair.two.session, p.Channel.META, cancels)
+    pair.pass_time(1.0)
+    assert pair.disks() == (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    assert same_disks(pair)

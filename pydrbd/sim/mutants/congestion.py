@@ -12,11 +12,9 @@ from pydrbd.engine import aftermath, sync
 from pydrbd.engine.congestion import Congestion
 from pydrbd.sim.congestion import congested
 from pydrbd.sim.mutants.edit import Mutant, edit
-from pydrbd.sim.net_faults import NetFaults
 from pydrbd.sim.profile import Profile
 from pydrbd.sim.squeeze import Squeeze
 from pydrbd.vocabulary import OnCongestion
-from pydrbd.wire.packets import Channel
 
 
 def flapping(profile: Profile) -> Profile:
@@ -39,16 +37,6 @@ def flapping(profile: Profile) -> Profile:
         think=rng.choice((0.002, 0.03)),
         pause=rng.choice((0.5, 2.0)),
     )
-
-
-def _slow_answers(profile: Profile) -> Profile:
-    """What goes through the meta socket arrives long after what the data socket carries."""
-    profile = flapping(profile)
-    ways = [(name, Channel.META) for name in profile.options]
-    options = {name: replace(node, ping_timeout=2.0) for name, node in profile.options.items()}
-    net = replace(profile.net, delay=0.002)
-    slow = NetFaults(slower=dict.fromkeys(ways, 100.0))
-    return replace(profile, options=options, net=net, net_faults=slow)
 
 
 CONGESTION = (
@@ -84,18 +72,6 @@ CONGESTION = (
         "the start of a resync goes on although the source has pulled ahead again since",
         (edit(Congestion.peer_says, ("session.begins_start(volume)", "session.starts[volume.number]")),),
         setting=flapping,
-    ),
-    Mutant(
-        "behind-begins-beside-old-answers",
-        6,
-        "a resync begins while answers of the one before it are on their way to the disk",
-        (
-            edit(
-                Congestion.quiet,
-                ("asked := next(iter(self._volume.resync.requested.values()), None)", "asked := None"),
-            ),
-        ),
-        setting=_slow_answers,
     ),
     Mutant(
         "behind-reads-its-clean-blocks",
