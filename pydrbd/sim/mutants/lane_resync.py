@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from pydrbd.engine.answers import Answers
 from pydrbd.engine.bitmap import Bitmap
+from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.lane import Table
 from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
 from pydrbd.sim.profile import NODES, Profile
@@ -18,9 +19,11 @@ _RESYNCS = ("invalidate", "disconnect", "swap")
 
 
 def _resyncs(profile: Profile) -> Profile:
-    """Both nodes have lanes, which may answer; many writes at few places."""
+    """Both nodes have lanes, which may answer; while they read for a resync, clients begin writes, and some
+    places are not being written then."""
     free = with_volumes(profile, c_min_rate=0)
-    return replace(free, lanes=NODES, fresh=False, spots=8, depth=16, think=0.002, steps=16)
+    disk = DiskProfile(delay=0.003, spike=20.0, spike_chance=0.05)
+    return replace(free, lanes=NODES, fresh=False, disk=disk, spots=30, depth=8, think=0.002, steps=16)
 
 
 def _without_flushes(profile: Profile) -> Profile:
