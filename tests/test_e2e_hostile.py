@@ -108,11 +108,11 @@ def silent(scene: Scene) -> None:
     first = wire_bytes(p.InitialData())
     try:
         # The state says that it waits a moment before the port is open; 300 refused ones take as long.
-        held.append(wait_until(lambda: _dialed(scene, "127.0.0.77"), 10, "alpha's port to be open"))  # type: ignore[arg-type]
+        held.append(wait_until(lambda: _dialed(scene, "127.0.0.77"), 10, "alpha's port to be open"))
         for number in range(STRANGERS):
             host = scene.peer_host if number % 4 else "127.0.0.77"
-            with contextlib.suppress(OSError):
-                held.append(socket.create_connection(scene.address, 2, (host, 0)))
+            if sock := _dialed(scene, host):
+                held.append(sock)
         for at in range(4):
             for sock in held[::3]:
                 with contextlib.suppress(OSError):

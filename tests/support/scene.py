@@ -66,7 +66,7 @@ class Scene:
                 return BadPeer(self.address, self.peer_host)
             return None
 
-        return wait_until(dialed, 10, "alpha to listen")  # type: ignore[return-value]
+        return wait_until(dialed, 10, "alpha to listen")
 
     def finish(self) -> float:
         """The client's data are right, and on both disks; its longest wait."""

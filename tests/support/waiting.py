@@ -20,7 +20,7 @@ class DeadlineError(AssertionError):
     """The deadline passed; the text says what was awaited and what was last seen."""
 
 
-def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
+def wait_until(predicate: Callable[[], T | None], timeout: float, what: str) -> T:
     """Calls `predicate` until its result is true and returns that result.
 
     `timeout` is in seconds, measured on the monotonic clock; the predicate is called at least
