@@ -18,7 +18,7 @@ import nbdkit  # type: ignore[import-not-found]  # exists only inside nbdkit
 from pydrbd.config import for_node, load, require_implemented
 from pydrbd.engine.orders import IoFailed
 from pydrbd.node import Node
-from pydrbd.runtime import clients
+from pydrbd.runtime import clients, memory
 from pydrbd.runtime.addresses import is_local
 from pydrbd.runtime.kept_threads import KeptThreads
 
@@ -68,6 +68,7 @@ def get_ready() -> None:
 
 
 def after_fork() -> None:
+    memory.keep_buffers()
     _node.start(int(_parameters["standby"]) if "standby" in _parameters else None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +116,40 @@ def test_flushes_of_many_clients(
         assert flushes >= done["jobs"][0]["sync"]["total_ios"]
         logs = pair.alpha.log() + pair.beta.log()
         assert "ProtocolError" not in logs
+        _end(pair)
+
+
+@pytest.mark.parametrize("kind", list(KINDS)[:3])
+@pytest.mark.parametrize(
+    "pace", ["c-plan-ahead 0; resync-rate 4G;", "c-max-rate 20M;"], ids=["fast", "paced"]
+)
+def test_full_resyncs_beneath_clients(
+    tmp_path: Path, session_folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, pace: str
+) -> None:
+    """Two clients write blocks and parts of blocks, before the resync, behind it and where it is; a part of
+    the device is zeros."""
+    with running(tmp_path, session_folder, monkeypatch, kind, sections=f"disk {{ {pace} }}") as pair:
+        fio(pair.alpha.uri, "--rw=write", "--bs=1m", "--size=44m", "--refill_buffers")
+        stop, resyncs = threading.Event(), []
+
+        def resync() -> None:
+            while not stop.is_set():
+                pair.beta.call("invalidate", volume=0)
+                while pair.beta.state()[2] != Conn.CONNECTED and not stop.wait(0.01):
+                    pass
+                resyncs.append(pair.beta.state()[2])
+
+        thread = threading.Thread(target=resync)
+        thread.start()
+        try:
+            job = ("--bssplit=512/10:4k/70:64k/20", "--blockalign=512", "--size=48m", "--norandommap")
+            timed = ("--time_based", "--runtime=6", "--numjobs=2", "--iodepth=4", "--group_reporting")
+            fio(pair.alpha.uri, "--rw=randwrite", *job, *timed, "--refill_buffers", "--fsync=64")
+        finally:
+            stop.set()
+            thread.join()
+        assert resyncs
+        assert "ProtocolError" not in pair.alpha.log() + pair.beta.log()
         _end(pair)
 
 

@@ -87,7 +87,7 @@ class BitmapMachine(RuleBasedStateMachine):
         whole = bytes(size - len(tail)) + tail
         self.bitmap.load(whole + b"\xff" * 8)
         self.model |= {bit for bit in range(self.bitmap.bits) if whole[bit >> 3] >> (bit & 7) & 1}
-        self.bitmap.dirty = set(range(self.bitmap.pages))
+        self.bitmap.dirty.update(range(self.bitmap.pages))
 
     @rule()
     def writes(self) -> None:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -203,29 +203,33 @@ def test_acks_complete_writes_and_others_pass(bench: Bench) -> None:
 
 
 # --- during a resync ---------------------------------------------------------------------------
-def test_writes_to_blocks_in_sync_are_answered_so(bench: Bench) -> None:
+def test_writes_are_answered_with_rs_write_ack(bench: Bench) -> None:
     bits = bytearray(4096)
-    bits[0] = 0b1000
+    bits[0] = 0b11000
     bench.lane.open_peer(SIZE, bits)
     syncing = FLAGS | DpFlags.MAY_SET_IN_SYNC
-    bench.data.sendall(wire(data(8, flags=syncing)))
+    bench.data.sendall(wire(data(8, flags=syncing), data(24, 8, flags=syncing)))
     assert bench.receive() is None
     acks = list(Decoder(Channel.META, start=Phase.RUNNING).feed(bench.meta.recv(4096)))
-    assert acks == [p.RsWriteAck(8, 7, 4096, 1, 0)]
-    for other in (data(24, flags=syncing), data(8)):
-        bench.data.sendall(wire(other))
-        assert bench.receive() == wire(other)
+    assert acks == [p.RsWriteAck(8, 7, 4096, 1, 0), p.RsWriteAck(24, 8, 4096, 2, 0)]
+    assert (bits[0], bench.lane.cleared()) == (0b10000, (1, [0]))
+    bench.data.sendall(wire(data(8)))
+    assert bench.receive() == wire(data(8)), "it does not say that it may set blocks in sync"
 
 
-def test_an_answer_for_a_block_that_is_out_of_sync_is_the_engines(bench: Bench) -> None:
+def test_the_peers_answer_clears_a_bit_if_it_says_so(bench: Bench) -> None:
     bits = bytearray(4096)
+    bits[0] = 0b110
     bench.lane.open_client(SIZE, [0, 1], 100, 100, 1, bits)
-    idents = [bench.lane.ident(bench.lane.begin(sector * SECTOR, 4096, 1.0)) for sector in (8, 16)]
-    answers = [p.RsWriteAck(8, idents[0], 4096, 1, 0), p.RsWriteAck(16, idents[1], 4096, 2, 0)]
-    bits[0] = 0b100
+    slots = [bench.lane.begin(sector * SECTOR, 4096, 1.0) for sector in (8, 16)]
+    idents = [bench.lane.ident(slot) for slot in slots]
+    for slot in slots:
+        bench.lane.local_done(slot, True)
+    answers = [p.RsWriteAck(8, idents[0], 4096, 1, 0), p.WriteAck(16, idents[1], 4096, 2, 0)]
     bench.meta.sendall(wire(*answers))
-    assert bench.receive(1) == wire(answers[1])
-    assert bench.lane.bytes_in_flight == 4096
+    assert bench.receive(1) is None
+    assert bench.lane.bytes_in_flight == 0
+    assert (bits[0], bench.lane.cleared()) == (0b100, (1, [0]))
     for slot in bench.lane.busy():
         bench.lane.take(slot)
     bench.lane.close()
@@ -233,6 +237,115 @@ def test_an_answer_for_a_block_that_is_out_of_sync_is_the_engines(bench: Bench) 
     wrong = p.RsWriteAck(8, bench.lane.ident(bench.lane.begin(4096, 4096, 1.0)), 4096, 3, 0)
     bench.meta.sendall(wire(wrong))
     assert bench.receive(1) == wire(wrong), "no resync runs"
+
+
+# --- requests of a resync ------------------------------------------------------------------------
+def _source(bench: Bench) -> bytes:
+    """It is open for answers; what the disk holds."""
+    content = os.urandom(SIZE // 2) + bytes(SIZE // 2)
+    bench.path.write_bytes(content)
+    bench.lane.open_client(SIZE, [0, 1], 100, 100, 1, bytearray(b"\xff" * 4096))
+    bench.lane.let_answer(True)
+    return content
+
+
+def _answers(bench: Bench, count: int) -> list[Packet]:
+    decoder, found = Decoder(Channel.DATA, start=Phase.RUNNING), list[Packet]()
+    while len(found) < count:
+        found += decoder.feed(bench.data.recv(1 << 20))
+    return found
+
+
+def test_requests_are_answered(bench: Bench) -> None:
+    content, half = _source(bench), SIZE // 2 // SECTOR
+    rest = p.UnplugRemote()
+    bench.data.sendall(
+        wire(
+            p.RsDataRequest(8, p.RESYNC_ID, 8192, 0),
+            p.RsThinRequest(24, p.RESYNC_ID, 4096, 0),
+            p.RsThinRequest(half, p.RESYNC_ID, 8192, 0),
+            p.RsDataRequest(half, 5, 4096, 0),
+            rest,
+        )
+    )
+    assert bench.through() == wire(rest)
+    assert _answers(bench, 4) == [
+        p.RsDataReply(8, p.RESYNC_ID, content[4096:12288], b"", 0),
+        p.RsDataReply(24, p.RESYNC_ID, content[12288:16384], b"", 0),
+        p.RsDeallocated(half, 8192, 0),
+        p.RsDataReply(half, 5, bytes(4096), b"", 0),
+    ]
+    told = [(4096, 8192, True), (12288, 4096, True), (SIZE // 2, 8192, False), (SIZE // 2, 4096, True)]
+    assert bench.lane.answers() == told
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        p.CsumRsRequest(8, p.RESYNC_ID, 4096, bytes(4), 0),
+        p.OvRequest(8, p.RESYNC_ID, 4096, 0),
+        p.DataRequest(8, 5, 4096, 0),
+        p.RsDataRequest(8, p.RESYNC_ID, 4096, 1),
+        p.RsDataRequest(SIZE // SECTOR - 4, p.RESYNC_ID, 4096, 0),
+        p.RsDataRequest(1 << 55, p.RESYNC_ID, 4096, 0),
+    ],
+    ids=lambda packet: type(packet).__name__,
+)
+def test_other_requests_are_the_engines(bench: Bench, packet: Packet) -> None:
+    _source(bench)
+    bench.data.sendall(wire(packet))
+    assert bench.through() == wire(packet)
+    assert bench.lane.answers() == []
+
+
+@pytest.mark.parametrize(
+    "case", ["not permitted", "engine at work", "write under way", "disk ends", "half a packet"]
+)
+def test_a_request_that_is_not_simple_is_the_engines(bench: Bench, case: str) -> None:
+    _source(bench)
+    bench.lane.let_answer(case != "not permitted")
+    if case == "engine at work":
+        bench.lane.block(8192, 12288, True)
+    if case == "write under way":
+        bench.lane.begin(8192, 512, 1.0)
+    if case == "disk ends":
+        os.truncate(bench.path, 8192)
+    bench.outlets[0].half = case == "half a packet"
+    request = p.RsDataRequest(8, p.RESYNC_ID, 8192, 0)
+    bench.data.sendall(wire(request))
+    assert bench.through() == wire(request)
+    assert bench.lane.answers() == []
+    bench.data.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        bench.data.recv(1)
+
+
+def test_what_the_kernel_does_not_take_at_once_follows(bench: Bench) -> None:
+    content = _source(bench)
+    bench.mine[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
+    requests = [p.RsDataRequest(at // SECTOR, p.RESYNC_ID, MAX_DATA_BYTES, 0) for at in (0, MAX_DATA_BYTES)]
+    bench.data.sendall(wire(*requests))
+    thread = threading.Thread(target=bench.through)
+    thread.start()
+    found = _answers(bench, 2)
+    thread.join()
+    assert [bytes(cast(p.RsDataReply, one).data) for one in found] == [
+        content[:MAX_DATA_BYTES],
+        content[MAX_DATA_BYTES : 2 * MAX_DATA_BYTES],
+    ]
+    assert (bench.outlets[0].spilled, bench.outlets[0].backlog) == (False, 0)
+    assert bench.outlets[0].taken > MAX_DATA_BYTES, "the peer is seen to take something"
+
+
+def test_what_the_peer_does_not_take_is_the_loops(bench: Bench) -> None:
+    _source(bench)
+    bench.mine[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
+    request = p.RsDataRequest(0, p.RESYNC_ID, MAX_DATA_BYTES, 0)
+    bench.data.sendall(wire(request, request))
+    assert bench.through() == wire(request), "the second one, behind the rest of the first"
+    assert bench.outlets[0].spilled
+    assert os.eventfd_read(bench.wake) >= 1
+    assert bench.lane.answers() == [(0, MAX_DATA_BYTES, True)]
 
 
 # --- flushes -----------------------------------------------------------------------------------

@@ -10,7 +10,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pydrbd import hotpath
-from pydrbd.engine.lane import CLIENT, CLOSED, CONFIRMED, CURRENT, PEER, RUNS, WRITTEN
+from pydrbd.engine.lane import (
+    ACKED,
+    CLIENT,
+    CLOSED,
+    CONFIRMED,
+    CURRENT,
+    IN_SYNC,
+    PEER,
+    RUNS,
+    UNACKED,
+    WRITTEN,
+)
 from pydrbd.sim.lane import Table
 from pydrbd.units import AL_EXTENT_BYTES, MAX_DATA_BYTES
 
@@ -174,34 +185,140 @@ def test_ranges_of_the_engine_keep_writes_off(table: Any) -> None:
     assert table.begin(512, 512, 1.0) >= 0
 
 
-def test_blocks_that_are_out_of_sync_are_the_engines(table: Any) -> None:
-    bits = bytearray(4096)
+def _syncing(table: Any, bits: bytearray) -> Any:
     table.close()
     assert table.open_client(SIZE, [0, 1, 4], 5, 9, 1, bits)
+    return table
+
+
+def test_a_bit_is_cleared_when_both_disks_have_the_block(table: Any) -> None:
+    bits = bytearray(4096)
+    bits[0] = 0b11110
+    _syncing(table, bits)
     assert table.syncing
-    bits[0] = 0b100
-    assert table.begin(2 * BLOCK, 512, 1.0) == -1
-    assert table.begin(BLOCK, 2 * BLOCK, 1.0) == -1
-    assert table.begin(3 * BLOCK, BLOCK, 1.0) == 0
-    slot = table.begin(BLOCK, BLOCK, 1.0)
-    ident = table.ident(slot)
-    bits[0] |= 0b10
-    assert table.acked(ident, BLOCK, BLOCK) == -1, "it is out of sync since"
-    bits[0] = 0
-    assert table.acked(ident, BLOCK, BLOCK) == slot
-    for busy in table.busy():
-        table.take(busy)
+    assert table.cleared() is None
+    peer_first, disk_first = table.begin(BLOCK, BLOCK, 1.0), table.begin(2 * BLOCK, BLOCK, 1.0)
+    assert table.acked(table.ident(peer_first), BLOCK, BLOCK, True) == peer_first
+    assert not table.local_done(disk_first, True)
+    assert (bits[0], table.cleared()) == (0b11110, None)
+    assert table.local_done(peer_first, True)
+    assert (bits[0], table.cleared()) == (0b11100, (1, [0]))
+    assert table.acked(table.ident(disk_first), 2 * BLOCK, BLOCK, True) == disk_first
+    assert (bits[0], table.cleared()) == (0b11000, (1, [0]))
+    assert table.cleared() is None, "it is told once"
+    slot = table.begin(3 * BLOCK, BLOCK, 1.0)
+    table.acked(table.ident(slot), 3 * BLOCK, BLOCK)
+    assert table.local_done(slot, True)
+    assert (bits[0], table.cleared()) == (0b11000, None), "WRITE_ACK does not say it"
     table.close()
     assert not table.syncing
     bits.extend(bytes(4096))  # nobody looks at it any more
 
-    assert table.open_peer(SIZE, bits)
-    bits[0] = 0b10
-    assert not table.peer_begin(0, 3 * BLOCK, 5)
+
+@pytest.mark.parametrize(
+    ("offset", "length", "left"),
+    [
+        (512, BLOCK, {0, 1, 2, 3}),
+        (BLOCK - 512, BLOCK + 1024, {0, 2, 3}),
+        (0, 2 * BLOCK + 512, {2, 3}),
+        (0, 3 * BLOCK, {3}),
+        (3 * BLOCK, 512, {0, 1, 2}),
+    ],
+)
+def test_only_whole_blocks_are_in_sync(table: Any, offset: int, length: int, left: set[int]) -> None:
+    bits = bytearray(4096)
+    bits[0] = 0b1111
+    table.close()
+    assert table.open_client(3 * BLOCK + 512, [0], 5, 9, 1, bits)
+    slot = table.begin(offset, length, 1.0)
+    table.acked(table.ident(slot), offset, length, True)
+    assert table.local_done(slot, True)
+    assert {n for n in range(8) if bits[0] >> n & 1} == left
+    assert table.cleared() == ((4 - len(left), [0]) if len(left) < 4 else None)
+
+
+def test_what_the_peer_said_is_told_of_a_write_that_is_taken_over(table: Any) -> None:
+    bits = bytearray(4096)
+    bits[0] = 0b111
+    _syncing(table, bits)
+    slots = [table.begin(number * BLOCK, BLOCK, 1.0) for number in range(3)]
+    table.acked(table.ident(slots[1]), BLOCK, BLOCK)
+    table.acked(table.ident(slots[2]), 2 * BLOCK, BLOCK, True)
+    assert [table.take(slot)[5] for slot in slots] == [UNACKED, ACKED, IN_SYNC]
+    assert bits[0] == 0b111, "the engine clears them"
+
+
+def test_cleared_pages(table: Any) -> None:
+    bits = bytearray(b"\xff" * 3 * 4096)
+    table.close()
+    assert table.open_peer(3 * 4096 * 8 * BLOCK, bits)
+    for block in (4096 * 8, 2 * 4096 * 8 + 1, 2 * 4096 * 8 + 1):
+        assert table.peer_begin(block * BLOCK, BLOCK, 5)
+        assert table.peer_done(True)
+    assert table.cleared() == (2, [1, 2])
     assert table.peer_begin(0, BLOCK, 5)
-    bits[0] = 0b11
-    assert not table.peer_done(True), "the engine clears the bit"
+    assert table.peer_done(True)
+    assert table.cleared() == (1, [0])
+
+
+def test_a_write_of_the_peer_to_blocks_that_are_out_of_sync(table: Any) -> None:
+    bits = bytearray(4096)
+    bits[0] = 0b111
+    table.close()
+    assert table.open_peer(SIZE, bits)
+    assert table.peer_begin(0, 2 * BLOCK, 5)
+    assert (bits[0], table.cleared()) == (0b111, None)
+    assert table.peer_overlaps(BLOCK, BLOCK + 1)
+    assert not table.peer_overlaps(2 * BLOCK, 3 * BLOCK)
+    assert table.peer_done(True)
+    assert (bits[0], table.cleared()) == (0b100, (2, [0]))
+    assert not table.peer_overlaps(0, BLOCK)
+    assert table.peer_begin(0, BLOCK, 5)
     assert table.peer_take() == (0, BLOCK, 5)
+    assert not table.peer_overlaps(0, BLOCK), "the engine's ranges have it"
+    assert not table.peer_done(True)
+    assert table.cleared() is None
+
+
+def test_a_request_of_the_resync(table: Any) -> None:
+    assert not table.answer_begin(0, BLOCK), "nobody has said that it may"
+    table.let_answer(True)
+    assert table.answer_begin(0, BLOCK)
+    assert not table.answer_begin(BLOCK, BLOCK), "one at a time"
+    assert table.answer_end(True, True)
+    assert table.answer_begin(BLOCK, BLOCK)
+    assert table.answer_end(True, False)
+    assert table.answer_begin(2 * BLOCK, BLOCK)
+    assert not table.answer_end(False, True), "it could not be read"
+    assert table.answers() == [(0, BLOCK, True), (BLOCK, BLOCK, False)]
+    assert table.answers() == [], "they are told once"
+    for wrong in ((0, 0), (0, 700), (SIZE, 512), (SIZE - 512, 1024), (0, MAX_DATA_BYTES + 512)):
+        assert not table.answer_begin(*wrong)
+
+
+def test_a_write_that_begins_makes_an_answer_void(table: Any) -> None:
+    table.let_answer(True)
+    assert table.answer_begin(BLOCK, BLOCK)
+    table.begin(2 * BLOCK, 512, 1.0)
+    table.block(0, BLOCK, True)
+    assert table.answer_end(True, True), "those were beside it"
+    assert table.answer_begin(BLOCK, BLOCK)
+    table.block(BLOCK, BLOCK + 512, True)
+    assert not table.answer_end(True, True)
+    assert not table.answer_begin(BLOCK, BLOCK), "the engine is at it"
+    table.block(BLOCK, BLOCK + 512, False)
+    assert table.answer_begin(BLOCK, BLOCK)
+    slot = table.begin(2 * BLOCK - 512, 512, 1.0)
+    assert slot >= 0
+    assert not table.answer_end(True, True)
+    assert not table.answer_begin(BLOCK, BLOCK), "it is not on this disk yet"
+    assert not table.local_done(slot, True)
+    assert table.answer_begin(BLOCK, BLOCK), "whether the peer has it says nothing about what is read"
+    for busy in table.busy():
+        table.take(busy)
+    assert table.answers() == [(BLOCK, BLOCK, True)]
+    table.close()
+    assert not table.answer_end(True, True), "the lane was closed meanwhile"
 
 
 def test_more_ranges_than_it_keeps_block_everything(table: Any) -> None:
@@ -240,6 +357,7 @@ def test_a_write_of_the_peer(table: Any) -> None:
 #: A step of a random sequence: the name and small numbers that its arguments are chosen with.
 NAMES = ["begin"] * 6 + ["acked", "local"] * 2 + ["take", "release", "cut", "confirm"]
 NAMES += ["block", "unblock", "heat", "cool", "reopen", "flush", "flush", "adopt", "barrier_ack"]
+NAMES += ["in_sync", "mark", "cleared", "answer", "answer", "answered", "answered", "answers"]
 STEPS = st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 7), st.integers(0, 6)), max_size=60)
 
 
@@ -256,6 +374,9 @@ class Steps:
         self.table = table
         self.blocked: list[tuple[int, int]] = []
         self.taken: list[int] = []
+        self.bits = bytearray(4096)
+        assert table.open_client(SIZE, [0, 1, 4], 5, 9, 1, self.bits)
+        table.let_answer(True)
 
     def step(self, name: str, a: int, b: int) -> object:
         table, busy = self.table, self.table.busy()
@@ -267,6 +388,10 @@ class Steps:
             "adopt": table.adopt,
             "flush": table.cut_own,
             "barrier_ack": self._barrier_ack,
+            "answer": lambda: table.answer_begin(OFFSETS[a], LENGTHS[b]),
+            "answered": lambda: table.answer_end(bool(a), bool(b)),
+            "answers": table.answers,
+            "cleared": table.cleared,
             "cool": lambda: None if table.referenced(a % 5) else table.heat(a % 5, False),
         }
         if name in simple:
@@ -278,6 +403,8 @@ class Steps:
             if count:
                 table.set_epoch(number + 1)
             return count
+        if name == "mark":
+            self.bits[OFFSETS[a] // BLOCK // 8] |= 1 << OFFSETS[a] // BLOCK % 8
         if name == "block":
             self.blocked.append((OFFSETS[a], OFFSETS[a] + 512 * (b + 1)))
             return table.block(*self.blocked[-1], True)
@@ -285,7 +412,7 @@ class Steps:
             return table.block(*self.blocked.pop(a % len(self.blocked)), False)
         if name == "release" and self.taken:
             return table.release(self.taken.pop(a % len(self.taken)))
-        if slot is not None and name in ("acked", "local", "take"):
+        if slot is not None and name in ("acked", "in_sync", "local", "take"):
             return self._on_slot(name, slot)
         if name == "reopen":
             self._reopen()
@@ -300,15 +427,18 @@ class Steps:
         if name == "local":
             return table.local_done(slot, True)
         found = next((m for m in table.members() if m[3] == ident), None)
-        return table.acked(ident, found[1], found[2]) if found else None
+        return table.acked(ident, found[1], found[2], name == "in_sync") if found else None
 
     def _reopen(self) -> None:
         for slot in self.table.busy():
             self.taken.append(slot)
             self.table.take(slot)
         self.table.adopt()
+        self.table.answers()
+        self.table.cleared()
         self.table.close()
-        self.table.open_client(SIZE, [0, 1, 4], 5, 9, 1, None)
+        self.table.open_client(SIZE, [0, 1, 4], 5, 9, 1, self.bits)
+        self.table.let_answer(True)
         self.blocked.clear()
 
     def _barrier_ack(self) -> object:
@@ -322,7 +452,7 @@ class Steps:
         t = self.table
         return (
             (t.mode, t.logged, t.in_flight, t.bytes_in_flight, t.current_count, t.oldest(), t.oldest_sent()),
-            t.epoch,
+            (t.epoch, bytes(self.bits)),
             (t.busy(), t.members(), [t.referenced(extent) for extent in range(6)]),
             [t.overlapping(offset, offset + 512) for offset in OFFSETS],
         )
@@ -333,7 +463,6 @@ class Steps:
 def test_both_tables_answer_alike(steps: list[tuple[str, int, int]]) -> None:
     one, two = Steps(compiled()), Steps(Table())
     for each in (one, two):
-        assert each.table.open_client(SIZE, [0, 1, 4], 5, 9, 1, None)
         assert each.table.mode == CLIENT
     for step in steps:
         assert one.step(*step) == two.step(*step), step

@@ -3,6 +3,9 @@
 Floor: engine, pure. Bit n covers data bytes n*4096 and up; byte order is that of disk and wire
 (lowest bit first). Neighbours: volume.py writes the dirty pages, wire/rle.py sends it.
 
+While a resync runs the lane clears bits too, those of blocks that its writes have brought in step
+(`shared_with`); whoever asks for `count`, `dirty` or `cleared` hears of them first.
+
 Invariants: `count` is the number of set bits below `bits`; no bit at or beyond `bits` is set; every
 page whose content may differ from the disk is in `dirty`; a page from which bits were cleared since
 it was last written is in `cleared` too (data must be flushed before it is written).
@@ -11,6 +14,7 @@ it was last written is in `cleared` too (data must be flushed before it is writt
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from pydrbd.format.bitmap_pages import BITS_PER_PAGE, PAGE_BYTES, first_other
 from pydrbd.units import align_up
@@ -27,9 +31,42 @@ class Bitmap:
     def __init__(self, bits: int) -> None:
         self.bits = bits
         self.data = bytearray(align_up((bits + 7) // 8, PAGE_BYTES))
-        self.count = 0
-        self.dirty: set[int] = set()
-        self.cleared: set[int] = set()
+        self._count = 0
+        self._dirty: set[int] = set()
+        self._cleared: set[int] = set()
+        #: What others have cleared in `data` since this was called last: how many bits, and on which pages.
+        self._elsewhere: Callable[[], tuple[int, list[int]] | None] | None = None
+
+    def shared_with(self, cleared: Callable[[], tuple[int, list[int]] | None] | None) -> None:
+        """Somebody else clears bits in `data` from now on, and `cleared` tells which; None: not any more."""
+        self._hear()
+        self._elsewhere = cleared
+
+    def _hear(self) -> None:
+        told = self._elsewhere() if self._elsewhere is not None else None
+        if told is not None:
+            count, pages = told
+            self._count -= count
+            self._dirty.update(pages)
+            self._cleared.update(pages)
+
+    @property
+    def count(self) -> int:
+        """Number of set bits."""
+        self._hear()
+        return self._count
+
+    @property
+    def dirty(self) -> set[int]:
+        """Pages that may differ from the disk; whoever has written one takes it out."""
+        self._hear()
+        return self._dirty
+
+    @property
+    def cleared(self) -> set[int]:
+        """Those of them from which bits were cleared."""
+        self._hear()
+        return self._cleared
 
     def load(self, data: bytes, at: int = 0) -> None:
         """What the disk holds from byte `at` on; what has been set here meanwhile stays.
@@ -47,13 +84,13 @@ class Bitmap:
         del self.data[size:]
         while (missing := size - len(self.data)) > 0:
             self.data += _CLEAR if missing >= _PIECE else bytes(missing)
-        self.dirty = set(range(self.pages))
-        self.cleared = {page for page in self.cleared if page < self.pages}
+        self._dirty = set(range(self.pages))
+        self._cleared = {page for page in self.cleared if page < self.pages}
 
     def _forget_from(self, bits: int) -> None:
         """Clear what lies at or beyond `bits`."""
         for first in range(bits, self.bits, _PIECE * 8):
-            self.count -= self._change(first, min(first + _PIECE * 8, self.bits), False)
+            self._count -= self._change(first, min(first + _PIECE * 8, self.bits), False)
 
     @property
     def pages(self) -> int:
@@ -67,13 +104,13 @@ class Bitmap:
     def set(self, first: int, end: int) -> int:
         """Set bits first..end-1; how many were clear before."""
         changed = self._change(first, end, True)
-        self.count += changed
+        self._count += changed
         return changed
 
     def clear(self, first: int, end: int) -> int:
         """Clear bits first..end-1; how many were set before."""
         changed = self._change(first, end, False)
-        self.count -= changed
+        self._count -= changed
         return changed
 
     def _change(self, first: int, end: int, value: bool) -> int:
@@ -113,19 +150,20 @@ class Bitmap:
         self.data[end:] = bytes(len(self.data) - end)
         if self.bits & 7:
             self.data[end - 1] = (1 << (self.bits & 7)) - 1
-        self.count = self.bits
+        self._count = self.bits
 
     def clear_all(self) -> None:
         """Everything is in sync."""
         self._fill(_CLEAR)
-        self.count = 0
-        self.cleared = set(range(self.pages))
+        self._count = 0
+        self._cleared = set(range(self.pages))
 
     def _fill(self, piece: bytes) -> None:
+        self._hear()
         for at in range(0, len(self.data), _PIECE):
             end = min(at + _PIECE, len(self.data))
             self.data[at:end] = piece[: end - at]
-        self.dirty = set(range(self.pages))
+        self._dirty = set(range(self.pages))
 
     def merge(self, byte_offset: int, data: bytes | memoryview) -> None:
         """OR `data` in at `byte_offset` (bits beyond the end are dropped)."""
@@ -149,7 +187,7 @@ class Bitmap:
         changed = (both ^ own).bit_count()
         if changed:
             self.data[byte_offset:end] = both.to_bytes(size, "little")
-            self.count += changed
+            self._count += changed
         return changed
 
     def any_set(self, first: int, end: int) -> bool:

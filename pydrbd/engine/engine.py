@@ -54,6 +54,7 @@ class Engine:
         self.entropy = entropy
         self.out = Outputs()
         self.now = 0.0
+        self.lane: Lane | None = None  # made by who drives the engine; one volume only
         self.volumes = {n: Volume(self, n, o) for n, o in sorted(options.volumes.items())}
         self.connection = Conn.STANDALONE
         self.session: Session | None = None
@@ -61,7 +62,6 @@ class Engine:
         self.pressure = Pressure(self)
         self.suspension = Suspension(self)
         self.fences = Fences(self)
-        self.lane: Lane | None = None  # made by who drives the engine; one volume only
         self.discard_my_data = self.tentative = False
         self.auto_promoted = False
         self.opens = 0  # how often a client that may write has opened a device

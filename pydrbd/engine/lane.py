@@ -15,7 +15,12 @@ scripts would do. Invariants:
 - `settle` opens it again at the end of a hold of the mutex, when it may be open.
 - A write of the lane begins only on hot extents, and where nothing of the engine's is in work; what the
   engine begins over a write of the lane takes that one over first.
-- During a resync, writes to blocks that are out of sync, here or there, are the engine's, which clears bits.
+- During a resync, a write to blocks that are out of sync clears their bits as the engine does it: on the
+  Primary when this disk has it and the peer has said RS_WRITE_ACK, on the peer when its disk has it; only of
+  blocks that it covers. The engine's bitmap hears of that before anybody looks (Bitmap.shared_with).
+- The Primary's lane answers a resync's requests for blocks when no write to them is under way here; one that
+  begins meanwhile makes the answer void, and the engine gives another one in its order. What it has answered
+  is counted before an ack is looked at, or a bit is set (Answers).
 - The epochs are common: BARRIER ends both books, BARRIER_ACK counts both.
 - A client's flush is the lane's while the engine has no epoch of its own, open or unconfirmed; the lane then
   ends epochs by itself, and the transfer log takes those over (`adopt`) before it does anything. A flush of
@@ -25,6 +30,7 @@ scripts would do. Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from pydrbd.engine import peer_requests, requests
@@ -39,6 +45,7 @@ from pydrbd.vocabulary import Protocol as WireProtocol
 from pydrbd.wire.packets import DpFlags
 
 if TYPE_CHECKING:
+    from pydrbd.engine.bitmap import Bitmap
     from pydrbd.engine.engine import Engine
     from pydrbd.engine.peer_requests import PeerEpoch
     from pydrbd.engine.ranges import Range
@@ -47,6 +54,8 @@ if TYPE_CHECKING:
 CLOSED, CLIENT, PEER = 0, 1, 2
 #: The local write of a write of the lane.
 RUNS, WRITTEN, FAILED = 0, 1, 2
+#: Has the peer acknowledged a write of the lane, and said that its blocks are in sync?
+UNACKED, ACKED, IN_SYNC = 0, 1, 2
 #: Instead of the number of an epoch.
 CONFIRMED, CURRENT = -1, -2
 
@@ -93,8 +102,8 @@ class Table(Protocol):
         bits: bytearray | None,
         /,
     ) -> bool:
-        """`epoch`: the number of the open one. `bits`: of a resync (Bitmap.data, looked at until `close`).
-        False: not now."""
+        """`epoch`: the number of the open one. `bits`: of a resync (Bitmap.data, looked at and cleared until
+        `close`). False: not now."""
 
     def open_peer(self, size: int, bits: bytearray | None, /) -> bool: ...
     @property
@@ -110,8 +119,8 @@ class Table(Protocol):
 
     def ident(self, slot: int, /) -> int: ...
 
-    def take(self, slot: int, /) -> tuple[int, int, int, int, float, bool, int]:
-        """Epoch, offset, length, block id, when sent, acknowledged?, local write. The slot stays in use."""
+    def take(self, slot: int, /) -> tuple[int, int, int, int, float, int, int]:
+        """Epoch, offset, length, block id, when sent, UNACKED to IN_SYNC, local write. The slot is kept."""
 
     def release(self, slot: int, /) -> None: ...
     def members(self) -> list[tuple[int, int, int, int]]:
@@ -155,11 +164,23 @@ class Table(Protocol):
         """Offset, length and block id of the peer's write that is being carried out."""
 
     def peer_over(self) -> None: ...
+    def peer_overlaps(self, start: int, end: int, /) -> bool:
+        """Is a write of the peer being carried out there?"""
+
     def peer_count(self) -> int:
         """The peer's writes that were carried out since this was asked last."""
 
     def sums(self) -> tuple[int, int, int, int]:
         """Bytes written, sent, received and read since this was asked last."""
+
+    def cleared(self) -> tuple[int, list[int]] | None:
+        """How many bits were cleared since this was asked last, and on which pages of the bitmap."""
+
+    def let_answer(self, on: bool, /) -> None:
+        """May the lane answer requests for blocks?"""
+
+    def answers(self) -> list[tuple[int, int, bool]]:
+        """Offset, length, and whether with data, of the answers given since this was asked last."""
 
 
 class _Taken:
@@ -191,6 +212,8 @@ class Lane:
         self.taken: dict[int, _Taken] = {}
         self.taken_peer: _TakenPeer | None = None
         self._reads = False
+        #: That of the resync for which the lane is open.
+        self._bitmap: Bitmap | None = None
         self.volume.ranges.lane = self
         engine.lane = engine.transfer_log.lane = self
 
@@ -207,10 +230,12 @@ class Lane:
             table.serve_reads(reads, volume.size)
         if table.mode == mode:
             table.let_flush(self._may_flush(mode))
+            self._let_answer(mode)
             return
         self.close()
         options = self.engine.options
-        bits = volume.bitmap.data if state.conn != Conn.CONNECTED else None
+        bitmap = volume.bitmap if state.conn != Conn.CONNECTED else None
+        bits = bitmap.data if bitmap is not None else None
         if mode == CLIENT:
             hot = list(volume.activity_log.hot)
             limits = options.max_epoch_size, options.max_logged // 2
@@ -222,6 +247,21 @@ class Lane:
             for active in volume.ranges.active:
                 table.block(active.start, active.end, True)
             table.let_flush(self._may_flush(mode))
+            self._bitmap = bitmap
+            if bitmap is not None:
+                bitmap.shared_with(table.cleared)
+            self._let_answer(mode)
+
+    def _let_answer(self, mode: int) -> None:
+        """The first request is the engine's: it says that the resync has begun over there. So are all where
+        applications come first, at a rate."""
+        if mode == CLIENT and self._bitmap is not None:
+            volume = self.volume
+            self.table.let_answer(volume.resync.answers.asked and not volume.options.c_min_rate)
+
+    def answers(self) -> Iterable[tuple[int, int, bool]]:
+        """See Table.answers."""
+        return self.table.answers() if self._bitmap is not None else ()
 
     def _may_flush(self, mode: int) -> bool:
         engine, volume = self.engine, self.volume
@@ -270,6 +310,10 @@ class Lane:
                 self._take(slot)
             for member in table.members():
                 self._take_written(*member)
+        if self._bitmap is not None:
+            self.volume.resync.answers.hear()
+            self._bitmap.shared_with(None)
+            self._bitmap = None
         table.close()
 
     def harvest(self) -> None:
@@ -294,6 +338,8 @@ class Lane:
             return
         while (slot := self.table.overlapping(start, end)) >= 0:
             self._take(slot)
+        if self.table.peer_overlaps(start, end):
+            self._take_peer()
 
     def ended_epochs(self) -> tuple[list[tuple[int, float]], int] | None:
         """Number and opening time of epochs that flushes have ended, and the number of the one that is open;
@@ -329,6 +375,7 @@ class Lane:
         request.sent_at = sent_at
         if acked:
             request.acked = request.net_ok = True
+            request.in_sync = acked == IN_SYNC
             request.net.resolve()
         mine = volume.ranges.adopt(offset, length)
         volume.counters.upper_pending += 1

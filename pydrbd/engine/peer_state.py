@@ -313,7 +313,7 @@ def _says_finished(volume: Volume, peer: StateFields, peer_disk: Disk) -> bool:
     """We are source, and the target says that it has come to the end with a good disk; not just before it
     agreed to a full resync, over the other socket: it has asked for nothing then."""
     source = volume.state.conn in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S)
-    begun = volume.resync.target_started or volume.bitmap.count < volume.bitmap.bits
+    begun = volume.resync.answers.asked or volume.bitmap.count < volume.bitmap.bits
     return source and begun and peer.conn == Conn.CONNECTED and peer_disk == Disk.UP_TO_DATE
 
 

@@ -13,11 +13,11 @@ Order against application writes (DESIGN 4.6):
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pydrbd.engine import checksums
+from pydrbd.engine.answers import Answers
 from pydrbd.engine.courtesy import Courtesy
 from pydrbd.engine.generations import masked
 from pydrbd.engine.orders import IoFailed, ReadBlocks, Script, Ticket, WriteBlocks, ZeroBlocks
@@ -79,6 +79,8 @@ class Resync:
         self.requested: dict[int, tuple[int, Ticket]] = {}
         #: Target: (session, offset, length) of answers that may still come, of a resync that has ended.
         self.late: set[tuple[int, int, int]] = set()
+        #: Source: what the target has been answered, and whether it has asked at all.
+        self.answers = Answers(volume)
         self.reset()
 
     def reset(self) -> None:
@@ -89,6 +91,7 @@ class Resync:
             if session is not None:
                 self.late.add((session.number, start, end - start))
         self.courtesy.forget()
+        self.answers.forget()
         self.total_bits = 0
         self.failed_bits = 0
         self.transferred = 0
@@ -102,8 +105,6 @@ class Resync:
         #: Target: starts of ranges whose answer has not come, and when the peer last had to or did answer.
         self.unanswered: set[int] = set()
         self.heard_at = 0.0
-        #: Source: (offset, length) of answers that the target has not yet acknowledged -> how often.
-        self.answers: Counter[tuple[int, int]] = Counter()
         #: Bits that were set while a block over them was on its way: it does not clear them.
         self.set_meanwhile: set[int] = set()
         #: Source: the target said that it is done (STATE).
@@ -111,12 +112,8 @@ class Resync:
         self.target_done_at = 0.0
         #: Source: a write failed on this disk alone, so its bits say nothing of what the target lacks.
         self.own_failed = False
-        #: Source: the target has asked for blocks, so its disk is Inconsistent by its own account.
-        self.target_started = False
         #: The current UUID with which it began.
         self.began_with = 0
-        #: Source: bytes that were answered and not yet acknowledged.
-        self.answered_bytes = 0
         #: The states are durable: blocks may be asked for.
         self.active = self.ending = False
 
@@ -139,6 +136,7 @@ class Resync:
         self.move_mark()
         self.courtesy.look()
         self.pump()
+        self.volume.engine.source_may_end(self.volume)  # the lane may have cleared the last bit
         self._end_in_vain()
 
     def _end_in_vain(self) -> None:
@@ -171,7 +169,7 @@ class Resync:
     def bits_set(self, bits: range) -> None:
         """These bits of the bitmap have just been set, whatever they were before."""
         under_way = [(start, end) for start, (end, _) in self.requested.items()]
-        under_way += [(offset, offset + length) for offset, length in self.answers]
+        under_way += self.answers.ranges()
         for start, end in under_way:
             first, last = max(bits.start, start // BIT_BYTES), min(bits.stop, -(-end // BIT_BYTES))
             self.set_meanwhile.update(range(first, last))
@@ -365,13 +363,13 @@ class Resync:
             return False
         uuids, own = volume.peer_uuids, volume.generation
         equal = uuids is not None and own is not None and masked(uuids.current) == masked(own.current)
-        if equal and not self.target_started:
+        if equal and not self.answers.asked:
             return True
         if volume.state.conn in _PREPARING:
             return False
         if self.target_done or self.own_failed:
             return True
-        on_its_way = self.answered_bytes + volume.engine.transfer_log.bytes_in_flight
+        on_its_way = self.answers.bytes + volume.engine.transfer_log.bytes_in_flight
         return volume.bitmap.count <= -(-on_its_way // BIT_BYTES)
 
     # --- source ------------------------------------------------------------------------------------
@@ -385,7 +383,7 @@ class Resync:
         state = self.volume.state
         if state.disk == Disk.UP_TO_DATE and state.conn not in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S):
             return
-        self.target_started = True
+        self.answers.asked = True
         self.courtesy.in_turn(packet.size, partial(self._serve, session, packet))
 
     def _serve(self, session: Session, packet: RsDataRequest | RsThinRequest | CsumRsRequest) -> None:
@@ -410,41 +408,25 @@ class Resync:
             self.same += length
             self._in_sync(offset, length)
         elif engine.session is session:
-            self.answered_bytes += length
             if isinstance(data, IoFailed):
                 sequence = session.next_sequence(number)
                 engine.out.meta.append(NegRsDReply(packet.sector, packet.block_id, length, sequence, number))
-                self.answered_bytes -= length
                 self.failed_bits += -(-length // BIT_BYTES)
             elif isinstance(packet, RsThinRequest) and _is_zero(data):
-                self.answers[offset, length] += 1
+                self.answers.given(offset, length, full=False)
                 engine.out.data.append(RsDeallocated(packet.sector, length, number))
             else:
-                self.answers[offset, length] += 1
+                self.answers.given(offset, length, full=True)
                 engine.out.data.append(RsDataReply(packet.sector, packet.block_id, data, b"", number))
-                volume.counters.sent += length
-                volume.counters.resynced += length
-                self.transferred += length
         volume.ranges.leave(mine)
         engine.pressure.serving -= 1
 
     def acknowledged(self, sector: int, length: int) -> None:
         """RS_WRITE_ACK for a resync block: both disks hold the same."""
-        if self._answer_settled(sector, length):
+        if self.answers.settled(sector * SECTOR, length):
             self._in_sync(sector * SECTOR, length)
 
     def not_written(self, sector: int, length: int) -> None:
         """NEG_ACK for a resync block: the target could not write it; its bits stay."""
-        if self._answer_settled(sector, length):
+        if self.answers.settled(sector * SECTOR, length):
             self.failed_bits += -(-length // BIT_BYTES)
-
-    def _answer_settled(self, sector: int, length: int) -> bool:
-        """Was this an answer of this resync that waits for its ack? Any other ack clears no bit: it comes
-        late, from a resync that has ended, or from a peer that never got the data."""
-        key = (sector * SECTOR, length)
-        count = self.answers.pop(key, 0)
-        if count > 1:
-            self.answers[key] = count - 1
-        if count:
-            self.answered_bytes -= length
-        return count > 0

@@ -24,7 +24,7 @@ def _wanted() -> bool:
 class _PlainOutlet:
     """An outlet that only Python uses: nothing to agree with anybody. See _native.pyi."""
 
-    backlog = failed = 0
+    backlog = failed = taken = 0
     spilled = half = False
 
     def __init__(self, fd: int) -> None:

@@ -26,10 +26,14 @@
 #define BARRIER_BYTES (HEADER + 8)
 #define H100_MAGIC 0x8620ec20u
 #define P_DATA 0x00
+#define P_RS_DATA_REPLY 0x02
 #define P_BARRIER 0x03
+#define P_RS_DATA_REQUEST 0x09
 #define P_WRITE_ACK 0x16
 #define P_RS_WRITE_ACK 0x17
 #define P_BARRIER_ACK 0x1c
+#define P_RS_THIN_REQ 0x32
+#define P_RS_DEALLOCATED 0x33
 #define DP_SYNC 2u
 #define DP_SEND_WRITE_ACK 256u
 #define DP_MAY_SET_IN_SYNC 4u
@@ -56,6 +60,7 @@ typedef struct {
     size_t spill_size;
     int readers; /* threads that use it for reading right now; closed only without any. Under `lock` */
     int half;    /* Python has sent a part of a packet. Under `lock` */
+    uint64_t taken; /* bytes that the kernel has taken of spills that were sent here. Under `lock` */
     int failed; /* errno of a send, for Python to find */
 } Port;
 
@@ -71,6 +76,8 @@ int port_reader(Port *port, int by);
 
 /* Send all of two buffers, or keep the rest as spill. With `lock`. 0: all is with the kernel, 1: not all. */
 int port_send(Port *port, const void *head, size_t head_size, const void *body, size_t body_size);
+/* Send more of the spill. With `lock`. 1: some of it is left. */
+int port_drain(Port *port);
 /* Have Python send these whole packets as soon as it can. With `lock`. */
 void port_append(Port *port, const void *bytes, size_t size);
 
@@ -133,12 +140,21 @@ typedef struct {
 
 typedef struct {
     int state, local, acked;
+    int in_sync; /* the peer's answer says so: RS_WRITE_ACK */
     Epoch *epoch; /* NULL: its epoch is confirmed already */
     uint32_t index, length;
     uint64_t offset, ident;
     double sent_at;
     Waiter *waiter;
 } Slot;
+
+/* An answer of the source of a resync; `full`: with data, else it says that they are zero. */
+#define ANSWERS 1024
+typedef struct {
+    uint64_t offset;
+    uint32_t length;
+    int full;
+} Answer;
 
 enum { STAGE_QUEUE, STAGE_SEND, STAGE_DISK, STAGE_PEER, STAGE_TOTAL, STAGE_PEER_DISK, STAGE_ACK, STAGE_READ, STAGE_WAKE,
        STAGE_FLUSH, STAGE_FLUSH_DISK, STAGE_FLUSH_PEER, STAGE_PEER_FLUSH, STAGES };
@@ -152,8 +168,17 @@ typedef struct {
     int readable;
     uint32_t max_epoch, max_logged;
     uint32_t sequence;
-    /* While a resync runs: the out-of-sync bits, a bit for each BLOCK, which only Python changes, under the mutex. */
+    /* While a resync runs: the out-of-sync bits, a bit for each BLOCK; all who change them do so under the mutex. */
     Py_buffer bits;
+    /* What was cleared here since the engine asked last: how many bits, and on which pages of the bitmap. */
+    uint64_t cleared, pages, first_page, end_page;
+    unsigned char *page_cleared;
+    /* Source: the answer to a request of the resync that is being read; `answers`: those given since the engine
+     * asked last. */
+    int may_answer, answering, answer_void;
+    uint64_t answer_offset;
+    uint32_t answer_length, answered;
+    Answer answers[ANSWERS];
     uint32_t flags; /* of the DATA packets that the lane sends or takes */
     uint64_t counter;
     /* Extents of the activity log. */
@@ -196,10 +221,12 @@ typedef struct {
 } Table;
 
 double clock_seconds(void);
-/* 1: no block of the range is out of sync. */
-int table_in_sync(const Table *t, uint64_t offset, uint32_t length);
+/* Use these bits, or none. 0: no memory. */
+int table_look_at(Table *t, Py_buffer bits);
+/* Both disks have the same in this range: clear the bits of the blocks that it covers. */
+void table_clear(Table *t, uint64_t offset, uint32_t length);
 int table_begin(Table *t, uint64_t offset, uint32_t length, double now);
-void table_acked(Table *t, int slot);
+void table_acked(Table *t, int slot, int in_sync);
 int table_find(const Table *t, uint64_t ident, uint64_t offset, uint32_t length);
 /* 1: the write is complete, its slot is free again. */
 int table_complete(Table *t, int slot);
@@ -217,6 +244,14 @@ void table_block(Table *t, uint64_t start, uint64_t end);
 void table_unblock(Table *t, uint64_t start, uint64_t end);
 void table_reset(Table *t);
 int table_peer_begin(Table *t, uint64_t offset, uint32_t length, uint64_t ident);
+/* The peer's write is on the disk. 0: Python has taken it over. */
+int table_peer_done(Table *t);
+/* A request of the resync, on its source: 1: it is being answered. */
+int table_answer_begin(Table *t, uint64_t offset, uint32_t length);
+/* It has been read. 1: the answer has to be sent, in the order of the caller's socket; 0: it is the engine's. */
+int table_answer_end(Table *t, int ok, int full);
+/* A write begins: what was read for the resync may be older. */
+void table_answer_stale(Table *t, uint64_t offset, uint64_t end);
 void table_record(Table *t, int stage, double seconds);
 
 /* --- the Python type -------------------------------------------------------------------------- */
@@ -236,6 +271,7 @@ typedef struct {
     Inbox inboxes[2];
     _Atomic unsigned session; /* counts them */
     int wake_fd, data_fd;     /* call the loop's thread, and the data thread */
+    unsigned char *reading;   /* the data thread's: what is read for the resync */
     Table table;
 } Lane;
 extern PyTypeObject LaneType;
@@ -257,6 +293,8 @@ int flush_through(Lane *self);
 /* A BARRIER of the peer: 1: acknowledged, 0: it is the engine's. The acks of its writes have been sent. */
 int flush_for_peer(Lane *self, Port *meta, const unsigned char *barrier);
 PyObject *lane_flush(Lane *self, PyObject *args);
+/* A request of the resync, at `p`: 1: answered; 0: it is the engine's. */
+int answer_for_peer(Lane *self, Port *data, const unsigned char *p);
 void backing_leave(Backing *backing);
 int write_all(int fd, const unsigned char *from, size_t size, uint64_t offset);
 

@@ -48,6 +48,7 @@ static void lane_dealloc(Lane *self)
     backing_leave(self->table.backing);
     for (int i = 0; i < 2; i++)
         PyMem_RawFree(self->inboxes[i].bytes);
+    free(self->reading);
     close(self->data_fd);
     Py_CLEAR(self->mutex);
     Py_TYPE(self)->tp_free((PyObject *)self);
@@ -145,14 +146,18 @@ METHOD(lane_heard)
 
 /* --- open and close ---------------------------------------------------------------------------- */
 /* The bits of a resync, or None. 0: an exception is set. */
-static int look_at_bits(Table *t, PyObject *bits)
+static int look_at_bits(Table *t, PyObject *object)
 {
-    if (bits == Py_None)
+    Py_buffer bits;
+    if (object == Py_None)
         return 1;
-    if (PyObject_GetBuffer(bits, &t->bits, PyBUF_SIMPLE) < 0)
+    if (PyObject_GetBuffer(object, &bits, PyBUF_WRITABLE) < 0)
         return 0;
-    t->flags |= DP_MAY_SET_IN_SYNC;
-    return 1;
+    if (table_look_at(t, bits))
+        return 1;
+    PyBuffer_Release(&bits);
+    PyErr_NoMemory();
+    return 0;
 }
 
 METHOD(lane_open_client)
@@ -276,14 +281,13 @@ METHOD(lane_acked)
 {
     unsigned long long ident, offset;
     unsigned length;
-    if (!PyArg_ParseTuple(args, "KKI", &ident, &offset, &length))
+    int in_sync = 0;
+    if (!PyArg_ParseTuple(args, "KKI|p", &ident, &offset, &length, &in_sync))
         return NULL;
     int slot = table_find(&self->table, ident, offset, length);
-    if (slot >= 0 && !table_in_sync(&self->table, offset, length))
-        slot = SLOW;
     if (slot >= 0) {
         Waiter *waiter = self->table.slots[slot].waiter;
-        table_acked(&self->table, slot);
+        table_acked(&self->table, slot, in_sync && self->table.bits.buf);
         if (waiter)
             waiter->acked = clock_seconds();
         if (table_complete(&self->table, slot) && waiter)
@@ -304,8 +308,8 @@ METHOD(lane_take)
     long epoch = table_take(&self->table, number);
     if (was.waiter)
         wake(was.waiter);
-    return Py_BuildValue("lKIKdOi", epoch, (unsigned long long)was.offset, was.length,
-                         (unsigned long long)was.ident, was.sent_at, was.acked ? Py_True : Py_False, was.local);
+    return Py_BuildValue("lKIKdii", epoch, (unsigned long long)was.offset, was.length,
+                         (unsigned long long)was.ident, was.sent_at, was.acked + was.in_sync, was.local);
 }
 
 METHOD(lane_release)
@@ -508,12 +512,7 @@ METHOD(lane_peer_done)
     Table *t = &self->table;
     if (!PyArg_ParseTuple(args, "p", &ok))
         return NULL;
-    if (!ok || t->peer_taken || !table_in_sync(t, t->peer_offset, t->peer_length))
-        Py_RETURN_FALSE;
-    t->peer_busy = 0;
-    t->peer_count++;
-    t->received += t->peer_length;
-    Py_RETURN_TRUE;
+    return PyBool_FromLong(ok && table_peer_done(t));
 }
 
 METHOD(lane_peer_take)
@@ -540,6 +539,86 @@ METHOD(lane_peer_count)
     uint32_t count = self->table.peer_count;
     self->table.peer_count = 0;
     return PyLong_FromUnsignedLong(count);
+}
+
+METHOD(lane_peer_overlaps)
+{
+    unsigned long long start, end;
+    const Table *t = &self->table;
+    if (!PyArg_ParseTuple(args, "KK", &start, &end))
+        return NULL;
+    return PyBool_FromLong(t->peer_busy && !t->peer_taken && t->peer_offset < end &&
+                           start < t->peer_offset + t->peer_length);
+}
+
+/* --- the resync -------------------------------------------------------------------------------- */
+METHOD(lane_cleared)
+{
+    Table *t = &self->table;
+    (void)args;
+    if (!t->cleared)
+        Py_RETURN_NONE;
+    PyObject *list = PyList_New(0);
+    for (uint64_t page = t->first_page; list && page < t->end_page; page++) {
+        if (!t->page_cleared[page])
+            continue;
+        PyObject *number = PyLong_FromUnsignedLongLong(page);
+        if (!number || PyList_Append(list, number))
+            Py_CLEAR(list);
+        Py_XDECREF(number);
+    }
+    if (!list)
+        return NULL;
+    for (uint64_t page = t->first_page; page < t->end_page; page++)
+        t->page_cleared[page] = 0;
+    PyObject *told = Py_BuildValue("KN", (unsigned long long)t->cleared, list);
+    t->first_page = t->pages;
+    t->end_page = t->cleared = 0;
+    return told;
+}
+
+METHOD(lane_let_answer)
+{
+    int on;
+    if (!PyArg_ParseTuple(args, "p", &on))
+        return NULL;
+    self->table.may_answer = on && self->table.mode == MODE_CLIENT;
+    Py_RETURN_NONE;
+}
+
+METHOD(lane_answer_begin)
+{
+    unsigned long long offset;
+    unsigned length;
+    if (!PyArg_ParseTuple(args, "KI", &offset, &length))
+        return NULL;
+    return PyBool_FromLong(table_answer_begin(&self->table, offset, length));
+}
+
+METHOD(lane_answer_end)
+{
+    int ok, full;
+    if (!PyArg_ParseTuple(args, "pp", &ok, &full))
+        return NULL;
+    return PyBool_FromLong(table_answer_end(&self->table, ok, full));
+}
+
+METHOD(lane_answers)
+{
+    Table *t = &self->table;
+    (void)args;
+    PyObject *list = PyList_New(t->answered);
+    for (uint32_t i = 0; list && i < t->answered; i++) {
+        const Answer *a = &t->answers[i];
+        PyObject *item = Py_BuildValue("KIN", (unsigned long long)a->offset, a->length, PyBool_FromLong(a->full));
+        if (item)
+            PyList_SET_ITEM(list, i, item);
+        else
+            Py_CLEAR(list);
+    }
+    if (list)
+        t->answered = 0;
+    return list;
 }
 
 /* --- figures ----------------------------------------------------------------------------------- */
@@ -639,6 +718,7 @@ static PyMethodDef lane_methods[] = {
     ENTRY(next_sequence), ENTRY(set_sequence), ENTRY(peer_begin), ENTRY(peer_done), ENTRY(peer_take),
     ENTRY(peer_over), ENTRY(peer_count), ENTRY(sums), ENTRY(histogram), ENTRY(nanoseconds), ENTRY(oldest_sent),
     ENTRY(cut_own), ENTRY(barrier_acked), ENTRY(adopt), ENTRY(set_epoch), ENTRY(let_flush), ENTRY(flush),
+    ENTRY(peer_overlaps), ENTRY(cleared), ENTRY(let_answer), ENTRY(answer_begin), ENTRY(answer_end), ENTRY(answers),
     ENTRY(write), ENTRY(read), ENTRY(receive), ENTRY(serve),
     {NULL, NULL, 0, NULL},
 };

@@ -3,7 +3,8 @@
  *
  * A WRITE_ACK of a client's lane (meta socket, on the loop's thread) and a DATA of a peer's lane (data socket, on
  * the session's data thread) are dealt with here; every other frame goes to Python whole, and nothing behind
- * it on its socket is looked at before Python has acted on it. While there is work for the lane, the thread stays
+ * it on its socket is looked at before Python has acted on it. On the source of a resync the data thread answers
+ * requests for blocks (answer.c). While there is work for the lane, the thread stays
  * here. A peer's write is carried out by the data thread itself, between two frames; a disk that hangs
  * holds that thread up and nothing else.
  *
@@ -58,6 +59,8 @@ static int is_lanes(const Table *t, int channel, const unsigned char *p)
     unsigned kind = command(p);
     if (channel == META)
         return t->mode == MODE_CLIENT && (kind == P_WRITE_ACK || kind == P_RS_WRITE_ACK || kind == P_BARRIER_ACK);
+    if (t->mode == MODE_CLIENT)
+        return t->may_answer && (kind == P_RS_DATA_REQUEST || kind == P_RS_THIN_REQ);
     return t->mode == MODE_PEER && (kind == P_DATA || kind == P_BARRIER);
 }
 
@@ -78,16 +81,15 @@ static size_t take_acks(Lane *self, const unsigned char *p, size_t have)
             taken += BARRIER_BYTES;
             continue;
         }
-        int written = command(f) == P_WRITE_ACK || (t->bits.buf && command(f) == P_RS_WRITE_ACK);
-        if (length != ACK_BYTES || !written || volume(f) != t->volume)
+        int in_sync = t->bits.buf && command(f) == P_RS_WRITE_ACK;
+        if (length != ACK_BYTES || !(in_sync || command(f) == P_WRITE_ACK) || volume(f) != t->volume)
             break;
         uint64_t sector = get64(f + 16);
         int slot = sector >> 54 ? SLOW : table_find(t, get64(f + 24), sector * SECTOR, get32(f + 32));
-        /* Out of sync since it was sent: the engine has bits to clear. */
-        if (slot < 0 || !table_in_sync(t, sector * SECTOR, get32(f + 32)))
+        if (slot < 0)
             break;
         Slot *s = &t->slots[slot];
-        table_acked(t, slot);
+        table_acked(t, slot, in_sync);
         t->ack_seconds += (now - s->sent_at - t->ack_seconds) / 8;
         if (s->waiter)
             s->waiter->acked = now;
@@ -169,16 +171,9 @@ static int take_data(const Receiver *r, const unsigned char *p, uint32_t length,
     double written = clock_seconds();
     pthread_mutex_lock(&self->mutex->lock);
     backing_leave(backing);
-    /* Python's, until peer_over; also if the blocks are out of sync since. */
-    int taken = t->peer_taken || *disk_error || !table_in_sync(t, offset, size);
+    int taken = *disk_error || !table_peer_done(t); /* Python's, until peer_over */
     int kind = t->bits.buf ? P_RS_WRITE_ACK : P_WRITE_ACK;
-    uint32_t sequence = 0;
-    if (!taken) {
-        t->peer_busy = 0;
-        t->peer_count++;
-        t->received += size;
-        sequence = ++t->sequence;
-    }
+    uint32_t sequence = taken ? 0 : ++t->sequence;
     pthread_mutex_unlock(&self->mutex->lock);
     if (taken)
         return -1;
@@ -250,6 +245,10 @@ static size_t take_frames(const Receiver *r, int channel, Found *found, Acks *ac
             if (!taken)
                 break;
             in->start += taken;
+        } else if (command(p) == P_RS_DATA_REQUEST || command(p) == P_RS_THIN_REQ) {
+            if (!answer_for_peer(self, r->ports[DATA], p))
+                break;
+            in->start += (size_t)length;
         } else if (command(p) == P_BARRIER && length == BARRIER_BYTES && !volume(p)) {
             send_acks(r, acks); /* they are waited for, and go before its own */
             if (!flush_for_peer(self, r->ports[META], p))

@@ -158,6 +158,31 @@ int port_send(Port *port, const void *head, size_t head_size, const void *body, 
     return keep_spill(port, parts, sent < 0 ? 0 : (size_t)sent);
 }
 
+int port_drain(Port *port)
+{
+    if (!port->spill)
+        return 0;
+    if (port->fd < 0 || port->failed)
+        return 1;
+    ssize_t sent = send(port->fd, port->spill, port->spill_size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+        port->failed = errno;
+        return 1;
+    }
+    if (sent <= 0)
+        return 1;
+    port->taken += (uint64_t)sent;
+    port->spill_size -= (size_t)sent;
+    if (port->spill_size) {
+        memmove(port->spill, port->spill + sent, port->spill_size);
+        return 1;
+    }
+    free(port->spill);
+    port->spill = NULL;
+    port->backlog--;
+    return 0;
+}
+
 void port_append(Port *port, const void *bytes, size_t size)
 {
     unsigned char *more = realloc(port->spill, port->spill_size + size);
@@ -238,6 +263,12 @@ static PyObject *outlet_failed(Outlet *self, void *unused)
     return PyLong_FromLong(self->port->failed);
 }
 
+static PyObject *outlet_taken(Outlet *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(self->port->taken);
+}
+
 static PyObject *outlet_get_half(Outlet *self, void *unused)
 {
     (void)unused;
@@ -273,6 +304,7 @@ static PyGetSetDef outlet_fields[] = {
     {"failed", (getter)outlet_failed, NULL, "The errno of a send that failed, or 0.", NULL},
     {"half", (getter)outlet_get_half, (setter)outlet_set_half,
      "Python has sent a part of a packet (with the lock).", NULL},
+    {"taken", (getter)outlet_taken, NULL, "Bytes of spills that the kernel has taken from the lane itself.", NULL},
     {"spilled", (getter)outlet_spilled, NULL, "Are there bytes that have to be sent first?", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -8,6 +8,10 @@
  * - An extent's count is the number of writes on it whose epoch is not confirmed or whose local write is
  *   not over; writes begin on hot extents only.
  * - No two writes in slots overlap, and none overlaps a range that Python works on.
+ * - A bit is cleared when both disks have written the blocks that it stands for, and the engine hears of it before it
+ *   looks at the bitmap again (engine/bitmap.py). That the data are durable before the page of the bitmap is written
+ *   is the engine's care, as with bits that it clears itself.
+ * - What was read for the resync is sent only if no write to it has begun since.
  */
 #include "hot.h"
 
@@ -70,6 +74,7 @@ static int is_blocked(const Table *t, uint64_t offset, uint64_t end)
 
 void table_block(Table *t, uint64_t start, uint64_t end)
 {
+    table_answer_stale(t, start, end);
     if (t->blocked == BLOCKED) {
         t->too_many_blocked++;
         return;
@@ -90,18 +95,41 @@ void table_unblock(Table *t, uint64_t start, uint64_t end)
 }
 
 /* --- bits -------------------------------------------------------------------------------------- */
-int table_in_sync(const Table *t, uint64_t offset, uint32_t length)
+int table_look_at(Table *t, Py_buffer bits)
 {
-    const unsigned char *bits = t->bits.buf;
-    if (!bits)
-        return 1;
-    uint64_t last = (offset + length - 1) / BLOCK;
-    if (last / 8 >= (uint64_t)t->bits.len)
+    t->pages = ((uint64_t)bits.len + BLOCK - 1) / BLOCK;
+    if (!(t->page_cleared = calloc(t->pages + 1, 1)))
         return 0;
-    for (uint64_t n = offset / BLOCK; n <= last; n++)
-        if (bits[n / 8] >> (n % 8) & 1)
-            return 0;
+    t->bits = bits;
+    t->flags |= DP_MAY_SET_IN_SYNC;
+    t->first_page = t->pages;
+    t->end_page = t->cleared = 0;
     return 1;
+}
+
+static void page_was_cleared(Table *t, uint64_t page)
+{
+    t->page_cleared[page] = 1;
+    if (page < t->first_page)
+        t->first_page = page;
+    if (page >= t->end_page)
+        t->end_page = page + 1;
+}
+
+void table_clear(Table *t, uint64_t offset, uint32_t length)
+{
+    unsigned char *bits = t->bits.buf;
+    uint64_t end = offset + length;
+    if (!bits)
+        return;
+    /* A block that is covered in part may differ elsewhere; the last one of the device may be short. */
+    uint64_t last = end >= t->size ? (t->size + BLOCK - 1) / BLOCK : end / BLOCK;
+    for (uint64_t n = (offset + BLOCK - 1) / BLOCK; n < last && n / 8 < (uint64_t)t->bits.len; n++)
+        if (bits[n / 8] >> (n % 8) & 1) {
+            bits[n / 8] &= (unsigned char)~(1u << (n % 8));
+            t->cleared++;
+            page_was_cleared(t, n / 8 / BLOCK);
+        }
 }
 
 /* --- a client's write -------------------------------------------------------------------------- */
@@ -135,7 +163,7 @@ int table_begin(Table *t, uint64_t offset, uint32_t length, double now)
     if (t->logged >= t->max_logged || (t->current && t->current->count >= t->max_epoch))
         return SLOW;
     int i = free_slot(t);
-    if (i < 0 || !table_in_sync(t, offset, length) || is_blocked(t, offset, offset + length) || table_overlaps(t, offset, offset + length) >= 0)
+    if (i < 0 || is_blocked(t, offset, offset + length) || table_overlaps(t, offset, offset + length) >= 0)
         return SLOW;
     if (!t->current && !(t->current = calloc(1, sizeof(Epoch))))
         return SLOW;
@@ -154,6 +182,7 @@ int table_begin(Table *t, uint64_t offset, uint32_t length, double now)
                          .offset = offset, .ident = ident, .sent_at = now};
     *m = (Member){.offset = offset, .ident = ident, .length = length};
     hold_extents(t, offset, length, 1);
+    table_answer_stale(t, offset, offset + length);
     t->in_flight++;
     t->bytes_in_flight += length;
     t->sent_bytes += length;
@@ -171,10 +200,11 @@ int table_find(const Table *t, uint64_t ident, uint64_t offset, uint32_t length)
     return i;
 }
 
-void table_acked(Table *t, int slot)
+void table_acked(Table *t, int slot, int in_sync)
 {
     Slot *s = &t->slots[slot];
     s->acked = 1;
+    s->in_sync = in_sync;
     t->bytes_in_flight -= s->length;
     if (s->epoch)
         s->epoch->unacked--;
@@ -193,6 +223,8 @@ int table_complete(Table *t, int slot)
         return 0;
     if (!s->epoch)
         hold_extents(t, s->offset, s->length, -1);
+    if (s->in_sync)
+        table_clear(t, s->offset, s->length);
     t->in_flight--;
     t->written += s->length;
     leave_slot(t, slot);
@@ -333,6 +365,12 @@ void table_reset(Table *t)
     if (t->bits.buf)
         PyBuffer_Release(&t->bits);
     t->bits.buf = NULL;
+    free(t->page_cleared);
+    t->page_cleared = NULL;
+    t->cleared = t->pages = t->end_page = 0;
+    t->may_answer = 0;
+    t->answer_void = 1;
+    t->answered = 0;
     t->flags = DP_SYNC | DP_SEND_WRITE_ACK;
     t->may_flush = t->peer_may_flush = 0;
     t->confirmed = t->serial; /* nothing that was ended before is waited for */
@@ -350,14 +388,62 @@ int table_peer_begin(Table *t, uint64_t offset, uint32_t length, uint64_t ident)
         return SLOW;
     if (offset >= t->size || length > t->size - offset || is_blocked(t, offset, offset + length))
         return SLOW;
-    if (!table_in_sync(t, offset, length))
-        return SLOW;
     t->peer_busy = 1;
     t->peer_taken = 0;
     t->peer_offset = offset;
     t->peer_length = length;
     t->peer_ident = ident;
     return 0;
+}
+
+int table_peer_done(Table *t)
+{
+    if (t->peer_taken)
+        return 0;
+    t->peer_busy = 0;
+    t->peer_count++;
+    t->received += t->peer_length;
+    table_clear(t, t->peer_offset, t->peer_length);
+    return 1;
+}
+
+/* --- requests of the resync ---------------------------------------------------------------------- */
+int table_answer_begin(Table *t, uint64_t offset, uint32_t length)
+{
+    uint64_t end = offset + length;
+    if (!t->may_answer || t->answering || t->answered == ANSWERS)
+        return 0;
+    if (!length || length > MAX_DATA || length % SECTOR || offset >= t->size || length > t->size - offset)
+        return 0;
+    if (is_blocked(t, offset, end))
+        return 0;
+    for (int i = 0; i < SLOTS; i++) {
+        /* A write that is on this disk is in what is read; that the peer has it, too, is not waited for. */
+        const Slot *s = &t->slots[i];
+        if (s->state == SLOT_BUSY && s->local != LOCAL_OK && s->offset < end && offset < s->offset + s->length)
+            return 0;
+    }
+    t->answering = 1;
+    t->answer_void = 0;
+    t->answer_offset = offset;
+    t->answer_length = length;
+    return 1;
+}
+
+int table_answer_end(Table *t, int ok, int full)
+{
+    int good = ok && t->answering && !t->answer_void;
+    t->answering = 0;
+    if (!good)
+        return 0;
+    t->answers[t->answered++] = (Answer){t->answer_offset, t->answer_length, full};
+    return 1;
+}
+
+void table_answer_stale(Table *t, uint64_t offset, uint64_t end)
+{
+    if (t->answering && t->answer_offset < end && offset < t->answer_offset + t->answer_length)
+        t->answer_void = 1;
 }
 
 /* --- times ------------------------------------------------------------------------------------- */

@@ -61,8 +61,8 @@ class PeerSocket:
         self._blocked = self.closed = False
         #: data-integrity-alg of what is sent here; '' for none.
         self.integrity = ""
-        #: Bytes that the kernel has taken up to now.
-        self.progress = 0
+        #: Bytes that the kernel has taken up to now, but for those of the lane.
+        self._progress = 0
         self._buffer = bytearray(_BATCH_BYTES)
         #: What reads the socket when there is something (the lane, once it is attached).
         self.reader: Callable[[], None] = self.read
@@ -131,7 +131,7 @@ class PeerSocket:
             self._blocked = True
             self._thread.soon(partial(self.failed, error))
             return
-        self.progress += sent
+        self._progress += sent
         self._rest = _after(buffers, sent) if sent < size else []
         self.outlet.half = bool(self._rest)
         if not self._rest:
@@ -144,6 +144,11 @@ class PeerSocket:
         if self._rest:
             self._blocked = True
             self._thread.soon(self._wait_writable)
+
+    @property
+    def progress(self) -> int:
+        """Grows whenever the kernel has taken something of what counts as unsent."""
+        return self._progress + self.outlet.taken
 
     @property
     def unsent_bytes(self) -> int:

@@ -1,8 +1,8 @@
 """What the loop's thread of a node does with packets: those for the lane here, the others to the engine.
 
 Floor: sim. Neighbours: node (owner), lane (the lane's steps). As hotpath/receive.c does it: while the lane
-carries out a write of the peer, nothing behind that on its socket is looked at; and the engine hears
-of the traffic of the lane only at the next tick.
+carries out a write of the peer, or answers a request of a resync, nothing behind that on its socket is looked
+at; and the engine hears of the traffic of the lane only at the next tick.
 """
 
 from __future__ import annotations
@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 from pydrbd.sim import lane_threads
 from pydrbd.sim.lane import Table
 from pydrbd.units import SECTOR
-from pydrbd.wire.packets import Barrier, BarrierAck, Channel, Data, Packet, RsWriteAck, WriteAck
+from pydrbd.wire.packets import (
+    Barrier,
+    BarrierAck,
+    Channel,
+    Data,
+    Packet,
+    RsDataRequest,
+    RsThinRequest,
+    RsWriteAck,
+    WriteAck,
+)
 
 if TYPE_CHECKING:
     from pydrbd.engine.orders import Script
@@ -93,6 +103,11 @@ class Inbox:
             if not driver.enter("lane write", lambda: table.peer_begin(*args)):
                 return False
             script = lane_threads.peer_write(engine, packet)
+        elif isinstance(packet, RsDataRequest | RsThinRequest):
+            request, where = packet, packet.sector * SECTOR
+            if not driver.enter("lane answer", lambda: table.answer_begin(where, request.size)):
+                return False
+            script = lane_threads.answer(engine, packet)
         else:
             assert isinstance(packet, Barrier)
             script = lane_threads.peer_barrier(engine, packet)
@@ -115,4 +130,5 @@ def _ack(table: Table, packet: Packet) -> bool:
     if isinstance(packet, BarrierAck):
         return table.barrier_acked(packet.number, packet.count)
     assert isinstance(packet, WriteAck | RsWriteAck)
-    return table.acked(packet.block_id, packet.sector * SECTOR, packet.size) >= 0
+    in_sync = isinstance(packet, RsWriteAck)
+    return table.acked(packet.block_id, packet.sector * SECTOR, packet.size, in_sync) >= 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from pydrbd.engine.lane import CLIENT, CLOSED, CONFIRMED, CURRENT, FAILED, PEER, RUNS, WRITTEN
 from pydrbd.engine.orders import Ticket
-from pydrbd.format.bitmap_pages import extents_of
+from pydrbd.format.bitmap_pages import BITS_PER_PAGE, bits_covered, extents_of
 from pydrbd.units import BIT_BYTES, MAX_DATA_BYTES, SECTOR
 from pydrbd.wire.packets import DpFlags
 
@@ -28,6 +28,8 @@ class _Slot:
     epoch: _Epoch | None
     local: int = RUNS
     acked: bool = False
+    #: RS_WRITE_ACK.
+    in_sync: bool = False
     taken: bool = False
     over: Ticket = field(default_factory=Ticket)
 
@@ -56,6 +58,8 @@ class Table:
         self.peer: tuple[int, int, int] | None = None
         self.peer_taken = False
         self.opening = 0
+        #: Offset and length of the request of the resync that is being answered.
+        self.answering: tuple[int, int] | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -69,8 +73,14 @@ class Table:
         self.opening += 1
         self.epoch = 0
         self._may_flush = False
-        #: The out-of-sync bits while a resync runs.
+        #: The out-of-sync bits while a resync runs; how many were cleared since the engine asked, and where.
         self.bits: bytearray | None = None
+        self._cleared = 0
+        self._pages: set[int] = set()
+        self.may_answer = False
+        #: What was read for it may be older than what is sent.
+        self.answer_void = True
+        self._answers: list[tuple[int, int, bool]] = []
 
     # --- open and close --------------------------------------------------------------------------
     def open_client(
@@ -96,6 +106,8 @@ class Table:
     def close(self) -> None:
         assert not self.busy(), "a lane is closed over writes that nobody took over"
         assert not any(epoch.own for epoch in self.ended), "a lane is closed over epochs that nobody adopted"
+        assert not self._cleared, "a lane is closed, and nobody has heard what it has cleared"
+        assert not self._answers, "a lane is closed, and nobody has heard what it has answered"
         ended = self.ended
         self._forget()
         self.mode = CLOSED
@@ -155,6 +167,7 @@ class Table:
             return
         if on:
             self.blocked.append((start, end))
+            self._answer_stale(start, end)
         else:
             self.blocked.remove((start, end))
 
@@ -166,11 +179,23 @@ class Table:
     def flags(self) -> DpFlags:
         return _FLAGS | DpFlags.MAY_SET_IN_SYNC if self.syncing else _FLAGS
 
-    def in_sync(self, offset: int, length: int) -> bool:
+    def _clear(self, offset: int, length: int) -> None:
+        """Both disks have the same in this range."""
         if self.bits is None:
-            return True
-        blocks = range(offset // BIT_BYTES, (offset + length - 1) // BIT_BYTES + 1)
-        return not any(self.bits[block >> 3] >> (block & 7) & 1 for block in blocks)
+            return
+        for block in bits_covered(offset, length, self.size):
+            if self.bits[block >> 3] >> (block & 7) & 1:
+                self.bits[block >> 3] &= ~(1 << (block & 7))
+                self._cleared += 1
+                self._pages.add(block // BITS_PER_PAGE)
+
+    def cleared(self) -> tuple[int, list[int]] | None:
+        if not self._cleared:
+            return None
+        told = self._cleared, sorted(self._pages)
+        self._cleared = 0
+        self._pages.clear()
+        return told
 
     def _is_blocked(self, start: int, end: int) -> bool:
         return any(first < end and start < last for first, last in self.blocked)
@@ -192,7 +217,7 @@ class Table:
         if self.logged >= self.max_logged or self.current_count >= self.max_epoch:
             return -1
         number = next((n for n in range(SLOTS) if n not in self.slots), -1)
-        if number < 0 or not self.in_sync(offset, length):
+        if number < 0:
             return -1
         if self._is_blocked(offset, end) or self.overlapping(offset, end) >= 0:
             return -1
@@ -204,6 +229,7 @@ class Table:
         self.current.members[ident] = offset, length
         self.current.unacked += 1
         self._hold(offset, length, 1)
+        self._answer_stale(offset, end)
         self.sent += length
         return number
 
@@ -213,17 +239,15 @@ class Table:
     def is_taken(self, number: int) -> bool:
         return self.slots[number].taken
 
-    def acked(self, ident: int, offset: int, length: int) -> int:
-        """WRITE_ACK: the slot, or -1: it is not for the lane."""
+    def acked(self, ident: int, offset: int, length: int, in_sync: bool = False) -> int:
+        """WRITE_ACK, RS_WRITE_ACK: the slot, or -1: it is not for the lane."""
         number = ident % SLOTS
         slot = self.slots.get(number)
         if slot is None or slot.taken or slot.acked:
             return -1
         if (slot.ident, slot.offset, slot.length) != (ident, offset, length):
             return -1
-        if not self.in_sync(offset, length):
-            return -1  # since it was sent: the engine has bits to clear
-        slot.acked = True
+        slot.acked, slot.in_sync = True, in_sync and self.syncing
         if slot.epoch is not None:
             slot.epoch.unacked -= 1
         self._complete(number)
@@ -240,12 +264,14 @@ class Table:
             return False
         if slot.epoch is None:
             self._hold(slot.offset, slot.length, -1)
+        if slot.in_sync:
+            self._clear(slot.offset, slot.length)
         self.written += slot.length
         del self.slots[number]
         slot.over.resolve()
         return True
 
-    def take(self, number: int) -> tuple[int, int, int, int, float, bool, int]:
+    def take(self, number: int) -> tuple[int, int, int, int, float, int, int]:
         slot = self.slots[number]
         assert not slot.taken
         self._hold(slot.offset, slot.length, -1)
@@ -256,7 +282,15 @@ class Table:
         slot.taken = True
         slot.over.resolve()
         where = CONFIRMED if epoch is None else CURRENT if epoch is self.current else epoch.number
-        return where, slot.offset, slot.length, slot.ident, slot.sent_at, slot.acked, slot.local
+        return (
+            where,
+            slot.offset,
+            slot.length,
+            slot.ident,
+            slot.sent_at,
+            slot.acked + slot.in_sync,
+            slot.local,
+        )
 
     def release(self, number: int) -> None:
         del self.slots[number]
@@ -333,15 +367,16 @@ class Table:
         aligned = 0 < length <= MAX_DATA_BYTES and not offset % BIT_BYTES and not length % BIT_BYTES
         if self.mode != PEER or self.peer is not None or not aligned or offset + length > self.size:
             return False
-        if self._is_blocked(offset, offset + length) or not self.in_sync(offset, length):
+        if self._is_blocked(offset, offset + length):
             return False
         self.peer, self.peer_taken = (offset, length, ident), False
         return True
 
     def peer_done(self, ok: bool) -> bool:
         """False: the engine has taken it over, or has to."""
-        if not ok or self.peer_taken or self.peer is None or not self.in_sync(*self.peer[:2]):
+        if not ok or self.peer_taken or self.peer is None:
             return False
+        self._clear(*self.peer[:2])
         self.received += self.peer[1]
         self.peer = None
         self._peer_count += 1
@@ -353,9 +388,49 @@ class Table:
         self.peer_taken = True
         return self.peer
 
+    def peer_overlaps(self, start: int, end: int) -> bool:
+        if self.peer is None or self.peer_taken:
+            return False
+        return self.peer[0] < end and start < self.peer[0] + self.peer[1]
+
     def peer_over(self) -> None:
         self.peer, self.peer_taken = None, False
 
     def peer_count(self) -> int:
         count, self._peer_count = self._peer_count, 0
         return count
+
+    # --- requests of the resync ------------------------------------------------------------------
+    def let_answer(self, on: bool) -> None:
+        self.may_answer = on and self.mode == CLIENT
+
+    def answer_begin(self, offset: int, length: int) -> bool:
+        end = offset + length
+        whole = 0 < length <= MAX_DATA_BYTES and not length % SECTOR and end <= self.size
+        if not self.may_answer or self.answering is not None or not whole or self._is_blocked(offset, end):
+            return False
+        if any(slot.local != WRITTEN for slot in self._busy_at(offset, end)):
+            return False
+        self.answering, self.answer_void = (offset, length), False
+        return True
+
+    def answer_end(self, ok: bool, full: bool) -> bool:
+        answer, self.answering = self.answering, None
+        if not ok or answer is None or self.answer_void:
+            return False
+        self._answers.append((*answer, full))
+        return True
+
+    def answers(self) -> list[tuple[int, int, bool]]:
+        told, self._answers = self._answers, []
+        return told
+
+    def _busy_at(self, start: int, end: int) -> list[_Slot]:
+        busy = (slot for slot in self.slots.values() if not slot.taken)
+        return [slot for slot in busy if slot.offset < end and start < slot.offset + slot.length]
+
+    def _answer_stale(self, start: int, end: int) -> None:
+        """A write begins: what is being read for the resync may be older."""
+        answer = self.answering
+        if answer is not None and answer[0] < end and start < answer[0] + answer[1]:
+            self.answer_void = True

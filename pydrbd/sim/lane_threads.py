@@ -1,4 +1,4 @@
-"""What threads do with a lane in production (hotpath/transfer.c, flush.c, receive.c), as scripts.
+"""What threads do with a lane in production (hotpath/transfer.c, flush.c, receive.c, answer.c), as scripts.
 
 Floor: sim. Neighbours: lane (its book), node and inbox (hand it what the peer sends), workload (its clients'
 requests).
@@ -11,10 +11,20 @@ from typing import Any
 from pydrbd.engine import lane as lane_module
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.lane import CLIENT, PEER
-from pydrbd.engine.orders import Await, FlushDisk, IoFailed, Script, WriteBlocks
+from pydrbd.engine.orders import Await, FlushDisk, IoFailed, ReadBlocks, Script, WriteBlocks
 from pydrbd.sim.lane import Table
 from pydrbd.units import SECTOR
-from pydrbd.wire.packets import Barrier, BarrierAck, Data, RsWriteAck, WriteAck
+from pydrbd.wire.packets import (
+    Barrier,
+    BarrierAck,
+    Data,
+    RsDataReply,
+    RsDataRequest,
+    RsDeallocated,
+    RsThinRequest,
+    RsWriteAck,
+    WriteAck,
+)
 
 
 def give(engine: Engine) -> Table:
@@ -95,6 +105,8 @@ def may_take(table: Table, packet: Any) -> bool:
         return table.mode == CLIENT
     if isinstance(packet, Barrier):
         return table.may_flush(PEER)
+    if isinstance(packet, RsDataRequest | RsThinRequest):
+        return table.may_answer
     return isinstance(packet, Data) and table.mode == PEER and packet.flags == table.flags
 
 
@@ -123,4 +135,22 @@ def peer_barrier(engine: Engine, packet: Barrier) -> Script[bool]:
     if not (count := table.peer_count()):
         return False
     engine.out.meta.append(BarrierAck(packet.number, count))
+    return True
+
+
+def answer(engine: Engine, packet: RsDataRequest | RsThinRequest) -> Script[bool]:
+    """A request of a resync that the lane has begun to answer, as the data thread does it (hotpath/answer.c).
+    False: it is the engine's."""
+    table = table_of(engine)
+    assert table is not None
+    data: bytes | IoFailed = yield ReadBlocks(0, packet.sector * SECTOR, packet.size)
+    ok = not isinstance(data, IoFailed)
+    full = not isinstance(packet, RsThinRequest) or data != bytes(packet.size)
+    if not table.answer_end(ok, full):
+        return False
+    assert not isinstance(data, IoFailed)
+    if full:
+        engine.out.data.append(RsDataReply(packet.sector, packet.block_id, data, b"", 0))
+    else:
+        engine.out.data.append(RsDeallocated(packet.sector, packet.size, 0))
     return True

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pydrbd.sim.mutants.edit import Mutant
 from pydrbd.sim.mutants.generations import GENERATIONS
 from pydrbd.sim.mutants.lane import LANE
+from pydrbd.sim.mutants.lane_resync import LANE_RESYNC
 from pydrbd.sim.mutants.marks import MARKS
 from pydrbd.sim.mutants.orderly import ORDERLY
 from pydrbd.sim.mutants.resync import RESYNC
@@ -27,7 +28,18 @@ __all__ = ["MUTANTS", "Mutant", "adapted", "applied"]
 
 MUTANTS: dict[str, Mutant] = {
     mutant.name: mutant
-    for mutant in (*WRITES, *GENERATIONS, *RESYNC, *LANE, *MARKS, *ORDERLY, *SIZES, *SPLIT_BRAIN, *VERIFY)
+    for mutant in (
+        *WRITES,
+        *GENERATIONS,
+        *RESYNC,
+        *LANE,
+        *LANE_RESYNC,
+        *MARKS,
+        *ORDERLY,
+        *SIZES,
+        *SPLIT_BRAIN,
+        *VERIFY,
+    )
 }
 
 
