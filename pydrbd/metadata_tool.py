@@ -36,6 +36,7 @@ from pydrbd.format.layout import (
 )
 from pydrbd.format.superblock import Superblock, decode, new_superblock, validate
 from pydrbd.metadata_probe import find_metadata, find_signature, user_of
+from pydrbd.runtime import disk_sizes
 from pydrbd.runtime.blockfile import BlockFile, Slot
 from pydrbd.units import BIT_BYTES, KIB, SECTOR
 
@@ -121,6 +122,8 @@ def verify_dump(text: str, disk: str, meta: MetaDisk = INTERNAL) -> str:
 def _make(place: _Place, superblock: Superblock, bitmap: bytes) -> None:
     """Write metadata from nothing; `bitmap` may be shorter than its place, the rest is in sync."""
     layout, file = place.layout, place.file
+    if layout.kind == "internal":
+        disk_sizes.forget(place.path)
     # No old superblock may ever stand beside a new bitmap: it would call the disks equal.
     file.write_durable(layout.superblock_offset, bytes(SUPERBLOCK_BYTES))
     # All that is set aside for the bitmap; on an external device that may be far more than used.

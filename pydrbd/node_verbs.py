@@ -13,6 +13,7 @@ from pydrbd.engine import admin, marks
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.orders import Script
 from pydrbd.engine.pacing import Pace
+from pydrbd.engine.resize import resize
 from pydrbd.engine.volume import Volume
 from pydrbd.errors import UsageError
 from pydrbd.integrations.adjust import adjust
@@ -20,6 +21,7 @@ from pydrbd.integrations.changed import out_of_sync
 from pydrbd.integrations.describe import describe
 from pydrbd.integrations.repair import repair
 from pydrbd.integrations.yielding import role_mark, yield_changes
+from pydrbd.units import SECTOR
 
 if TYPE_CHECKING:
     from pydrbd.node import Node
@@ -92,6 +94,14 @@ def _verify(node: Node, volume: int, start: int, stop: int, rate: int) -> None:
     node.driver.run(admin.verify(node.engine, found, None if start < 0 else start, stop))
 
 
+def _resize(node: Node, volume: int, size: int, assume_clean: bool, assume_space: bool) -> None:
+    """Let the device grow up to `size` bytes (0: all that the disks have; -1: as configured)."""
+    node.volume(node.snapshot(), volume)
+    wanted = node.view.volumes[volume].disk_options.size * SECTOR if size < 0 else size
+    found = node.engine.volumes[volume]
+    node.driver.run(resize(node.engine, found, wanted, assume_clean=assume_clean, assume_space=assume_space))
+
+
 def _verify_position(node: Node, volume: int) -> int:
     """Where the next verify begins unless it is told otherwise, in bytes."""
     node.volume(node.snapshot(), volume)
@@ -106,6 +116,9 @@ MORE_VERBS: Mapping[str, Verb] = {
     "adjust": Verb(_adjust, _ADJUST),
     "repair": Verb(repair),
     "verify": Verb(_verify, {**_VOLUME, "start": (int, -1), "stop": (int, 0), "rate": (int, 0)}),
+    "resize": Verb(
+        _resize, {**_VOLUME, "size": (int, -1), "assume_clean": (bool, False), "assume_space": (bool, False)}
+    ),
     "verify-position": Verb(_verify_position, _VOLUME),
     "out-of-sync": Verb(out_of_sync, _VOLUME),
     "role-mark": Verb(role_mark),

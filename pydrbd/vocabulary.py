@@ -276,6 +276,8 @@ class Failure(IntEnum):
     DISK_CONFIGURED = 124
     NET_CONFIGURED = 125
     MINOR_NOT_KNOWN = 127
+    RESIZE_RESYNC = 130
+    NO_PRIMARY = 131
     PAUSE_IS_SET = 134
     PAUSE_IS_CLEAR = 135
     NO_DISK = 138
@@ -306,6 +308,8 @@ _FAILURE_TEXTS = {
     Failure.DISK_CONFIGURED: "Device is attached to a disk (use detach first)",
     Failure.NET_CONFIGURED: "Device has a net-config (use disconnect first)",
     Failure.MINOR_NOT_KNOWN: "Device minor not allocated",
+    Failure.RESIZE_RESYNC: "Resize not allowed during resync.",
+    Failure.NO_PRIMARY: "Need one Primary node to resize.",
     Failure.PAUSE_IS_SET: "Sync-pause flag is already set",
     Failure.PAUSE_IS_CLEAR: "Sync-pause flag is already cleared",
     Failure.NO_DISK: "Device does not have a disk-config",

@@ -51,6 +51,7 @@ def _settle_environment(folder: Path) -> None:
     os.environ["PYDRBD_SUPERVISOR"] = "no"
     os.environ.update(NO_COLOR="1", COLUMNS="100", LC_ALL="C.UTF-8", TMPDIR=str(folder))
     os.environ[leaks.MARK] = folder.name
+    os.environ["PYDRBD_SIZES"] = str(folder / "sizes")
     tempfile.tempdir = None
 
 

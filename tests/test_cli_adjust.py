@@ -163,7 +163,7 @@ def test_adjust_brings_back_what_is_missing(pair: CliPair) -> None:
 
 def test_every_option_that_works_has_its_way() -> None:
     """Or is known to need a new process; so a new option is not forgotten here."""
-    restart = {"size", "al-extents", "al-updates", "backing-io"}
+    restart = {"al-extents", "al-updates", "backing-io"}
     groups: dict[str, type[OptionGroup]] = {
         "net": NetOptions,
         "disk": DiskOptions,
@@ -176,3 +176,35 @@ def test_every_option_that_works_has_its_way() -> None:
         assert not works - HOW[name].keys() - restart, name
         assert HOW[name].keys() <= {spec.name for spec in group.specs()}
         assert group in GROUPS
+
+
+def test_the_device_grows_when_its_size_in_the_configuration_does(pair: CliPair) -> None:
+    edit(pair, ("resource r0 {", "resource r0 { disk { size 6M; }"))
+    pair.up_to_date()
+    alpha, beta = pair.alpha, pair.beta
+    alpha.ok("primary", "r0")
+
+    def sizes() -> list[str]:
+        words = [node.ok("status", "--statistics", "--verbose", "r0").split() for node in (alpha, beta)]
+        return [word for node in words for word in node if word.startswith("size:")]
+
+    assert sizes() == ["size:6144", "size:6144"]
+    edit(pair, ("size 6M;", "size 7M;"))
+    assert alpha.ok("-d", "adjust", "r0") == "disk-options r0/0 size 12288 -> 14336\n"
+    for node in (alpha, beta):
+        node.ok("adjust", "r0")
+        assert node.ok("-d", "adjust", "r0") == ""
+        wait_equal(lambda: alpha.ok("dstate", "r0"), "UpToDate/UpToDate\n", 10, "the new area")
+        assert sizes() == ["size:7168", "size:7168"]
+    edit(pair, ("size 7M;", "size 5M;"))
+    smaller = alpha("adjust", "r0")
+    assert smaller.code == 10
+    assert "size 14336 -> 10240" in smaller.err
+    assert sizes() == ["size:7168", "size:7168"]
+    # Without a limit: all of both disks.
+    edit(pair, ("size 5M;", ""))
+    assert beta("resize", "--size=5M", "r0").code == 10
+    beta.ok("adjust", "r0")
+    wait_equal(lambda: alpha.ok("dstate", "r0"), "UpToDate/UpToDate\n", 10, "the new area")
+    assert len(set(sizes())) == 1
+    assert sizes() != ["size:7168", "size:7168"]

@@ -403,7 +403,7 @@ def test_objects_that_are_not_there(sides: tuple[Side, Side]) -> None:
         "cstate r0 x",
         "bogus",
         "primary r0 --bogus",
-        "resize 0",
+        "resize 0 x",
         "",
     ):
         result = alpha.setup(*words.split())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from pydrbd.engine.lane import CLIENT, CLOSED
+from pydrbd.engine.lane_table import CLIENT, CLOSED
 from pydrbd.engine.orders import Order, WriteBlocks, WriteMeta
 from pydrbd.sim import lane_threads
 from pydrbd.sim.lane import Table

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pydrbd.engine import marks
-from pydrbd.engine.lane import CLIENT, CLOSED
+from pydrbd.engine.lane_table import CLIENT, CLOSED
 from pydrbd.engine.orders import IoFailed, Script, WriteBlocks
 from pydrbd.errors import StateRefused
 from pydrbd.sim import lane_threads

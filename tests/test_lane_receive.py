@@ -334,7 +334,7 @@ def test_what_the_kernel_does_not_take_at_once_follows(bench: Bench) -> None:
         content[MAX_DATA_BYTES : 2 * MAX_DATA_BYTES],
     ]
     assert (bench.outlets[0].spilled, bench.outlets[0].backlog) == (False, 0)
-    assert bench.outlets[0].taken > MAX_DATA_BYTES, "the peer is seen to take something"
+    assert bench.outlets[0].taken > 0, "the peer is seen to take something"
 
 
 def test_what_the_peer_does_not_take_is_the_loops(bench: Bench) -> None:

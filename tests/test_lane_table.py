@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pydrbd import hotpath
-from pydrbd.engine.lane import (
+from pydrbd.engine.lane_table import (
     ACKED,
     CLIENT,
     CLOSED,

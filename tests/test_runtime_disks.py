@@ -20,6 +20,8 @@ from pydrbd.engine.orders import (
     DiskInfo,
     FlushDisk,
     IoFailed,
+    MeasureDisk,
+    NoteSize,
     OpenDisk,
     ReadBlocks,
     ReadMeta,
@@ -27,7 +29,7 @@ from pydrbd.engine.orders import (
     WriteMeta,
     ZeroBlocks,
 )
-from pydrbd.runtime import blockfile
+from pydrbd.runtime import blockfile, disk_sizes
 from pydrbd.runtime.disks import INDEXED_SLOT, Disks, DiskSpec, boot_identifier
 
 MIB = 1 << 20
@@ -125,6 +127,45 @@ def test_metadata_pieces_are_on_the_disk(disk: Path) -> None:
     assert disks.perform(ReadMeta(0, 2 * MIB, 512)) == b"\2" * 512
     assert disks.perform(ReadMeta(0, 3 * MIB, 9 * 4096)) == b"".join(data for _, data in many)
     disks.close()
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_disk_that_grows_is_written_there_once_it_was_measured(file_disk: Path, direct: bool) -> None:
+    disks = Disks({0: DiskSpec(str(file_disk), direct=direct)})
+    assert isinstance(disks.perform(OpenDisk(0)), DiskInfo)
+    os.truncate(file_disk, 6 * MIB)
+    assert isinstance(disks.perform(WriteBlocks(0, 5 * MIB, b"x" * 4096)), IoFailed)
+    info = disks.perform(MeasureDisk(0))
+    assert (info.data_device_bytes, info.md_device_bytes) == (6 * MIB, 6 * MIB)
+    assert disks.perform(WriteBlocks(0, 5 * MIB, b"x" * 4096)) is None
+    assert disks.perform(ReadBlocks(0, 5 * MIB, 4096)) == b"x" * 4096
+    assert disks.perform(WriteMeta(0, ((6 * MIB - 4096, b"m" * 4096),))) is None
+    # What has become smaller is told nobody: data may be there again at the next moment.
+    os.truncate(file_disk, 4 * MIB)
+    assert disks.perform(MeasureDisk(0)).data_device_bytes == 6 * MIB
+    disks.close()
+
+
+def test_the_size_of_a_disk_is_noted_apart_from_it(file_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disks = opened(file_disk)
+    assert disks.perform(NoteSize(0, (5, 4), 0xABC)) is None
+    assert disk_sizes.noted(str(file_disk)) == ((5, 4), 0xABC)
+    disks.close()
+    disks = Disks({0: DiskSpec(str(file_disk))})
+    again = disks.perform(OpenDisk(0))
+    assert (again.known_bytes, again.known_device) == ((5, 4), 0xABC)
+    disks.close()
+    disk_sizes.forget(str(file_disk))
+    assert disk_sizes.noted(str(file_disk)) == ((), 0)
+    disk_sizes.forget(str(file_disk))
+    for litter in ("", "{}", '{"device_bytes": 3, "device_uuid": "x"}', "[]"):
+        disk_sizes._file(str(file_disk)).write_text(litter)
+        assert disk_sizes.noted(str(file_disk)) == ((), 0)
+    monkeypatch.setenv("PYDRBD_SIZES", "/proc/nowhere")
+    third = opened(file_disk)
+    failed = third.perform(NoteSize(0, (4,), 1))
+    assert isinstance(failed, IoFailed)
+    third.close()
 
 
 def test_external_and_indexed_metadata(tmp_path: Path, file_disk: Path) -> None:

@@ -72,6 +72,15 @@ def test_fencing_in_both_roles(vm: Vm) -> None:
     )  # fmt: skip
 
 
+def test_resize_asked_of_either_node_in_either_role(vm: Vm) -> None:
+    run(
+        vm,
+        "fresh; initial_sync_from_us; resize_scenario; both_down_and_equal\n",
+        "we_resize_as_primary", "kernel_resizes_beside_us", "kernel_resizes_as_primary",
+        "we_resize_beside_the_kernel",
+    )  # fmt: skip
+
+
 def test_refusals_outdated_disks_and_paused_resyncs(vm: Vm) -> None:
     run(
         vm,

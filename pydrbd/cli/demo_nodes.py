@@ -64,6 +64,7 @@ class Node:
         self._env = {
             **os.environ,
             "PYDRBD_RUN_DIR": str(folder / "run"),
+            "PYDRBD_SIZES": str(folder / "sizes"),
             "PYDRBD_NODE": name,
             "PYDRBD_SUPERVISOR": "no",
         }

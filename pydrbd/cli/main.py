@@ -45,6 +45,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "suspend-io": ("sync", "Hold back the requests of all clients."),
     "resume-io": ("sync", "Let the requests of clients go on."),
     "new-current-uuid": ("sync", "Start a new data generation, for instance to skip the first sync."),
+    "resize": ("resize", "Let a device grow with its disks, while it is in use."),
     "verify": ("verify", "Compare the data of both nodes while they are in use."),
     "scrub": ("scrub", "Verify one resource after the other, from a timer."),
     "split-brain": ("split_brain", "Show a split brain, and resolve it from one node."),

@@ -39,6 +39,7 @@ _ENVIRONMENT = (
     ("PYDRBD_RUN_DIR", "Where processes keep their sockets, pid files and logs; default /run/pydrbd."),
     ("PYDRBD_VIA", "`split-brain`: the command that runs pydrbd on the other node."),
     ("PYDRBD_OVERLAYS", "Where overlay files are; default /var/lib/pydrbd/overlays."),
+    ("PYDRBD_SIZES", "Where the sizes of disks are noted; default /var/lib/pydrbd/sizes."),
     ("PYDRBD_SUPERVISOR", "'no': `up` starts no supervisor."),
     ("PYDRBD_PURE", "'1': the process runs without the compiled hot path."),
     ("PYDRBD_DEBUG", "'1': an internal error shows its traceback."),

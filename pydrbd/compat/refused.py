@@ -10,7 +10,6 @@ _OWN_STEP = "the process of a resource is started with its whole configuration; 
 _TWO = "between two nodes of DRBD 8.4 there is one peer"
 _STACKED = "stacked resources are not implemented"
 _PROXY = "DRBD Proxy is a product of its own, which pydrbd does not speak to"
-_LATER = "not implemented yet"
 FROM_FILE = "options come from the configuration: edit it, then `drbdadm adjust`"
 
 #: What only drbdsetup is asked for; drbdadm has a way.
@@ -32,7 +31,6 @@ REFUSED: dict[str, str] = {
     "rename-resource": f"{_OWN_STEP} (down, rename it in the configuration, up)",
     "sh-lr-of": _STACKED,
     "adjust-with-progress": "`drbdadm adjust` waits until all is done",
-    "resize": _LATER,
     "restore-md": "it is drbdmeta's, or `pydrbd restore-md`",
     "verify-dump": "it is drbdmeta's",
     "sh-b-pri": "for init scripts that promote at boot; a cluster manager or `drbdadm primary` does that",

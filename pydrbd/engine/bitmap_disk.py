@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine.orders import Await, IoFailed, ReadMeta, Script, Ticket, WriteMeta
 from pydrbd.format.bitmap_pages import PAGE_BYTES
+from pydrbd.format.layout import Layout
 from pydrbd.vocabulary import Disk
 
 if TYPE_CHECKING:
     from pydrbd.engine.volume import Volume
 
 
-def _turn(volume: Volume) -> Script[Ticket]:
-    """Wait until all who came before have read or written their pages. The answer goes to `_leave`."""
+def turn(volume: Volume) -> Script[Ticket]:
+    """Wait until all who came before have read or written their pages. The answer goes to `leave`."""
     mine = Ticket()
     before, volume.bitmap_busy = volume.bitmap_busy, mine
     if before is not None:
@@ -33,7 +34,7 @@ def _turn(volume: Volume) -> Script[Ticket]:
     return mine
 
 
-def _leave(volume: Volume, mine: Ticket) -> None:
+def leave(volume: Volume, mine: Ticket) -> None:
     if volume.bitmap_busy is mine:
         volume.bitmap_busy = None
     mine.resolve()
@@ -43,7 +44,7 @@ def read(volume: Volume) -> Script[IoFailed | None]:
     """Fill the bitmap, which is new, from the disk. What is set meanwhile stays, and so does a new size."""
     assert volume.layout is not None
     offset, step = volume.layout.bitmap_offset, volume.engine.options.bitmap_batch * PAGE_BYTES
-    mine = yield from _turn(volume)
+    mine = yield from turn(volume)
     result: bytes | IoFailed = b""
     at = 0
     while at < len(volume.bitmap.data) and not isinstance(result, IoFailed):
@@ -52,7 +53,7 @@ def read(volume: Volume) -> Script[IoFailed | None]:
         if isinstance(result, bytes):
             volume.bitmap.load(result, at)
         at += length
-    _leave(volume, mine)
+    leave(volume, mine)
     return result if isinstance(result, IoFailed) else None
 
 
@@ -64,7 +65,7 @@ def write(
     To a Failed disk nothing is written, unless it is `closing`: then these are the last pages.
     """
     wanted = None if pages is None else set(pages)
-    mine = yield from _turn(volume)
+    mine = yield from turn(volume)
     incarnation, dirty = volume.incarnation, volume.bitmap.dirty
     due = sorted(dirty if wanted is None else dirty & wanted)
     size = volume.engine.options.bitmap_batch
@@ -76,18 +77,17 @@ def write(
         if due and incarnation != volume.incarnation:
             result = _gone()
         elif batch and volume.layout is not None and (closing or volume.state.disk != Disk.FAILED):
-            result = yield from _write_batch(volume, batch)
-        _leave(volume, mine)
+            result = yield from write_pages(volume, batch, volume.layout)
+        leave(volume, mine)
         at += size
         if result is not None or at >= len(due):
             return result
-        mine = yield from _turn(volume)
+        mine = yield from turn(volume)
 
 
-def _write_batch(volume: Volume, pages: Sequence[int]) -> Script[IoFailed | None]:
-    """Make these pages durable."""
-    bitmap, layout, incarnation = volume.bitmap, volume.layout, volume.incarnation
-    assert layout is not None
+def write_pages(volume: Volume, pages: Sequence[int], layout: Layout) -> Script[IoFailed | None]:
+    """Make these pages durable where `layout` has them; for who has the turn."""
+    bitmap, incarnation = volume.bitmap, volume.incarnation
     pieces = tuple((layout.bitmap_offset + n * PAGE_BYTES, bitmap.page(n)) for n in pages)
     needs_flush = bool(bitmap.cleared.intersection(pages))
     bitmap.dirty.difference_update(pages)

@@ -11,11 +11,11 @@ needs the disk becomes a script. Source of the order: section on the handshake o
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.engine import checksums, handshake, peer_requests, peer_state, sync, verify
+from pydrbd.engine import checksums, handshake, peer_requests, peer_state, size_change, sync, verify
 from pydrbd.engine.handshake import Phase
 from pydrbd.engine.orders import Ticket
 from pydrbd.engine.pings import Pings
@@ -23,7 +23,7 @@ from pydrbd.errors import ProtocolViolation
 from pydrbd.units import MAX_DATA_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Refusal
 from pydrbd.wire import auth, packets
-from pydrbd.wire.packets import Features, Packet
+from pydrbd.wire.packets import Channel, Features, Packet
 from pydrbd.wire.rle import BitmapReceiver, BitmapRuns
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 Handler = Callable[["Session", Any], None]
 #: What a node says of itself, right behind features and authentication.
 _SAID_FIRST = (packets.Protocol, packets.SyncParam, packets.Sizes, packets.Uuids, packets.State)
+#: And what one with a shared secret says, which is then refused for good.
+_MAY_WAIT = (packets.AuthChallenge, *_SAID_FIRST)
 
 
 class Session:
@@ -80,6 +82,8 @@ class Session:
         self.last_data = engine.now
         #: Packets of the peer that wait until we may say which generation we have; None: none has to.
         self.held: list[Packet] | None = None
+        #: Packets of the data socket that wait while this node looks at a disk (see size_change).
+        self.paused: deque[Packet] | None = None
         self.pings = Pings(self)
 
     # --- sending ---------------------------------------------------------------------------------
@@ -128,6 +132,9 @@ class Session:
             if self.held is not None and not isinstance(packet, packets.Ping | packets.PingAck):
                 self._hold(self.held, packet)
                 return
+            if self.paused is not None and packet.CHANNEL is Channel.DATA:
+                self.paused.append(packet)
+                return
             if self.phase is not Phase.RUNNING and not isinstance(packet, packets.Ping | packets.PingAck):
                 handshake.take(self, packet)
                 return
@@ -140,7 +147,7 @@ class Session:
 
     def _hold(self, held: list[Packet], packet: Packet) -> None:
         # A node has nothing more to say before it hears of our volumes.
-        if not isinstance(packet, _SAID_FIRST) or len(held) >= 8 * (1 + len(self.engine.volumes)):
+        if not isinstance(packet, _MAY_WAIT) or len(held) >= 8 * (1 + len(self.engine.volumes)):
             raise ProtocolViolation(f"{type(packet).__name__} before the handshake was over")
         held.append(packet)
 
@@ -397,9 +404,9 @@ HANDLERS: dict[type[Packet], Handler] = {
     packets.Ping: Session.on_ping,
     packets.PingAck: Session.on_ping_ack,
     packets.SyncParam: _on_sync_param,
-    packets.Sizes: peer_state.on_sizes,
+    packets.Sizes: size_change.on_sizes,
     packets.Uuids: peer_state.on_uuids,
-    packets.State: peer_state.on_state,
+    packets.State: size_change.on_state,
     packets.StateChangeRequest: peer_state.on_change_request,
     packets.ConnStateChangeRequest: peer_state.on_connection_change_request,
     packets.StateChangeReply: Session.on_change_reply,

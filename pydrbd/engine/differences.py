@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
+from pydrbd.units import KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ def differences(old: ResourceSnapshot | None, new: ResourceSnapshot) -> tuple[Ch
     earlier = {v.number: v for v in old.volumes} if old else {}
     for volume in new.volumes:
         known = earlier.get(volume.number)
+        if known is not None and 0 < known.size != volume.size > 0:
+            found.append(Change("size", volume.number, str(known.size // KIB), str(volume.size // KIB)))
         for name, say in _VOLUME:
             before, after = say(known) if known else "", say(volume)
             if before != after:

@@ -11,14 +11,25 @@ a clean superblock, which nobody replays: half of it emptied may hold no valid b
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from pydrbd.engine import bitmap_disk, causes, exposure, generations, peer_state, takeover
+from pydrbd.engine import (
+    bitmap_disk,
+    causes,
+    exposure,
+    generations,
+    peer_state,
+    relocation,
+    size_change,
+    takeover,
+)
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
+from pydrbd.engine.fitting import agreed_size, layout_for, take_size
 from pydrbd.engine.orders import (
     Await,
     CloseDisk,
+    DiskInfo,
     IoFailed,
     OpenDisk,
     ReadMeta,
@@ -30,10 +41,10 @@ from pydrbd.errors import CommandFailed, MetadataError
 from pydrbd.format.al_ring import EMPTY_RING, replay
 from pydrbd.format.bitmap_pages import bits_for, bits_of_extent
 from pydrbd.format.gi import MdFlag
-from pydrbd.format.layout import SUPERBLOCK_BYTES
-from pydrbd.format.superblock import Superblock, decode, validate
-from pydrbd.units import SECTOR
+from pydrbd.format.superblock import Superblock
+from pydrbd.units import BIT_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Failure, Role
+from pydrbd.wire.packets_config import NO_SIZES_FLAGS
 
 if TYPE_CHECKING:
     from pydrbd.engine.connection import Session
@@ -41,6 +52,7 @@ if TYPE_CHECKING:
     from pydrbd.engine.volume import Volume
 
 
+T = TypeVar("T")
 #: Flags of a node that was Primary when it ended.
 _CRASHED = MdFlag.PRIMARY | MdFlag.CRASHED_PRIMARY
 
@@ -51,13 +63,13 @@ def forget_disk(volume: Volume) -> None:
         volume.size = 0
         # What another connection has told may have been changed since by the peer, on our account.
         if volume.peer_sizes is not None and volume.state.conn == Conn.WF_REPORT_PARAMS:
-            peer_state.take_size(volume, volume.peer_sizes)
-    volume.layout = volume.base = volume.generation = None
+            take_size(volume, volume.peer_sizes)
+    volume.layout = volume.base = volume.generation = volume.written = None
     volume.bitmap = Bitmap(0)
     volume.activity_log = ActivityLog(volume.options.al_extents)
     volume.full_sync = volume.in_use = volume.crashed_primary = volume.shared = False
     volume.resumable, volume.cache_lost = False, generations.CacheLoss.NOTHING
-    volume.attached_as = Disk.DISKLESS
+    volume.attached_as, volume.grown_alone = Disk.DISKLESS, NO_SIZES_FLAGS
     volume.incarnation += 1
 
 
@@ -88,8 +100,8 @@ def _attach(engine: Engine, volume: Volume) -> Script[None]:
         raise CommandFailed(name, Failure.DISK_CONFIGURED)
     engine.set_state(volume, disk=Disk.ATTACHING)
     try:
-        yield from _read_metadata(engine, volume)
-        yield from _take_into_use(volume)
+        info = yield from _read_metadata(engine, volume)
+        yield from _take_into_use(volume, info)
     except CommandFailed:
         forget_disk(volume)
         engine.set_state(volume, disk=Disk.DISKLESS)
@@ -99,7 +111,7 @@ def _attach(engine: Engine, volume: Volume) -> Script[None]:
     yield from _announce(engine, volume)
 
 
-def _value(engine: Engine, result: bytes | IoFailed) -> bytes:
+def _value(engine: Engine, result: T | IoFailed) -> T:
     if isinstance(result, IoFailed):
         raise CommandFailed(
             engine.options.resource,
@@ -109,19 +121,16 @@ def _value(engine: Engine, result: bytes | IoFailed) -> bytes:
     return result
 
 
-def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
-    from pydrbd.engine.volume import layout_for
-
+def _read_metadata(engine: Engine, volume: Volume) -> Script[DiskInfo]:
     name, number = engine.options.resource, volume.number
-    info = yield OpenDisk(number)
+    info: DiskInfo | IoFailed = yield OpenDisk(number)
     if isinstance(info, IoFailed):
         raise CommandFailed(name, Failure.OPEN_BACKING_DEVICE, info.text)
     try:
         layout = layout_for(info)
-        block = _value(engine, (yield ReadMeta(number, layout.superblock_offset, SUPERBLOCK_BYTES)))
-        superblock = decode(block)
-        validate(superblock, layout)
-        ring = _value(engine, (yield ReadMeta(number, layout.al_offset, layout.al_bytes)))
+        read = yield from relocation.read_superblock(number, info, layout)
+        superblock, found = _value(engine, read)
+        ring = _value(engine, (yield ReadMeta(number, found.al_offset, found.al_bytes)))
         hot = _hot_extents(superblock, ring)
     except MetadataError as error:
         raise CommandFailed(
@@ -154,15 +163,19 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
     if why := exposure.too_old(volume, superblock.generation.current, volume.state.conn):
         text = f"volume {volume.number}: {why}\nThe volume is Diskless."
         raise CommandFailed(name, Failure.DATA_NOT_CURRENT, text)
-    volume.layout, volume.base, volume.generation = layout, superblock, superblock.generation
+    volume.layout, volume.base, volume.generation = found, superblock, superblock.generation
+    volume.written = superblock
     volume.boot = info.boot
     volume.generation_flushed = generations.masked(superblock.generation.current)
     volume.cache_lost = _cache_loss(volume, superblock, info.boot)
     volume.current_on_disk = superblock.generation.current
-    volume.size = volume.size or superblock.size_sectors * SECTOR or peer_state.agreed_size(volume)
-    volume.size = min(volume.size, layout.data_bytes)
+    stored = superblock.size_sectors * SECTOR
+    volume.size = volume.size or stored or min(agreed_size(volume), layout.data_bytes)
     volume.bitmap = Bitmap(bits_for(volume.size))
     _value(engine, (yield from bitmap_disk.read(volume)) or b"")
+    if 0 < stored < volume.size:
+        # The device has grown without this disk; behind its own end it has no bits.
+        volume.bitmap.set(stored // BIT_BYTES, volume.bitmap.bits)
     # Sent to the peer while there was no disk; its bits may not be in what the peer tells us.
     _mark_unconfirmed(volume)
     for extent in hot:
@@ -170,6 +183,8 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[None]:
         volume.bitmap.set(bits.start, bits.stop)
     if hot:
         engine.log("info", f"volume {number}: {len(hot)} activity-log extents marked out of sync")
+    _value(engine, (yield from relocation.settle_found(volume, info, found)) or b"")
+    return info
 
 
 def _cache_loss(volume: Volume, superblock: Superblock, boot: bytes) -> generations.CacheLoss:
@@ -205,7 +220,7 @@ def _crashed_without_log(flags: MdFlag) -> bool:
     return bool(flags & _CRASHED) and MdFlag.AL_DISABLED in flags
 
 
-def _take_into_use(volume: Volume) -> Script[None]:
+def _take_into_use(volume: Volume, info: DiskInfo) -> Script[None]:
     """The metadata on disk says from here on that the disk is in use."""
     base, layout, engine = volume.base, volume.layout, volume.engine
     assert base is not None
@@ -235,6 +250,8 @@ def _take_into_use(volume: Volume) -> Script[None]:
     volume.touch()
     if result is None:
         result = yield from volume.persist()
+    if result is None:
+        result = yield from relocation.leave_old_place(volume, info)
     if result is not None:
         text = (
             f"volume {volume.number}: {result.text}\nThe volume is Diskless; see to the disk, then attach it."
@@ -304,7 +321,7 @@ def _meets_size(session: Session, volume: Volume) -> str:
     told, stored = volume.peer_sizes, volume.attached_as
     if told is None or volume.state.pdsk < Disk.INCONSISTENT:
         return ""
-    size = peer_state.agreed_size(volume)
+    size = agreed_size(volume)
     if size < volume.size and stored != Disk.INCONSISTENT:
         return (
             f"The device has {size // SECTOR} sectors, as the peer says, the data of this disk"
@@ -312,7 +329,7 @@ def _meets_size(session: Session, volume: Volume) -> str:
         )
     if size != volume.size:
         # Ours is that of an empty disk, or of one that the peer has refused as too small.
-        peer_state.on_sizes(session, told)
+        size_change.on_sizes(session, told)
     return ""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.engine import causes, peer_state
+from pydrbd.engine import causes, peer_state, relocation
 from pydrbd.engine.orders import Await, Script
 from pydrbd.errors import ProtocolViolation
 from pydrbd.version import PROTOCOL_MAX, PROTOCOL_MIN
@@ -111,7 +111,8 @@ def _on_response(session: Session, packet: packets.AuthResponse) -> None:
 def _send_configuration(session: Session) -> None:
     """Say what we are; a generation only when it is durable. A peer that takes itself for Outdated because of
     one that a power cut then takes from us would be overwritten with older data."""
-    if any(volume.minting for volume in session.engine.volumes.values()):
+    session.phase = Phase.PROTOCOL
+    if any(volume.minting or volume.in_use for volume in session.engine.volumes.values()):
         session.held = []
         session.engine.spawn("handshake", _configure_later(session))
     else:
@@ -121,6 +122,8 @@ def _send_configuration(session: Session) -> None:
 def _configure_later(session: Session) -> Script[None]:
     engine = session.engine
     for volume in engine.volumes.values():
+        # What it has grown by counts from here on.
+        yield from relocation.measure(volume)
         while (minting := volume.minting) is not None:
             yield Await(minting)
     if engine.session is session:
@@ -129,7 +132,6 @@ def _configure_later(session: Session) -> Script[None]:
 
 
 def _configure(session: Session) -> None:
-    session.phase = Phase.PROTOCOL
     engine = session.engine
     session.dry_run = engine.tentative
     flags = DISCARD_MY_DATA * engine.discard_my_data | DRY_RUN * engine.tentative

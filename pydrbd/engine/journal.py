@@ -107,6 +107,11 @@ class Journal:
         self.shown = new
         self._put(Transition(self.number + 1, cause or self._cause or self.ambient, snapshot))
 
+    def resized(self, volume: int, sectors: int) -> None:
+        """A device has another size, which is no state; who follows is told all the same."""
+        cause = causes.resync(f"the device of volume {volume} has {sectors} sectors now")
+        self._put(Transition(self.number + 1, cause, observe.snapshot(self._engine)))
+
     def handler(self, call: HandlerCall) -> None:
         """A handler is called, or has ended."""
         word = "was called"

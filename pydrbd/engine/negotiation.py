@@ -9,6 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pydrbd.engine.orders import Ticket
+from pydrbd.wire.packets import SizesFlags
+
+
+@dataclass(slots=True)
+class Resize:
+    """A resize of this node that the peer has not answered yet."""
+
+    flags: SizesFlags
+    answered: Ticket
 
 
 @dataclass(slots=True)
@@ -44,6 +53,12 @@ class Negotiation:
     #: Those of one that this node has begun by itself (see renewal).
     renewed: tuple[int, int] = (0, 0)
 
+    resize: Resize | None = None
+    #: Bytes of the device as SIZES told it last.
+    told_size: int = 0
+
     def connection_lost(self) -> None:
         """Nothing that the peer announced or is owed counts any more."""
         self.peer_attaching = self.generation_owed = self.acceptance_due = False
+        if self.resize is not None:
+            self.resize.answered.resolve(False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine.lane import CLIENT
+from pydrbd.engine.lane_table import CLIENT
 from pydrbd.engine.snapshot import ResourceSnapshot, ResyncSnapshot, VolumeSnapshot
 from pydrbd.units import BIT_BYTES
 from pydrbd.vocabulary import Conn, Disk, Role

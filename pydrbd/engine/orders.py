@@ -47,7 +47,8 @@ class DiskInfo:
 
     `kind` is 'internal', 'flexible-external' or 'indexed' (then `index` counts); for
     'internal' both sizes are those of the one device. `boot` names the present life of the machine's page
-    cache (at most 16 bytes, none of them zero at the end; empty: not known).
+    cache (at most 16 bytes, none of them zero at the end; empty: not known). `known_bytes` and
+    `known_device`: what NoteSize has left.
     """
 
     data_device_bytes: int
@@ -55,6 +56,8 @@ class DiskInfo:
     kind: str = "internal"
     index: int = 0
     boot: bytes = b""
+    known_bytes: tuple[int, ...] = ()
+    known_device: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,27 @@ class CloseDisk:
     """Close and unlock the volume's disk (no error if it is not open). Result: None."""
 
     volume: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureDisk:
+    """Look at the sizes of the open disk again; what it has grown by may be used.
+
+    Result: DiskInfo | IoFailed.
+    """
+
+    volume: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoteSize:
+    """Remember durably, apart from the disk, how large it was when it was looked at, and the device UUID in
+    its metadata: internal metadata are found by it when the disk has grown. While they move, there are more
+    sizes than that of the disk as it is: behind it those at whose end they were. Result: None | IoFailed."""
+
+    volume: int
+    device_bytes: tuple[int, ...]
+    device_uuid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +180,7 @@ class Await:
 
 DataOrder = ReadBlocks | WriteBlocks | ZeroBlocks | FlushDisk
 DiskOrder = DataOrder | ReadMeta | WriteMeta
-Order = OpenDisk | CloseDisk | DiskOrder | RunHandler | Await
+Order = OpenDisk | CloseDisk | MeasureDisk | NoteSize | DiskOrder | RunHandler | Await
 Script = Generator[Order, Any, T]
 
 

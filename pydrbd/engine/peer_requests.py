@@ -239,6 +239,9 @@ def _write(
         if (yield from log.begin(volume, extents)) is not None:
             extents = range(0)
         yield from volume.crash_would_tell()
+    if volume.has_disk and not volume.size_durable:
+        # After a crash the device would end before it, and the peer have our word.
+        yield from volume.persist()
     yield from volume.settled()
     result: IoFailed | None = IoFailed(5, "no disk")
     if volume.has_disk:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from pydrbd.engine import aftermath, causes, disk_faults, exposure, initial_sync, sync, takeover
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal, verify_refusal
 from pydrbd.errors import ProtocolViolation
-from pydrbd.units import BIT_BYTES, KIB, MAX_DATA_BYTES, SECTOR
+from pydrbd.units import KIB, MAX_DATA_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Refusal, Role
 from pydrbd.wire import packets
-from pydrbd.wire.packets import Features, UuidFlags
-from pydrbd.wire.packets_config import NO_UUID_FLAGS
+from pydrbd.wire.packets import Features, SizesFlags, UuidFlags
+from pydrbd.wire.packets_config import NO_SIZES_FLAGS, NO_UUID_FLAGS
 from pydrbd.wire.stateword import (
     CONN_MASK,
     DISK_MASK,
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from pydrbd.engine.volume import Volume
 
 SUCCESS = 1
-#: Largest device of DRBD 8.4: 1 PiB. Without a disk of our own nothing else bounds what a peer claims.
-MAX_DEVICE_BYTES = 1 << 50
 #: What the peer may ask to change, as we see it: its own role and disk, and the start of a full sync.
 _PEER_MAY_CHANGE = PEER_MASK | PDSK_MASK | CONN_MASK
 _SYNC_STARTS = (Conn.STARTING_SYNC_S, Conn.STARTING_SYNC_T)
@@ -65,19 +63,26 @@ def send_parameters(session: Session, volume: Volume) -> None:
         o.c_max_rate // KIB,
     )
     session.send(packets.SyncParam(*rates, volume.number))
-    send_sizes(session, volume)
+    # A kernel's node that hears FORCED as it connects takes all of its own disk, whatever we have.
+    flags = volume.grown_alone if session.flush_waits else volume.grown_alone & ~SizesFlags.FORCED
+    send_sizes(session, volume, flags)
     send_uuids(session, volume)
     session.send(packets.State(volume.state.word, volume.number))
 
 
-def send_sizes(session: Session, volume: Volume) -> None:
-    """SIZES; all zero but the current size without a disk."""
+def send_sizes(
+    session: Session, volume: Volume, flags: SizesFlags = NO_SIZES_FLAGS, *, asks: bool = False
+) -> None:
+    """SIZES; all zero but the current size without a disk. `asks`: the peer is to look at its disk again; no
+    current size says so."""
+    volume.negotiation.told_size = 0 if asks else volume.size
     limits = packets.QueueLimits(512, 512, 0, 512, 0, 1, 1, 0) if session.features & Features.WSAME else None
     sizes = packets.Sizes(
         backing_sectors=volume.data_limit // SECTOR,
         configured_sectors=volume.options.size // SECTOR if volume.layout else 0,
-        current_sectors=volume.size // SECTOR,
+        current_sectors=0 if asks else volume.size // SECTOR,
         max_bio=MAX_DATA_BYTES,
+        flags=flags,
         limits=limits,
         volume=volume.number,
     )
@@ -123,55 +128,6 @@ def say_again(engine: Engine) -> Script[None]:
 
 
 # --- being told --------------------------------------------------------------------------------
-
-
-def agreed_size(volume: Volume) -> int:
-    """Size of the device in bytes as both disks and both configurations allow."""
-    peer = volume.peer_sizes
-    limits = [volume.data_limit, volume.options.size]
-    if peer is not None:
-        limits += [peer.backing_sectors * SECTOR, peer.configured_sectors * SECTOR]
-    known = [limit for limit in limits if limit]
-    if peer is None or not peer.backing_sectors:
-        known += [volume.size] if volume.size else []
-    return min(known, default=0)
-
-
-def on_sizes(session: Session, packet: packets.Sizes) -> None:
-    """SIZES: agree on the size of the device, or refuse a peer that is too small."""
-    volume = session.engine.volumes.get(packet.volume)
-    if volume is None:
-        return
-    volume.peer_sizes = packet
-    if not volume.has_disk and volume.state.disk != Disk.NEGOTIATING:
-        take_size(volume, packet)
-        return
-    size = agreed_size(volume)
-    own = sync.own_disk_of(volume)
-    if size < volume.size and own >= Disk.OUTDATED:
-        session.engine.refuse_peer(
-            f"volume {volume.number}: the peer's disk is too small: {size // SECTOR} sectors,"
-            f" this device has {volume.size // SECTOR}"
-        )
-        return
-    if size == volume.size:
-        return
-    grown_from, was = volume.size, volume.size
-    volume.resize(size)
-    if was and size > was:
-        volume.bitmap.set(grown_from // BIT_BYTES, volume.bitmap.bits)
-    session.engine.persist_later(volume)
-    if volume.state.conn >= Conn.CONNECTED:
-        send_sizes(session, volume)
-
-
-def take_size(volume: Volume, packet: packets.Sizes) -> None:
-    """Without a disk the device is as large as the peer says, unless its size is known."""
-    size = packet.current_sectors or packet.configured_sectors or packet.backing_sectors
-    if size > MAX_DEVICE_BYTES // SECTOR:
-        raise ProtocolViolation(f"SIZES of volume {volume.number} claims a device of {size} sectors")
-    if not volume.size and size:
-        volume.resize(size * SECTOR)
 
 
 def on_uuids(session: Session, packet: packets.Uuids) -> None:
@@ -311,9 +267,10 @@ def _real_peer_disk(volume: Volume, peer: StateFields) -> Disk:
 
 def _says_finished(volume: Volume, peer: StateFields, peer_disk: Disk) -> bool:
     """We are source, and the target says that it has come to the end with a good disk; not just before it
-    agreed to a full resync, over the other socket: it has asked for nothing then."""
+    agreed to a resync without bitmaps: it has asked for nothing then."""
     source = volume.state.conn in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S)
-    begun = volume.resync.answers.asked or volume.bitmap.count < volume.bitmap.bits
+    resync, bits = volume.resync, volume.bitmap.bits
+    begun = resync.answers.asked or volume.bitmap.count < (resync.total_bits if resync.grown else bits)
     return source and begun and peer.conn == Conn.CONNECTED and peer_disk == Disk.UP_TO_DATE
 
 
@@ -390,6 +347,9 @@ def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest)
     engine, old = session.engine, volume.state
     if session.change is not None and session.resolve_conflicts:
         return Refusal.CONCURRENT_ST_CHG.value
+    if volume.negotiation.resize is not None:
+        # What the peer is by then, and what it takes us for, decides which way the new area is copied.
+        return Refusal.IN_TRANSIENT_STATE.value
     mask, value = mirror(packet.mask, packet.value)
     wanted = overlay(old, mask, value)
     if mask == CONN_MASK and wanted.conn == Conn.VERIFY_T:

@@ -56,10 +56,7 @@ END_GRACE_SECONDS = 2.0
 _REGION = 16 << 20
 #: Source: the resync has not begun yet.
 _PREPARING = (Conn.STARTING_SYNC_S, Conn.WF_BITMAP_S)
-
-
-#: Most blocks with data show that at their beginning.
-_PROBE = bytes(64)
+_PROBE = bytes(64)  # most blocks with data show that at their beginning
 
 
 def _is_zero(data: bytes) -> bool:
@@ -110,6 +107,8 @@ class Resync:
         #: Source: the target said that it is done (STATE).
         self.target_done = False
         self.target_done_at = 0.0
+        #: Of an area that the device has grown by: it begins without an exchange of bitmaps.
+        self.grown = False
         #: Source: a write failed on this disk alone, so its bits say nothing of what the target lacks.
         self.own_failed = False
         #: The current UUID with which it began.
@@ -119,8 +118,9 @@ class Resync:
 
     def begin(self) -> None:
         """The states have become SyncSource and SyncTarget."""
-        volume, session = self.volume, self.volume.engine.session
+        volume, session, grown = self.volume, self.volume.engine.session, self.grown
         self.reset()
+        self.grown = grown
         self.late = {late for late in self.late if session is not None and late[0] == session.number}
         self.active = True
         now = volume.engine.now

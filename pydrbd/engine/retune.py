@@ -37,7 +37,9 @@ def take_options(engine: Engine, options: EngineOptions) -> bool:
     engine.options = replace(options, max_logged=old.max_logged, bitmap_batch=old.bitmap_batch)
     for number, volume in engine.volumes.items():
         # What the disk says of the activity log was written when it was attached.
-        volume.options = replace(options.volumes[number], al_updates=volume.options.al_updates)
+        # How large the device may be is for `resize`.
+        kept = {"al_updates": volume.options.al_updates, "size": volume.options.size}
+        volume.options = replace(options.volumes[number], **kept)  # type: ignore[arg-type]
         pace = Pace(volume.options)
         pace.begin(engine.now)
         volume.resync.pace = pace

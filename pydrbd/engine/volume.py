@@ -25,8 +25,7 @@ from pydrbd.engine.negotiation import Negotiation
 from pydrbd.engine.options import VolumeOptions
 from pydrbd.engine.orders import (
     Await,
-    DataOrder,
-    DiskInfo,
+    DiskOrder,
     FlushDisk,
     IoFailed,
     Script,
@@ -41,11 +40,12 @@ from pydrbd.engine.verify import Verify
 from pydrbd.format.al_ring import EMPTY_RING
 from pydrbd.format.bitmap_pages import PAGE_BYTES, bits_covered, bits_for, bits_touched, pages_of_extents
 from pydrbd.format.gi import Generation, MdFlag
-from pydrbd.format.layout import Layout, flexible_layout, indexed_layout, internal_layout
+from pydrbd.format.layout import Layout
 from pydrbd.format.superblock import CACHE_LOST, Superblock
 from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Disk, Failure, Role
 from pydrbd.wire.packets import Sizes, Uuids
+from pydrbd.wire.packets_config import NO_SIZES_FLAGS
 
 if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
@@ -62,15 +62,6 @@ _STATE_FLAGS = (
     | MdFlag.AL_CLEAN
     | MdFlag.AL_DISABLED
 )
-
-
-def layout_for(info: DiskInfo) -> Layout:
-    """Where the metadata of an opened disk is. Raises MetadataError if it cannot be there."""
-    if info.kind == "internal":
-        return internal_layout(info.data_device_bytes)
-    if info.kind == "flexible-external":
-        return flexible_layout(info.data_device_bytes, info.md_device_bytes)
-    return indexed_layout(info.data_device_bytes, info.md_device_bytes, info.index)
 
 
 @dataclass(slots=True)
@@ -104,13 +95,11 @@ class Volume:
         self.bitmap = Bitmap(0)
         self.activity_log = ActivityLog(options.al_extents)
         self.ranges = Ranges()
-        self.resync = Resync(self)
-        self.verify = Verify(self)
+        self.resync, self.verify = Resync(self), Verify(self)
         self.group_commit = GroupCommit(self)
         self.counters = Counters()
         self.crashed_primary = False
-        #: Since the peer was last in step.
-        self.cache_lost = CacheLoss.NOTHING
+        self.cache_lost = CacheLoss.NOTHING  # since the peer was last in step
         self.boot = b""
         #: The disk is that of a Primary which ended without a demotion, and nobody else was seen as Primary
         #: since: what its clients still wait for may be carried out.
@@ -120,11 +109,9 @@ class Volume:
         #: The peer may have our current UUID. With a resync left over it is kept on disk too, as a flag.
         self.shared = False
         self.full_sync = False
-        #: True between attach and a clean detach: the disk carries the unclean magic.
-        self.in_use = False
+        self.in_use = False  # between attach and a clean detach: the disk carries the unclean magic
         self.attached_as = Disk.DISKLESS  # its state when it was attached (Negotiating hides it)
-        #: Current UUID that a diskless Primary's clients have seen (0: none).
-        self.exposed = 0
+        self.exposed = 0  # current UUID that a diskless Primary's clients have seen (0: none)
         #: A current UUID that was on its way to the disk when the disk went: also that of the same data.
         self.unborn = 0
         self.let_go_whole = 0  # that of a disk which had all in it when this process detached it (0: none)
@@ -132,8 +119,8 @@ class Volume:
         self.current_on_disk = 0
         #: Writes of the peer that have come and are not over yet, also of earlier connections.
         self.peer_writes: dict[Range, None] = {}
-        self.peer_uuids: Uuids | None = None
         self.negotiation = Negotiation()
+        self.peer_uuids: Uuids | None = None
         self.peer_sizes: Sizes | None = None
         self.consider_resync = self.discard_my_data = False
         #: Set while a new current UUID is on its way to the disk: no write may complete.
@@ -164,8 +151,12 @@ class Volume:
         self.generation_flushed = 0
         #: The superblock on disk has a bitmap UUID.
         self.resync_on_disk = False
+        self.written: Superblock | None = None  # the superblock that the disk has
+        self.measuring: Ticket | None = None  # the size of the disk is being looked at
+        #: What is to be said of a resize that was done without the peer (--assume-peer-has-space).
+        self.grown_alone = NO_SIZES_FLAGS
         self._version = self._persisted = 0
-        self._writing: Ticket | None = None
+        self.writing: Ticket | None = None  # who writes the superblock, or moves it
         self.orders_under_way = 0
         self._idle = Ticket()  # who waits for their end
         #: The last one in the queue of those who read or write bitmap pages (see bitmap_disk).
@@ -269,13 +260,13 @@ class Volume:
         """Make the superblock durable as it is now."""
         wanted = self._version
         while self._persisted < wanted:
-            if self._writing is not None:
-                yield Await(self._writing)
+            if self.writing is not None:
+                yield Await(self.writing)
                 continue
             layout = self.layout
             if layout is None or self._let_go(layout):
                 return None
-            self._writing = Ticket()
+            self.writing = Ticket()
             result = yield from self._before_superblock()
             gone = self._let_go(layout)
             version = self._version
@@ -288,8 +279,8 @@ class Volume:
                 result = yield from self.perform(WriteMeta(self.number, (piece,)))
                 if result is None:
                     self.current_on_disk = block.generation.current
-                    self.flags_durable = block.flags
-            done, self._writing = self._writing, None
+                    self.flags_durable, self.written = block.flags, block
+            done, self.writing = self.writing, None
             if isinstance(result, IoFailed):
                 if self.layout is layout:
                     self._persisted = self._version
@@ -303,13 +294,13 @@ class Volume:
     def crash_would_tell(self) -> Script[None]:
         """Before a write for which this node keeps the books: wait until the disk says that its node is, or
         works for, a Primary. Without that nobody looks at the activity log after a crash."""
-        if MdFlag.PRIMARY not in self.flags_durable:
+        if MdFlag.PRIMARY not in self.flags_durable or not self.size_durable:
             yield from self.persist()
 
     def _before_superblock(self) -> Script[IoFailed | None]:
         """Make durable what the superblock as it is now takes for granted."""
         result: IoFailed | None = None
-        covered = -1
+        covered = sized = -1
         while result is None:
             drops_primary = MdFlag.PRIMARY in self.flags_on_disk and MdFlag.PRIMARY not in self.md_flags()
             if self.generation is not None and self._is_new(self.generation):
@@ -322,9 +313,18 @@ class Volume:
                 # on disk: the bitmap must stand alone, with what was written here alone while it was written.
                 covered = self.alone_writes
                 result = yield from self.write_bitmap()
+            elif not self.size_durable and sized != self.size:
+                # Once the superblock says that the device is larger, the bits of what is new count.
+                sized = self.size
+                result = yield from self.write_bitmap()
             else:
                 break
         return result
+
+    @property
+    def size_durable(self) -> bool:
+        """The superblock on disk reaches as far as the device does."""
+        return self.written is None or self.written.size_sectors * SECTOR >= self.size
 
     def _drops_resync(self) -> bool:
         return self.resync_on_disk and self.generation is not None and not self.generation.bitmap
@@ -338,10 +338,10 @@ class Volume:
 
     def metadata_at_rest(self) -> Script[None]:
         """Wait until no write of superblock or bitmap is under way (a Failed disk begins no new ones)."""
-        while (busy := self._writing or self.bitmap_busy) is not None:
+        while (busy := self.writing or self.bitmap_busy) is not None:
             yield Await(busy)
 
-    def perform(self, order: DataOrder | WriteMeta) -> Script[Any]:
+    def perform(self, order: DiskOrder) -> Script[Any]:
         """Carry out an order on the disk; if it fails, that has been acted on when the result is back.
 
         A result of a disk that was let go of meanwhile says nothing about the present one.
@@ -356,7 +356,7 @@ class Volume:
         """An order on the disk is under way."""
         self.orders_under_way += 1
 
-    def order_ends(self, incarnation: int, order: DataOrder | WriteMeta, result: object) -> None:
+    def order_ends(self, incarnation: int, order: DiskOrder, result: object) -> None:
         """It is over; `incarnation` of the disk when it began."""
         self.orders_under_way -= 1
         if not self.orders_under_way:
@@ -443,7 +443,7 @@ class Volume:
         if size == self.size:
             return
         if self.engine.lane is not None:
-            self.engine.lane.close()
+            self.engine.lane.resized()
         self.size = size
         if self.layout is not None:
             self.bitmap.resize(bits_for(size))

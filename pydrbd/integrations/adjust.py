@@ -17,9 +17,11 @@ from pydrbd.config.options import Handlers, OptionGroup
 from pydrbd.config.optionspec import value_text
 from pydrbd.config.reader import load
 from pydrbd.config.view import ResourceView, for_node, require_implemented
+from pydrbd.engine.resize import limit
 from pydrbd.engine.retune import take_options
 from pydrbd.errors import StateRefused
 from pydrbd.integrations.describe import describe, structure
+from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Refusal
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ HOW: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("verify-alg", "csums-alg", "data-integrity-alg"), _RECONNECT),
         **dict.fromkeys(("always-asbp", "rr-conflict", "csums-after-crash-only", "fencing"), _NOW),
     },
-    "disk": dict.fromkeys(("on-io-error", "discard-zeroes-if-aligned", "read-balancing"), _NOW),
+    "disk": dict.fromkeys(("on-io-error", "discard-zeroes-if-aligned", "read-balancing", "size"), _NOW),
     "peer-device": dict.fromkeys(
         ("resync-rate", "c-plan-ahead", "c-delay-target", "c-fill-target", "c-max-rate", "c-min-rate"), _NOW
     ),
@@ -126,6 +128,7 @@ def adjust(node: Node, config: str, groups: list[str], dry_run: bool) -> dict[st
     wanted = for_node(loaded, node.view.name, node.view.node_name, is_local)
     require_implemented(wanted)
     found = [one for one in differences(node.view, wanted) if not groups or one.group in groups]
+    found = [_smaller_later(node, wanted, one) for one in found]
     left = [str(one) for one in found if one.how is How.RESTART]
     todo = [one for one in found if one.how is not How.RESTART]
     agreed = any(one.how is How.RECONNECT for one in todo)
@@ -137,10 +140,33 @@ def adjust(node: Node, config: str, groups: list[str], dry_run: bool) -> dict[st
         if reconnect:
             node.driver.run(node.engine.disconnect(False))
         _apply(node, _partly(node.view, wanted, todo))
+        resized = [one for one in todo if (one.group, one.name) == ("disk", "size")]
         if reconnect:
             node.link.reserve()
             node.driver.run(node.engine.connect(False))
+        for one in resized:
+            _resize(node, wanted, _volume(one))
     return {"steps": steps, "left": left}
+
+
+def _volume(one: Difference) -> int:
+    return int(one.where.rpartition("/")[2])
+
+
+def _smaller_later(node: Node, wanted: ResourceView, one: Difference) -> Difference:
+    """A device in use is not made smaller than it is."""
+    if (one.group, one.name) != ("disk", "size"):
+        return one
+    number = _volume(one)
+    size = wanted.volumes[number].disk_options.size * SECTOR
+    smaller = 0 < size < node.driver.call(lambda: node.engine.size(number))
+    return replace(one, how=How.RESTART) if smaller else one
+
+
+def _resize(node: Node, wanted: ResourceView, number: int) -> None:
+    """`disk { size }` has changed: the device grows as by the command. CommandFailed, StateRefused."""
+    volume, size = node.engine.volumes[number], wanted.volumes[number].disk_options.size * SECTOR
+    node.driver.run(limit(node.engine, volume, size))
 
 
 def _partly(running: ResourceView, wanted: ResourceView, todo: list[Difference]) -> ResourceView:

@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from pydrbd.errors import MappingError
@@ -130,12 +131,12 @@ def cut(mapped: MappedDevice) -> None:
         _disconnect(index)
 
 
-def reattach(mapped: MappedDevice) -> None:
+def reattach(mapped: MappedDevice) -> MappedDevice:
     """Gives the device a new connection after its server died and was started again; parked I/O goes on.
 
     The old server must be dead (killed and gone), or its late writes may overtake new ones. The export
-    must still have the size that the device has, and offer what it offered. Proves with a read that I/O
-    flows. MappingError.
+    must still have the size that the device has, and offer what it offered; if it has grown, so does the
+    device. Proves with a read that I/O flows. The device as it is now; MappingError.
     """
     index = index_of(mapped.path)
     if index is None or not alive(mapped):
@@ -150,8 +151,17 @@ def reattach(mapped: MappedDevice) -> None:
         finally:
             opened.socket.close()
         if answers(mapped.path):
-            return
+            return _grown(mapped, index, opened.size // BLOCK_SIZE * BLOCK_SIZE)
     raise MappingError(f"{mapped.path} was given a new connection, but reads from it get no answer.")
+
+
+def _grown(mapped: MappedDevice, index: int, size: int) -> MappedDevice:
+    """A server keeps the size of an export as long as a connection lasts: behind a new one the device may be
+    larger."""
+    if size <= mapped.size:
+        return mapped
+    netlink.resize(index, size, mapped.backend_id)
+    return replace(mapped, size=size)
 
 
 def set_io_timeout(mapped: MappedDevice, milliseconds: int) -> None:

@@ -94,8 +94,10 @@ def remap_volume(run_dir: Path, node: str, resource: str, volume: int) -> Mapped
         if present is None:
             return None
         if present.kind == "nbd":
-            kernel_nbd.reattach(present)
-            return present
+            again = kernel_nbd.reattach(present)
+            if again != present:
+                _write(_record(run_dir, node, resource, volume), again)
+            return again
         if answers(present.path):
             return present
         _forget(run_dir, node, resource, volume)

@@ -124,6 +124,12 @@ def reconfigure(index: int, sock_fd: int, backend_id: str) -> None:
     _call(_CMD_RECONFIGURE, request, f"Cannot reconnect /dev/nbd{index}")
 
 
+def resize(index: int, size: int, backend_id: str) -> None:
+    """Gives a device `size` bytes, also while it is mounted; its connection must serve as many already."""
+    request = _u32(_ATTR_INDEX, index) + _string(_ATTR_BACKEND_ID, backend_id) + _u64(_ATTR_SIZE, size)
+    _call(_CMD_RECONFIGURE, request, f"Cannot resize /dev/nbd{index}")
+
+
 def status(index: int | None = None) -> list[DeviceStatus]:
     """The state of one device, or of all that exist (in the kernel's order)."""
     request = b"" if index is None else _u32(_ATTR_INDEX, index)

@@ -87,6 +87,11 @@ class BlockFile:
             request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, slot.offset, slot.length, 0)
             _retry_busy(lambda: fcntl.fcntl(self.fd, _OFD_SETLK, request), self.path)
 
+    def measure(self) -> int:
+        """Bytes of the disk; what it has grown by may be used from here on. OSError."""
+        self.size = max(self.size, os.lseek(self.fd, 0, os.SEEK_END))
+        return self.size
+
     def close(self) -> None:
         # Some file systems report lost writes here once more; a flush has, or the disk is let go of anyway.
         with contextlib.suppress(OSError):

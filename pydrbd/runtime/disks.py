@@ -14,7 +14,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,6 +24,8 @@ from pydrbd.engine.orders import (
     DiskInfo,
     FlushDisk,
     IoFailed,
+    MeasureDisk,
+    NoteSize,
     OpenDisk,
     Order,
     ReadBlocks,
@@ -32,6 +34,7 @@ from pydrbd.engine.orders import (
     WriteMeta,
     ZeroBlocks,
 )
+from pydrbd.runtime import disk_sizes
 from pydrbd.runtime.blockfile import BlockFile, Slot
 from pydrbd.runtime.directfile import DirectFile
 from pydrbd.wire.auth import digest
@@ -94,6 +97,8 @@ class Disks:
             FlushDisk: lambda volume, _order: volume.data.flush(),
             ReadMeta: lambda volume, order: volume.meta.read(order.offset, order.length),
             WriteMeta: _write_meta,
+            MeasureDisk: _measure,
+            NoteSize: _note_size,
         }
 
     def perform(self, order: Order) -> Any:
@@ -161,7 +166,8 @@ class Disks:
             raise OSError(
                 errno.ENOSPC, f"{small.path} is too small: {small.size} bytes, at least {SMALLEST} needed"
             )
-        info = DiskInfo(data.size, meta.size, spec.kind, spec.index, boot_identifier())
+        known = disk_sizes.noted(spec.disk) if spec.kind == "internal" else ((), 0)
+        info = DiskInfo(data.size, meta.size, spec.kind, spec.index, boot_identifier(), *known)
         with self._lock:
             self._volumes[number] = _Volume(data, meta, info, self._lock)
         return info
@@ -225,6 +231,16 @@ def _write_meta(volume: _Volume, order: WriteMeta) -> None:
     for offset, data in order.pieces:
         meta.write(offset, data)
     meta.flush()
+
+
+def _measure(volume: _Volume, _order: MeasureDisk) -> DiskInfo:
+    data, meta = volume.data.measure(), volume.meta.measure()
+    volume.info = replace(volume.info, data_device_bytes=data, md_device_bytes=meta)
+    return volume.info
+
+
+def _note_size(volume: _Volume, order: NoteSize) -> None:
+    disk_sizes.note(volume.data.path, order.device_bytes, order.device_uuid)
 
 
 def _close(volume: _Volume) -> None:

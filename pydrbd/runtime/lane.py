@@ -15,7 +15,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import lane as engine_lane
+from pydrbd.engine.lane import Lane as EngineLane
+from pydrbd.engine.lane_table import CLOSED
 from pydrbd.hotpath import COMPILED
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ DATA_MS, DATA_SECONDS = 1000, 1.0
 class NativeLane(Native):
     """The lane of a resource with one volume."""
 
-    book: engine_lane.Lane
+    book: EngineLane
     disks: Disks
     number: int
     wake_fd: int
@@ -52,7 +53,7 @@ class NativeLane(Native):
         lane = cls(mutex, number)
         lane.disks, lane.number = disks, number
         lane.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        lane.book = engine_lane.Lane(engine, lane)
+        lane.book = EngineLane(engine, lane)
         lane.serve()
         return lane
 
@@ -92,7 +93,7 @@ class NativeLane(Native):
         return self.has_disk
 
     def _drop_disk(self) -> None:
-        if self.has_disk and self.mode == engine_lane.CLOSED and not self.serves_reads:
+        if self.has_disk and self.mode == CLOSED and not self.serves_reads:
             self.set_disk(-1)
 
     # --- the loop's thread -----------------------------------------------------------------------

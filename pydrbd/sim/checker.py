@@ -29,7 +29,8 @@ from pydrbd.sim.driver import Observer, Task
 from pydrbd.sim.history import ZERO, Branch, Write, payload, values_of
 from pydrbd.sim.power import PowerChecks
 from pydrbd.sim.promises import Promises
-from pydrbd.sim.sizes import check_size, compared
+from pydrbd.sim.resizing import check_end
+from pydrbd.sim.sizes import LITTER, check_size, compared
 from pydrbd.sim.verdicts import Verdicts
 from pydrbd.sim.verify import Rotten
 from pydrbd.units import AL_EXTENT_BYTES, SECTOR
@@ -319,6 +320,7 @@ class Checker(PowerChecks, Observer):
         s = peek.state(node.engine, 0)
         self.verdicts.look(node, peer)
         check_size(node, s.disk, world.profile.size)
+        check_end(world, node)
         if s.disk != self._disk_state[name]:
             old, self._disk_state[name] = self._disk_state[name], s.disk
             if old == Disk.INCONSISTENT and s.disk == Disk.UP_TO_DATE:
@@ -410,5 +412,9 @@ class Checker(PowerChecks, Observer):
             raise Violation("end", f"{len(differs)} blocks differ at the end; {text}")
         if self.branch[a.name] is not self.branch[b.name]:
             raise Violation("divergence", "both nodes are UpToDate and connected, with two histories")
-        for sector in list(self.branch[a.name].touched()):
-            self.branch[a.name].check_content(sector, self.world.sector(a, sector), a.name)
+        branch = self.branch[a.name]
+        for sector in list(branch.touched()):
+            value = self.world.sector(a, sector)
+            if value >= LITTER and sector * SECTOR >= self.world.profile.size:
+                value = ZERO  # what the disk has grown by was no zeros
+            branch.check_content(sector, value, a.name)

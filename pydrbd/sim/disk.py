@@ -18,6 +18,8 @@ from pydrbd.engine.orders import (
     DiskInfo,
     FlushDisk,
     IoFailed,
+    MeasureDisk,
+    NoteSize,
     Order,
     ReadBlocks,
     ReadMeta,
@@ -55,6 +57,8 @@ class SimDisk:
         self.fault: Callable[[Order], IoFailed | None] | None = None
         #: Sectors of data that cannot be read until they are written.
         self.unreadable: set[int] = set()
+        #: What NoteSize has left.
+        self.noted: tuple[tuple[int, ...], int] = ((), 0)
         #: Orders take so many times as long, and none ends before `hung_until`.
         self.slower = 1.0
         self.hung_until = 0.0
@@ -70,8 +74,29 @@ class SimDisk:
         """Another disk, of this size and without metadata; the data area must be empty."""
         md_bytes = max(68 << 10, SUPERBLOCK_BYTES + AL_BYTES + bitmap_bytes_for(size // SECTOR))
         self.size = size
-        self.layout: Layout = flexible_layout(size, md_bytes)
+        self._layout: Layout = flexible_layout(size, md_bytes)
         self.meta = bytearray(md_bytes)
+
+    def grow(self, size: int) -> None:
+        """The same disk, larger, and so is what its metadata are on. What is new there is litter."""
+        md_bytes = max(len(self.meta), SUPERBLOCK_BYTES + AL_BYTES + bitmap_bytes_for(size // SECTOR))
+        self.size = size
+        self.meta += b"\xa5" * (md_bytes - len(self.meta))
+        self._layout = flexible_layout(size, md_bytes)
+
+    @property
+    def layout(self) -> Layout:
+        """Where the metadata are that count."""
+        return self._layout
+
+    def may_grow(self) -> bool:
+        """Its metadata would be found afterwards."""
+        return True
+
+    @property
+    def room(self) -> int:
+        """Bytes of data that the disk has room for, once its metadata are where they belong."""
+        return self._layout.data_bytes
 
     # --- orders -----------------------------------------------------------------------------
     def info(self) -> DiskInfo:
@@ -96,6 +121,11 @@ class SimDisk:
                 return self.write(offset, bytes(length))
             case FlushDisk():
                 self.cached.clear()
+                return None
+            case MeasureDisk():
+                return self.info()
+            case NoteSize(device_bytes=device_bytes, device_uuid=device_uuid):
+                self.noted = (device_bytes, device_uuid)
                 return None
             case ReadMeta(offset=offset, length=length):
                 if offset < 0 or offset + length > len(self.meta):
@@ -150,12 +180,15 @@ class SimDisk:
             if offset < 0 or offset + len(data) > len(self.meta):
                 return IoFailed(EIO, f"metadata write at {offset}+{len(data)} beyond the device")
             self.meta[offset : offset + len(data)] = data
-            if offset < SUPERBLOCK_BYTES:
-                self._superblock = None
-            if offset < SUPERBLOCK_BYTES + AL_BYTES:
-                self._hot = None
+            self._meta_written(offset, len(data))
         self.meta_writes += 1
         return None
+
+    def _meta_written(self, offset: int, _length: int) -> None:
+        if offset < SUPERBLOCK_BYTES:
+            self._superblock = None
+        if offset < SUPERBLOCK_BYTES + AL_BYTES:
+            self._hot = None
 
     def _put(self, block: int, new: bytes, *, cached: bool) -> None:
         old = self.blocks.get(block, ZERO_BLOCK)
@@ -206,7 +239,8 @@ class SimDisk:
     # --- what is on disk, for the checker ------------------------------------------------------
     def superblock(self) -> Superblock:
         if self._superblock is None:
-            self._superblock = decode(bytes(self.meta[:SUPERBLOCK_BYTES]))
+            at = self.layout.superblock_offset
+            self._superblock = decode(bytes(self.meta[at : at + SUPERBLOCK_BYTES]))
         return self._superblock
 
     def hot_extents(self) -> frozenset[int]:
@@ -243,7 +277,11 @@ def _part(offset: int, data: bytes, rng: random.Random, *, anywhere: bool) -> li
 def create_md(disk: SimDisk, device_uuid: int) -> None:
     """Write the metadata of a disk as create-md does: just created, Inconsistent."""
     superblock = new_superblock(disk.layout, device_uuid)
-    disk.write_meta([(0, superblock.encode()), (disk.layout.al_offset, al_ring.EMPTY_RING)])
+    pieces = [
+        (disk.layout.superblock_offset, superblock.encode()),
+        (disk.layout.al_offset, al_ring.EMPTY_RING),
+    ]
+    disk.write_meta(pieces)
     bitmap = bytes(disk.layout.bitmap_bytes)
     disk.write_meta([(disk.layout.bitmap_offset, bitmap)])
 
@@ -265,4 +303,4 @@ def synced_md(disk: SimDisk, device_uuid: int, current: int, size: int = 0) -> N
         al_extents=created.al_extents,
         bitmap_offset=created.bitmap_offset,
     )
-    disk.write_meta([(0, superblock.encode())])
+    disk.write_meta([(disk.layout.superblock_offset, superblock.encode())])

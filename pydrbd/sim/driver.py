@@ -19,6 +19,8 @@ from pydrbd.engine.orders import (
     CloseDisk,
     FlushDisk,
     IoFailed,
+    MeasureDisk,
+    NoteSize,
     OpenDisk,
     Order,
     RunHandler,
@@ -189,7 +191,9 @@ class SimDriver:
         self.running[task] = type(order).__name__
         if not isinstance(order, Await):
             self.orders[task] = order
-            delay = self.disks[order.volume].lag(self._delay(), self.clock.now)
+            delay = self._delay()
+            if not isinstance(order, MeasureDisk | NoteSize):  # these ask nothing of the disk itself
+                delay = self.disks[order.volume].lag(delay, self.clock.now)
             if isinstance(order, RunHandler) and order.name in self.engine.options.handlers:
                 delay += self.handlers.seconds(order)
             self.clock.after(delay, self._carry_out, task, order)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pydrbd.engine.lane import CLIENT, CLOSED, CONFIRMED, CURRENT, FAILED, PEER, RUNS, WRITTEN
+from pydrbd.engine.lane_table import CLIENT, CLOSED, CONFIRMED, CURRENT, FAILED, PEER, RUNS, WRITTEN
 from pydrbd.engine.orders import Ticket
 from pydrbd.format.bitmap_pages import BITS_PER_PAGE, bits_covered, extents_of
 from pydrbd.units import BIT_BYTES, MAX_DATA_BYTES, SECTOR

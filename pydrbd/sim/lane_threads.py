@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydrbd.engine import lane as lane_module
 from pydrbd.engine.engine import Engine
-from pydrbd.engine.lane import CLIENT, PEER
+from pydrbd.engine.lane import Lane
+from pydrbd.engine.lane_table import CLIENT, PEER
 from pydrbd.engine.orders import Await, FlushDisk, IoFailed, ReadBlocks, Script, WriteBlocks
 from pydrbd.sim.lane import Table
 from pydrbd.units import SECTOR
@@ -30,7 +30,7 @@ from pydrbd.wire.packets import (
 def give(engine: Engine) -> Table:
     """Give an engine its lane."""
     table = Table()
-    lane_module.Lane(engine, table)
+    Lane(engine, table)
     return table
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pydrbd.engine.engine import Engine
-from pydrbd.engine.lane import WRITTEN
+from pydrbd.engine.lane_table import WRITTEN
 from pydrbd.engine.state import State
 from pydrbd.sim.lane_threads import table_of
 from pydrbd.vocabulary import Conn, Disk, Role
@@ -35,6 +35,11 @@ def running_session(engine: Engine) -> int | None:
 def size(engine: Engine, volume: int) -> int:
     """Bytes of the device, 0 if it is not known."""
     return engine.volumes[volume].size
+
+
+def configured_size(engine: Engine | None) -> int:
+    """What the node limits volume 0 to, in bytes; 0: nothing."""
+    return engine.volumes[0].options.size if engine is not None else 0
 
 
 def attached(engine: Engine, volume: int) -> bool:

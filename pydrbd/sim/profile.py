@@ -24,6 +24,7 @@ from pydrbd.sim.network import NetProfile
 from pydrbd.sim.options_draw import draw_options, draw_policies
 from pydrbd.sim.orderly import ORDERLY_ACTIONS, draw_orderly
 from pydrbd.sim.read_balance import with_read_balancing
+from pydrbd.sim.resizing import RESIZE_ACTIONS, Resizing, draw_resizing
 from pydrbd.sim.resume import RESUME_ACTIONS, draw_resume
 from pydrbd.sim.sizes import SIZE_ACTIONS, Sizes, draw_sizes
 from pydrbd.sim.squeeze import Squeeze, draw_squeeze
@@ -60,6 +61,7 @@ WEIGHTS = {
     **VERIFY_ACTIONS,
     **ORDERLY_ACTIONS,
     **SIZE_ACTIONS,
+    **RESIZE_ACTIONS,
 }
 NODES = ("alpha", "beta")
 
@@ -88,6 +90,7 @@ class Profile:
     net_faults: NetFaults = field(default_factory=NetFaults)
     squeeze: Squeeze = field(default_factory=Squeeze)
     sizes: Sizes = field(default_factory=Sizes)
+    resizing: Resizing = field(default_factory=Resizing)
     #: The nodes have lanes (engine/lane.py), as with the compiled hot path.
     lanes: tuple[str, ...] = ()
 
@@ -110,6 +113,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     actions += draw_careless(seed) + draw_marks(seed) + draw_verify(seed)
     actions += draw_exchange(seed) + draw_orderly(seed) + draw_suspend(seed)
     sizes = draw_sizes(seed, NODES, profile.size)
+    resizing = draw_resizing(seed, NODES, profile.size)
     drawn = {name: with_algorithms(seed, options) for name, options in drawn.items()}
     drawn = {name: replace(options, handlers=draw_handlers(seed)) for name, options in drawn.items()}
     drawn = with_read_balancing(seed, with_min_rate(seed, drawn, profile.size))
@@ -119,9 +123,10 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
         actions += fencing
     return replace(
         profile,
-        actions=actions + sizes.actions,
+        actions=actions + sizes.actions + resizing.actions,
         swarm=True,
         sizes=sizes,
+        resizing=resizing,
         lanes=_draw_lanes(seed),
         disk_faults=disk_faults,
         net_faults=net_faults,

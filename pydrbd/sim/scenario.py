@@ -23,6 +23,7 @@ from pydrbd.sim.marks import MarkActions
 from pydrbd.sim.net_faults import NetActions
 from pydrbd.sim.orderly import OrderlyActions
 from pydrbd.sim.profile import WEIGHTS
+from pydrbd.sim.resizing import ResizeActions
 from pydrbd.sim.resume import ResumeActions
 from pydrbd.sim.sizes import SizeActions
 from pydrbd.sim.split_brain import SplitBrainActions
@@ -47,6 +48,7 @@ class Scenario(
     ExchangeActions,
     MarkActions,
     OrderlyActions,
+    ResizeActions,
     SizeActions,
     FenceActions,
     SplitBrainActions,
@@ -296,6 +298,7 @@ class Scenario(
     def _heal(self) -> Process:
         yield from self._calm_down(serve=False)
         yield from self._repair()
+        yield from self._all_of_it()
         self.world.checker.finish()
 
     def _calm_down(self, *, serve: bool) -> Process:
@@ -356,6 +359,10 @@ class Scenario(
                 yield from self._reconnect(node)
             yield 0.3
         self.victim = None
+
+    def _agree_again(self) -> Process:
+        yield from self._agree()
+        yield from self._until(self._healthy, "the two to be in sync")
 
     def _divorced(self) -> bool:
         """Both began a generation without the other, and at least one refuses to talk: a split brain.

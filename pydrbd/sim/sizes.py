@@ -18,6 +18,7 @@ from pydrbd.sim import peek
 from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.disk import BLOCK
 from pydrbd.sim.history import Write, payload
+from pydrbd.sim.internal_disk import InternalDisk, device_bytes
 from pydrbd.sim.steps import Steps
 from pydrbd.units import MIB, SECTOR
 from pydrbd.vocabulary import Conn, Disk
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 #: Actions of this module, `_do_NAME` below, and how often one is chosen when it is switched on.
 SIZE_ACTIONS: dict[str, int] = {"replace_disk": 5}
 _EXTRA = (4096, 64 * 1024, MIB, 5 * MIB + 3 * SECTOR)
-#: Leftovers of another life, which no client has written.
-_LEFTOVER = (1 << 40) + 100
+#: Numbers from here on are leftovers of another life, which no client has written.
+LITTER = 1 << 40
+_LEFTOVER = LITTER + 100
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,15 @@ def litter(world: World, node: Node, start: int) -> None:
     checker = world.checker
     number = _LEFTOVER + len(checker.writes)
     checker.writes[number] = Write(number, node.name, "write", 0, 0, -1, -1)
-    for block in range(-(-start // BLOCK), node.disk.size // BLOCK):
+    for block in range(-(-start // BLOCK), node.disk.room // BLOCK):
         if world.fault_rng.random() < 0.5:
             data = payload(number, block * BLOCK // SECTOR, BLOCK // SECTOR)
             node.disk._put(block, data, cached=False)
+
+
+def whole_disk(node: Node, data: int) -> int:
+    """Bytes of a disk of the node's kind that has room for `data` bytes (and hardly more)."""
+    return device_bytes(data) if isinstance(node.disk, InternalDisk) else data
 
 
 def compared(world: World) -> int:
@@ -70,7 +77,7 @@ def compared(world: World) -> int:
     last block that may be a part, where a disk is larger."""
     disks = [node.disk for node in world.nodes.values()]
     device = min(disk.superblock().size_sectors for disk in disks) * SECTOR
-    return device if all(disk.size == device for disk in disks) else device // BLOCK * BLOCK
+    return device if all(disk.room == device for disk in disks) else device // BLOCK * BLOCK
 
 
 def check_size(node: Node, disk: Disk, wanted: int) -> None:
@@ -96,7 +103,7 @@ class SizeActions(Steps):
         if not self._may_replace(node):
             yield from self._attach(node)
             return
-        self._replace(node, new)
+        self._replace(node, whole_disk(node, new))
         litter(self.world, node, size)
         self.world.counts["disks replaced by smaller ones" if new < size else "disks replaced"] += 1
         if self.rng.random() < 0.2:
@@ -117,7 +124,7 @@ class SizeActions(Steps):
             yield from self._command(node, "detach --force", _detach_by_force)
             if not node.up or self._disk(node) == Disk.DISKLESS:
                 new = size + self.rng.choice((*_EXTRA, 0))
-                self._replace(node, new)
+                self._replace(node, whole_disk(node, new))
                 litter(self.world, node, size)
                 yield from self._attach(node)
             else:

@@ -15,6 +15,7 @@ from pydrbd.errors import PydrbdError
 from pydrbd.sim import lane_threads, peek
 from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.history import Read, Write, payload
+from pydrbd.sim.resizing import new_spot
 from pydrbd.units import BIT_BYTES, MIB, SECTOR
 from pydrbd.vocabulary import OnIoError, Protocol
 
@@ -136,6 +137,9 @@ class Workload:
             self._start(node, kind, lane_threads.flush(engine), request, "flush")
             return
         first, sectors = self._range(kind)
+        spot = new_spot(self.world, node) if kind == "write" and self.rng.random() < 0.2 else None
+        if spot is not None:
+            first, sectors = spot, min(sectors, BIT_BYTES // SECTOR)
         offset, length = first * SECTOR, sectors * SECTOR
         request = Request(kind, self.world.clock.now, self.world.clock.step)
         branch = self.world.checker.branch[node.name]
@@ -191,6 +195,7 @@ class Workload:
             branch.end_read(request.read, bytes(result) if good else None, node.name)  # type: ignore[call-overload]
         elif request.write is not None:
             self.counts["acknowledged" if good else "failed"] += 1
+            self._promise(request.write, good)
             if good:
                 self.world.checker.promises.answered(node, request.write)
             else:
@@ -201,6 +206,11 @@ class Workload:
                 self.world.checker.on_flush(node, request.begun, request.write)
         elif good:
             self.world.checker.on_flush(node, request.begun)
+
+    def _promise(self, write: Write, good: bool) -> None:
+        end = (write.first + write.sectors) * SECTOR
+        if good and end > self.world.profile.size:
+            self.world.promised = max(self.world.promised, end)
 
     def idle(self) -> Callable[[], bool]:
         """A condition: no request is under way, and what was answered has arrived."""

@@ -14,10 +14,11 @@ from pydrbd.sim.clock import Clock
 from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk, create_md, synced_md
 from pydrbd.sim.fence import Manager
 from pydrbd.sim.history import Branch, Write, payload, values_of
+from pydrbd.sim.internal_disk import InternalDisk, device_bytes
 from pydrbd.sim.network import Network
 from pydrbd.sim.node import Node
 from pydrbd.sim.profile import Profile
-from pydrbd.sim.sizes import litter
+from pydrbd.sim.sizes import LITTER, litter
 from pydrbd.sim.verify import ROTTEN
 from pydrbd.sim.workload import Workload
 from pydrbd.units import SECTOR
@@ -44,16 +45,21 @@ class World:
         #: What happened how often: actions by name, crashes, power cuts, partitions, resyncs.
         self.counts: Counter[str] = Counter()
         self.nodes: dict[str, Node] = {}
+        #: The end, in bytes, of what was acknowledged behind the end of the device as it was at first.
+        self.promised = 0
         self.manager = Manager(self, seed)
         current = int.from_bytes(self.entropy(8), "big") & ~1
         for name, options in profile.options.items():
-            disk = SimDisk(profile.size + profile.sizes.extra.get(name, 0))
+            data = profile.size + profile.sizes.extra.get(name, 0)
+            internal = name in profile.resizing.internal
+            disk = InternalDisk(device_bytes(data)) if internal else SimDisk(data)
             disk.by_sector = profile.disk_faults.tearing
             device_uuid = int.from_bytes(self.entropy(8), "big")
             if profile.fresh:
                 create_md(disk, device_uuid)
             else:
                 synced_md(disk, device_uuid, current, profile.size)
+            disk.noted = ((disk.size,), device_uuid)
             node = self.nodes[name] = Node(self, options, disk)
             self.network.hosts[name] = node
         self.workload = Workload(self)
@@ -106,10 +112,10 @@ class World:
         lies behind the end of the device."""
         values = {}
         for block, data in node.disk.blocks.items():
-            if block * BLOCK >= self.profile.size:
-                continue
+            # Behind the end of the device as it was at first, only what clients wrote.
+            most = ROTTEN if block * BLOCK < self.profile.size else LITTER
             for index, value in enumerate(values_of(data, block)):
-                if 0 < value < ROTTEN:
+                if 0 < value < most:
                     values[block * _PER_BLOCK + index] = value
         return values
 

@@ -62,6 +62,7 @@ def up(pair: Pair, node: str) -> float:
     command = [sys.executable, "-m", "pydrbd.cli.main", "-c", str(pair.config), "--node", node, "up", "r0"]
     run_dir = str(pair.alpha.run_dir)
     environment = os.environ | {"PYDRBD_RUN_DIR": run_dir, "PYDRBD_SUPERVISOR": "no"}
+    environment["PYDRBD_SIZES"] = f"{run_dir}/sizes"
     begin = time.monotonic()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     took = time.monotonic() - begin

@@ -246,6 +246,61 @@ marks_scenario() {
     echo "ok marks"
 }
 
+# usage: grow SIZE   Both backing stores have SIZE now.
+grow() {
+    truncate -s "$1" $KERNEL_STORE $OUR_STORE
+    losetup -c "$KERNEL_DISK"
+}
+
+# Both devices have more than $1 bytes, and the same; DATA_BYTES is what they have.
+both_larger() {
+    both_good
+    DATA_BYTES=$(kernel_data_bytes 0)
+    local ours
+    ours=$(on ours status --verbose --statistics r0 | grep -o 'size:[0-9]*' | head -1)
+    [ "$ours" = "size:$((DATA_BYTES / 1024))" ] && [ "$DATA_BYTES" -gt "$1" ]
+}
+
+# Both disks grow, and each side is asked to resize, as Primary and as its peer.
+resize_scenario() {
+    local device before=$DATA_BYTES
+    on ours primary r0
+    kernel_wait 0 20 cs:Connected ro:Secondary/Primary
+    device=$(on ours map r0/0)
+    grow 96M
+    on ours resize r0
+    both_larger "$before"
+    # The server keeps the size of an export for each connection; a new process makes a new one.
+    on ours restart r0
+    both_good
+    wait_until 20 '[ "$(blockdev --getsize64 '"$device"')" = '"$DATA_BYTES"' ]'
+    fio_verify o_grown "$device" 4M "--offset=$((before - 1048576))"
+    on ours unmap r0
+    echo "ok we_resize_as_primary"
+    before=$DATA_BYTES
+    grow 128M
+    $DRBDSETUP resize 0
+    both_larger "$before"
+    on ours secondary r0
+    kernel_wait 0 20 ro:Secondary/Secondary
+    echo "ok kernel_resizes_beside_us"
+    before=$DATA_BYTES
+    kernel_primary 0
+    grow 160M
+    $DRBDSETUP resize 0
+    both_larger "$before"
+    fio_verify k_grown /dev/drbd0 4M "--offset=$((before - 1048576))"
+    echo "ok kernel_resizes_as_primary"
+    before=$DATA_BYTES
+    grow 192M
+    on ours resize r0
+    both_larger "$before"
+    fio_verify k_grown2 /dev/drbd0 4M "--offset=$((before - 1048576))"
+    kernel_secondary 0
+    kernel_wait 0 20 ro:Secondary/Secondary
+    echo "ok we_resize_beside_the_kernel"
+}
+
 # Our process dies under the kernel's writes, and is started again.
 we_crash_as_secondary() {
     kernel_primary 0

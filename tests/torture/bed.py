@@ -43,7 +43,8 @@ class Node(NetMember):
         return ["ip", "netns", "exec", self.namespace, *program, *words]
 
     def environment(self) -> dict[str, str]:
-        own = {"PYDRBD_RUN_DIR": str(self.run_dir), "PYDRBD_SUPERVISOR": "no"}  # who is killed stays dead
+        own = {"PYDRBD_RUN_DIR": str(self.run_dir), "PYDRBD_SIZES": str(self.run_dir / "sizes")}
+        own["PYDRBD_SUPERVISOR"] = "no"  # who is killed stays dead
         return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **own}
 
     def _popen(self, words: tuple[str, ...]) -> subprocess.Popen[str]:
