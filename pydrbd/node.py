@@ -48,7 +48,7 @@ from pydrbd.runtime.loop import LoopThread
 from pydrbd.runtime.workers import Workers
 from pydrbd.units import SECTOR
 from pydrbd.version import __version__
-from pydrbd.vocabulary import AfterSb, Conn, Disk, Failure, Fencing, OnIoError, Role, RrConflict
+from pydrbd.vocabulary import AfterSb, Conn, Disk, Failure, Fencing, OnIoError, OnNoData, Role, RrConflict
 
 PAGE = 4096
 #: New container objects until the youngest generation is collected (Python's own number: 700).
@@ -85,6 +85,7 @@ def engine_options(view: ResourceView) -> EngineOptions:
         always_asbp=net.always_asbp,
         rr_conflict=RrConflict(net.rr_conflict),
         fencing=Fencing(net.fencing),
+        on_no_data=OnNoData(view.options.on_no_data_accessible),
         verify_alg=net.verify_alg,
         csums_alg=net.csums_alg,
         data_integrity_alg=net.data_integrity_alg,

@@ -255,6 +255,14 @@ class Fencing(StrEnum):
     RESOURCE_AND_STONITH = "resource-and-stonith"
 
 
+class OnNoData(StrEnum):
+    """What becomes of clients' requests while a Primary has no good disk within reach (resource option
+    on-no-data-accessible)."""
+
+    IO_ERROR = "io-error"
+    SUSPEND_IO = "suspend-io"
+
+
 class RrConflict(StrEnum):
     """What a Primary does that a resync would make the target (net option rr-conflict)."""
 

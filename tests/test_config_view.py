@@ -189,6 +189,14 @@ def test_other_options_are_refused_by_name_unless_default(spec: OptionSpec) -> N
     assert (caught.value.file, caught.value.line, caught.value.column) == ("-", 3, 2)
 
 
+def test_stonith_needs_acknowledged_writes() -> None:
+    for protocol in "BC":
+        require_implemented(_view(f"net {{ protocol {protocol}; fencing resource-and-stonith; }}"))
+    with pytest.raises(ConfigError, match=r"needs protocol B or C \(154\)") as refused:
+        require_implemented(_view("net { protocol A;\n fencing resource-and-stonith; }"))
+    assert (refused.value.line, refused.value.column) == (3, 2)
+
+
 def test_a_quoted_value_cannot_steer_a_terminal() -> None:
     view = _view(f'options {{ cpu-mask "\x7f\u202e{"f" * 20}"; }}')
     with pytest.raises(NotImplementedOption, match="options/cpu-mask") as refused:

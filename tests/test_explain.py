@@ -87,6 +87,8 @@ def bent(**changes: object) -> Callable[[VolumeSnapshot], VolumeSnapshot]:
 
 GOLDEN: dict[str, Golden] = {
     "suspended": Golden("suspended"),
+    "suspended-fencing": Golden("stands_still"),
+    "suspended-no-data": Golden("suspended_without_data"),
     "split-brain": Golden("split_brain"),
     "unrelated-data": Golden("unrelated_data"),
     "settings-differ-secret": Golden("other_secret"),

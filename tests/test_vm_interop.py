@@ -81,6 +81,14 @@ def test_resize_asked_of_either_node_in_either_role(vm: Vm) -> None:
     )  # fmt: skip
 
 
+def test_we_stand_still_when_the_kernel_is_lost(vm: Vm) -> None:
+    run(
+        vm,
+        "fresh_fencing resource-and-stonith; initial_sync_from_us; stonith_scenario; both_down_and_equal\n",
+        "initial_sync_from_us", "stonith_met_again", "stonith_fenced",
+    )  # fmt: skip
+
+
 def test_refusals_outdated_disks_and_paused_resyncs(vm: Vm) -> None:
     run(
         vm,

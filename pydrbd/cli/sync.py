@@ -115,7 +115,12 @@ def suspend_io_command(app: App, names: tuple[str, ...]) -> None:
 @resource_arguments()
 @pass_app
 def resume_io_command(app: App, names: tuple[str, ...]) -> None:
-    """Let the requests of clients go on, whatever they wait for."""
+    """Let the requests of clients go on, whatever they wait for.
+
+    Those that wait for good data fail then, and so does what comes, until there are good data again.
+    Where I/O stands still because a lost peer is not fenced, it goes on: a split brain if that peer is
+    Primary by now.
+    """
     _whole_resource(app, names, "resume-io")
 
 

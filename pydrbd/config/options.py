@@ -151,7 +151,7 @@ class NetOptions(OptionGroup):
         "disconnect call-pri-lost violently retry-connect auto-discard",
         frozenset({"call-pri-lost", "violently"}),
     )
-    fencing: str = _choice("dont-care resource-only resource-and-stonith", frozenset({"resource-only"}))
+    fencing: str = _choice("dont-care resource-only resource-and-stonith", ANY)
     on_congestion: str = _choice("block pull-ahead disconnect")
     congestion_fill: int = _number(0, 0, 20971520, _SECTORS, scale=512)
     congestion_extents: int = _number(1237, 67, 65534)
@@ -217,7 +217,7 @@ class ResourceOptions(OptionGroup):
     SECTION = "options"
 
     auto_promote: bool = _flag(True, ANY)
-    on_no_data_accessible: str = _choice("io-error suspend-io")
+    on_no_data_accessible: str = _choice("io-error suspend-io", ANY)
     cpu_mask: str = _text(longest=31)
     auto_promote_timeout: int = _number(20, 0, 600, _TENTHS)
     quorum: int | str = _quorum()

@@ -171,7 +171,13 @@ def unimplemented(view: ResourceView) -> list[str]:
 
 
 def require_implemented(view: ResourceView) -> None:
-    """Raises NotImplementedOption, at the place of the first, when `unimplemented` names any."""
+    """Raises NotImplementedOption, at the place of the first, when `unimplemented` names any; ConfigError for
+    options that do not go together."""
+    if view.net.fencing == "resource-and-stonith" and view.net.protocol == "A":
+        origin = view.net.origins.get("fencing")
+        place = origin.place if origin else view.place
+        text = f"in resource {view.name}: fencing resource-and-stonith needs protocol B or C (154)"
+        raise ConfigError(text, file=place.file, line=place.line, column=place.column)
     refused = list(_refused(view))
     if not refused:
         return

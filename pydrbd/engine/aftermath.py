@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import exposure, handler_calls, takeover
+from pydrbd.engine import exposure, frozen, handler_calls, takeover
 from pydrbd.engine.generations import CacheLoss
 from pydrbd.engine.state import VERIFYING, State
 from pydrbd.vocabulary import Conn, Disk, Role
@@ -34,8 +34,7 @@ _BEFORE_EXCHANGE = (Conn.CONNECTED, Conn.WF_BITMAP_T)
 def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
     """Act on the step from `old` to `new`, which is the volume's state already."""
     promoted = old.peer == Role.SECONDARY and new.peer == Role.PRIMARY
-    if old.suspended != new.suspended:
-        engine.suspension.look()
+    engine.suspension.look()
     engine.fences.look()
     if new.conn >= Conn.CONNECTED and new.pdsk >= Disk.INCONSISTENT:
         # A peer without a disk cannot take our current UUID over.
@@ -48,8 +47,12 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
     if takes_back or _parts_from_peer_data(volume, old, new):
         apart = takes_back or (promoted and new.pdsk <= Disk.FAILED)
         _lost_peer_data(engine, volume, new, perhaps_shared=apart)
+    if old.susp_fen and not new.susp_fen:
+        frozen.thawed(engine, volume)
     if old.conn >= Conn.CONNECTED > new.conn:
         exposure.note_loss(volume)
+    elif new.conn >= Conn.CONNECTED > old.conn:
+        exposure.found_again(volume)
     if old.conn > Conn.CONNECTED >= new.conn:
         volume.resync.reset()
         if engine.session is not None:
@@ -61,11 +64,11 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
         volume.verify.ended()
     if new.conn >= Conn.SYNC_SOURCE:
         # A resync runs, so its target's disk takes writes; a kernel's node may not have said so.
-        volume.negotiation.peer_attaching = False
+        volume.negotiation.peer_attaching = volume.owes_generation = False
     if promoted and old.disk == old.pdsk == Disk.INCONSISTENT:
         volume.consider_resync = True
     if new.conn == Conn.CONNECTED and new.disk == new.pdsk == Disk.UP_TO_DATE:
-        volume.crashed_primary = volume.failed_beside_good = False
+        volume.crashed_primary = volume.failed_beside_good = volume.owes_generation = False
         volume.sent_on_trust = volume.sent_on_trust and volume.writes_lost
         if volume.cache_lost:
             volume.cache_lost = CacheLoss.NOTHING
@@ -141,7 +144,10 @@ def _lost_peer_data(engine: Engine, volume: Volume, new: State, *, perhaps_share
     # It may even have ended in an earlier connection, and the disk is put away now.
     ended_before = perhaps_shared and volume.shared
     if volume.generation.bitmap == 0 or volume.resync_may_have_ended or ended_before:
-        engine.mint(volume)
+        if new.susp_fen:
+            frozen.owe(volume)
+        else:
+            engine.mint(volume)
 
 
 def write_refused(engine: Engine, request: Request) -> None:
@@ -151,7 +157,7 @@ def write_refused(engine: Engine, request: Request) -> None:
     # Asked before the blocks are marked.
     ended = volume.resync.target_may_have_ended()
     volume.set_out_of_sync(request.offset, request.length)
-    request.acked = request.lost = True
+    request.acked = request.lost = request.refused = True
     generation = volume.generation
     if volume.state.disk == Disk.UP_TO_DATE and generation and (generation.bitmap == 0 or ended):
         engine.mint(volume)

@@ -42,7 +42,7 @@ def leave(engine: Engine, volume: int, writable: bool) -> None:
     else:
         v.open_read -= 1
     if not v.open_write:
-        v.writes_lost = v.sent_on_trust = False
+        v.writes_lost = v.lost_with_disk = v.sent_on_trust = v.left_owing = False
     if not v.open_count:
         engine.journal.changed(causes.CLOSED)
     if engine.auto_promoted and not any(x.open_count for x in engine.volumes.values()):

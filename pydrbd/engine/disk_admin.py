@@ -17,6 +17,7 @@ from pydrbd.engine import (
     bitmap_disk,
     causes,
     exposure,
+    frozen,
     generations,
     peer_state,
     relocation,
@@ -68,6 +69,7 @@ def forget_disk(volume: Volume) -> None:
     volume.bitmap = Bitmap(0)
     volume.activity_log = ActivityLog(volume.options.al_extents)
     volume.full_sync = volume.in_use = volume.crashed_primary = volume.shared = False
+    volume.owes_generation = False
     volume.resumable, volume.cache_lost = False, generations.CacheLoss.NOTHING
     volume.attached_as, volume.grown_alone = Disk.DISKLESS, NO_SIZES_FLAGS
     volume.incarnation += 1
@@ -107,7 +109,7 @@ def _attach(engine: Engine, volume: Volume) -> Script[None]:
         engine.set_state(volume, disk=Disk.DISKLESS)
         yield CloseDisk(volume.number)
         raise
-    volume.failed_alone = False  # its metadata say so now
+    volume.failed_alone = volume.left_owing = False  # its metadata say so now
     yield from _announce(engine, volume)
 
 
@@ -294,8 +296,8 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
         engine.set_state(volume, disk=stored, pdsk=pdsk)
         common = generation.bitmap == 0 or volume.shared
         if volume.state.role == Role.PRIMARY and stored == Disk.UP_TO_DATE and common and not volume.minting:
-            # A Primary that takes its disk back without its peer goes on alone from here.
-            engine.mint(volume)
+            # A Primary that takes its disk back without its peer goes on alone from here, if at all.
+            frozen.owe(volume) if volume.state.susp_fen else engine.mint(volume)
         yield from volume.persist()
         refuse_failed(engine, volume)
         return

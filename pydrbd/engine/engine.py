@@ -115,7 +115,7 @@ class Engine:
 
     def enter_state(self, volume: Volume, new: State, cause: Cause | None = None) -> None:
         """Make the completed state `new` the volume's; `cause` if it is not the one at hand (see journal)."""
-        old = volume.state
+        old, new = volume.state, self.suspension.judged(volume, new)
         if new == old:
             return
         if self.lane is not None:
@@ -134,7 +134,7 @@ class Engine:
         assert volume.generation is not None
         uuid = generations.with_role(self.random_uuid(), volume.state.role == Role.PRIMARY)
         volume.generation = generations.new_current(volume.generation, uuid)
-        volume.shared = volume.resync_may_have_ended = False
+        volume.shared = volume.resync_may_have_ended = volume.owes_generation = False
         volume.touch()
         ticket = Ticket()
         volume.minting = ticket
@@ -363,12 +363,12 @@ class Engine:
         return self.volumes[volume].size
 
     def read(self, volume: int, offset: int, length: int) -> Script[bytes | IoFailed]:
-        return self.suspension.admitted(requests.read(self, self.volumes[volume], offset, length))
+        return self.suspension.admitted(volume, lambda v: requests.read(self, v, offset, length))
 
     def write(
         self, volume: int, offset: int, data: bytes | memoryview, fua: bool = False
     ) -> Script[IoFailed | None]:
-        return self.suspension.admitted(requests.write(self, self.volumes[volume], offset, data, fua))
+        return self.suspension.admitted(volume, lambda v: requests.write(self, v, offset, data, fua))
 
     def trim(self, volume: int, offset: int, length: int, fua: bool = False) -> Script[IoFailed | None]:
         return self._zero(volume, offset, length, True, True, fua)
@@ -379,11 +379,11 @@ class Engine:
         return self._zero(volume, offset, length, False, may_trim, fua)
 
     def _zero(self, number: int, *what: Any) -> Script[IoFailed | None]:
-        return self.suspension.admitted(requests.zero(self, self.volumes[number], *what))
+        return self.suspension.admitted(number, lambda v: requests.zero(self, v, *what))
 
     def flush(self, volume: int) -> Script[IoFailed | None]:
         """Durable here and on the connected peer when it returns; covers writes of all connections."""
-        return self.suspension.admitted(requests.flush(self.volumes[volume]))
+        return self.suspension.admitted(volume, requests.flush)
 
     # --- administration: scripts that raise StateRefused or CommandFailed ------------------------
 

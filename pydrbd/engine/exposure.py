@@ -23,6 +23,7 @@ def note(volume: Volume) -> None:
     """Remember which generation clients have seen, before the disk goes: the peer's, if it serves them from
     now on (it may have made a new one already) or has done so because the disk is not good; else our own."""
     volume.unborn = 0
+    volume.left_owing |= volume.owes_generation
     state, theirs = volume.state, volume.peer_uuids
     if state.pdsk == Disk.UP_TO_DATE and theirs is not None:
         volume.exposed = masked(theirs.current)
@@ -67,9 +68,24 @@ def note_failed(volume: Volume) -> None:
     if volume.open_write and volume.state.pdsk != Disk.UP_TO_DATE:
         # Nobody else has what the disk had not yet made durable; a flush must never say so.
         volume.writes_lost = True
+        # While a generation is owed nothing is completed here alone.
+        volume.lost_with_disk |= not volume.owes_generation
     # Not all that a Primary has written, here or over there, was flushed: when it comes back it counts as one
     # that lost its cache. In its generation nothing was completed without a peer that was good.
     volume.failed_alone |= volume.state.pdsk != Disk.UP_TO_DATE
+
+
+def found_again(volume: Volume) -> None:
+    """A peer has been accepted, and its disk is the good one. Completed writes that it alone had, when it was
+    lost, are not lost if its machine kept its cache: the next flush has it flush them."""
+    session, theirs = volume.engine.session, volume.peer_uuids
+    if not volume.engine.suspension.begins_again:
+        return  # clients have had errors
+    good = volume.state.pdsk == Disk.UP_TO_DATE and volume.state.disk < Disk.UP_TO_DATE
+    if not good or session is None or not session.flush_waits or theirs is None:
+        return
+    if not (volume.lost_with_disk or volume.sent_on_trust or theirs.flags & UuidFlags.CACHE_LOST):
+        volume.writes_lost = volume.left_owing = False
 
 
 def is_missing(volume: Volume, uuids: Uuids) -> bool:
@@ -95,7 +111,7 @@ def why_refused(volume: Volume, uuids: Uuids) -> str:
     if is_missing(volume, uuids) if connected else volume.exposed not in (0, masked(uuids.current)):
         return f"can only connect to data with current UUID {volume.exposed:016X}"
     cache_lost = bool(uuids.flags & UuidFlags.CACHE_LOST)
-    if not volume.writes_lost or (connected and not cache_lost):
+    if not (volume.writes_lost or volume.left_owing) or (connected and not cache_lost):
         return ""
     # Reads would show clients older data than they have seen.
     session = volume.engine.session

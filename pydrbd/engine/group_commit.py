@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from pydrbd.engine.orders import Await, IoFailed, Script, Ticket
+from pydrbd.engine.orders import Await, IoFailed, NoGoodDisk, Script, Ticket
 from pydrbd.vocabulary import Disk
 
 if TYPE_CHECKING:
@@ -59,14 +59,15 @@ class GroupCommit:
         if volume.has_disk:
             here = (yield from volume.flush_data()) is None
         there = True if epoch is None else (yield Await(epoch.done))
-        yield from volume.settled()
+        yield from volume.engine.suspension.answerable(volume)
         state = volume.state
-        if volume.writes_lost:
+        if volume.writes_lost and not state.susp_nod:
             return IoFailed(errno.EIO, "writes were lost with the disk that had them")
         if here and state.disk == Disk.UP_TO_DATE and volume.activity_log is log:
             return None
         session = volume.engine.session
-        if there and session is not None and session.flush_waits and not session.peer_flushed:
+        unflushed = session is not None and session.flush_waits and not session.peer_flushed
+        if there and session is not None and unflushed and state.pdsk == Disk.UP_TO_DATE:
             # Its disk is the good one, and may hold writes of an earlier session in its cache: a node that
             # crashed since knows nothing of them.
             epoch = transfer_log.close_epoch(empty=True)
@@ -74,4 +75,4 @@ class GroupCommit:
             state = volume.state
         if there and state.pdsk == Disk.UP_TO_DATE:
             return None
-        return IoFailed(errno.EIO, "no good disk has the writes durably")
+        return NoGoodDisk(errno.EIO, "no good disk has the writes durably")

@@ -303,7 +303,7 @@ class Lane:
                 order = WriteBlocks(volume.number, request.offset, bytes(request.length if failure else 0))
                 volume.order_ends(taken.incarnation, order, failure)
                 requests.local_over(self.engine, request, mine, failure is None)
-            return (yield from requests.answered(self.engine, request))
+            return (yield from requests.answered(self.engine, request, mine))
         finally:
             volume.counters.upper_pending -= 1
             volume.ranges.leave(mine)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydrbd.vocabulary import AfterSb, Fencing, OnIoError, Protocol, RrConflict
+from pydrbd.vocabulary import AfterSb, Fencing, OnIoError, OnNoData, Protocol, RrConflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +71,5 @@ class EngineOptions:
     always_asbp: bool = False
     rr_conflict: RrConflict = RrConflict.DISCONNECT
     fencing: Fencing = Fencing.DONT_CARE
+    on_no_data: OnNoData = OnNoData.IO_ERROR
     volumes: Mapping[int, VolumeOptions] = field(default_factory=lambda: {0: VolumeOptions()})

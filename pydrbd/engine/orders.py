@@ -42,6 +42,11 @@ class IoFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class NoGoodDisk(IoFailed):
+    """A client's request failed for want of a good disk within reach, not for its own blocks."""
+
+
+@dataclass(frozen=True, slots=True)
 class DiskInfo:
     """An opened disk: sizes in bytes, and where its metadata is.
 

@@ -80,7 +80,9 @@ class Ranges:
         return next((r for r in self.active if r.start < end and offset < r.end), None)
 
     def leave(self, finished: Range) -> None:
-        """The range's work is over."""
+        """The range's work is over. No error if it has left before."""
+        if finished.done.done:
+            return
         self.active.remove(finished)
         if self.lane is not None:
             self.lane.table.block(finished.start, finished.end, False)

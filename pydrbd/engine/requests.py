@@ -15,6 +15,7 @@ from pydrbd.engine import read_balance
 from pydrbd.engine.orders import (
     Await,
     IoFailed,
+    NoGoodDisk,
     ReadBlocks,
     Script,
     Ticket,
@@ -38,6 +39,9 @@ _WRITE_FLAGS: dict[Protocol, DpFlags] = {
     Protocol.C: DpFlags.SYNC | DpFlags.SEND_WRITE_ACK,
 }
 _ZERO_BUFFER = bytes(MAX_DATA_BYTES)
+_NO_DATA = NoGoodDisk(errno.EIO, "no UpToDate data is reachable")
+#: The peer could not carry a request out: how long it may take to say what that means for its disk.
+REFUSED_SECONDS = 1.0
 
 
 class Change:
@@ -111,13 +115,16 @@ def _readable_here(volume: Volume, offset: int, length: int) -> bool:
 def _read_part(engine: Engine, volume: Volume, offset: int, length: int) -> Script[bytes | IoFailed]:
     elsewhere = read_balance.from_peer(engine, volume, offset, length)
     while True:
+        failure: IoFailed = _NO_DATA
         if not elsewhere and _readable_here(volume, offset, length):
             data = yield from volume.perform(ReadBlocks(volume.number, offset, length))
             if not isinstance(data, IoFailed):
                 return bytes(data)
+            if volume.state.disk == Disk.UP_TO_DATE:
+                failure = data  # passed on (on-io-error)
         session = engine.session
         if session is None or volume.state.pdsk != Disk.UP_TO_DATE or volume.state.conn < Conn.CONNECTED:
-            return IoFailed(errno.EIO, "no UpToDate data is reachable")
+            return failure
         ticket = Ticket()
         ident = session.expect_reply(ticket, volume, offset, length)
         engine.out.data.append(DataRequest(offset // SECTOR, ident, length, volume.number))
@@ -125,8 +132,21 @@ def _read_part(engine: Engine, volume: Volume, offset: int, length: int) -> Scri
         if not isinstance(data, IoFailed):
             return bytes(data)
         if engine.session is session and not elsewhere:
-            return data
+            return (yield from _refused(engine, volume, data))
         elsewhere = False
+
+
+def _refused(engine: Engine, volume: Volume, failure: IoFailed) -> Script[IoFailed]:
+    """The peer, whose disk was the good one, could not carry a request out. That of these blocks alone, or
+    for want of a good disk? Its STATE, over the other socket, may say so a moment later."""
+    session, deadline = engine.session, engine.now + REFUSED_SECONDS
+    while engine.session is session and volume.state.pdsk == Disk.UP_TO_DATE:
+        if not engine.suspension.asks_again or engine.now >= deadline:
+            return failure
+        ticket = engine.timer(deadline - engine.now)
+        engine.watch(ticket)
+        yield Await(ticket)
+    return NoGoodDisk(failure.errno, failure.text)
 
 
 # --- writes ----------------------------------------------------------------------------------
@@ -200,13 +220,13 @@ def _submit(
     if not _may_write(volume):
         request.local_done = True
         engine.transfer_log.settle(request)
-        return IoFailed(errno.EIO, "no UpToDate data is reachable")
+        return _NO_DATA
     _send(engine, request, change)
     yield from _write_local(engine, request, change, mine)
-    return (yield from answered(engine, request))
+    return (yield from answered(engine, request, mine))
 
 
-def answered(engine: Engine, request: Request) -> Script[IoFailed | None]:
+def answered(engine: Engine, request: Request, mine: Range) -> Script[IoFailed | None]:
     """A write whose local part is over: wait for the peer, and for what makes its answer safe."""
     volume = request.volume
     if not request.net.done:
@@ -216,9 +236,15 @@ def answered(engine: Engine, request: Request) -> Script[IoFailed | None]:
         epoch = engine.transfer_log.close_epoch()
         if epoch is not None:
             yield Await(epoch.done)
-    yield from volume.settled()
+    yield from engine.suspension.answerable(volume, mine)
     if not request.is_here and not request.is_there:
-        return IoFailed(errno.EIO, "the write reached no good disk")
+        failure = IoFailed(errno.EIO, "the write reached no good disk")
+        if request.refused:
+            return (yield from _refused(engine, volume, failure))
+        passed_on = request.log is volume.activity_log and not request.local_ok
+        if passed_on and volume.state.disk == Disk.UP_TO_DATE:
+            return failure
+        return NoGoodDisk(failure.errno, failure.text)
     volume.counters.written += request.length
     return None
 

@@ -43,4 +43,5 @@ def take_options(engine: Engine, options: EngineOptions) -> bool:
         pace = Pace(volume.options)
         pace.begin(engine.now)
         volume.resync.pace = pace
+    engine.suspension.judge_again()
     return True

@@ -50,6 +50,7 @@ class Request:
         "net",
         "net_ok",
         "offset",
+        "refused",
         "sent_at",
         "volume",
         "wants_ack",
@@ -78,6 +79,8 @@ class Request:
         self.in_log = False
         #: The peer's disk went away meanwhile: its answers say nothing any more.
         self.lost = False
+        #: The peer could not write it.
+        self.refused = False
         self.sent_at = 0.0
 
     @property

@@ -101,13 +101,13 @@ class Volume:
         self.crashed_primary = False
         self.cache_lost = CacheLoss.NOTHING  # since the peer was last in step
         self.boot = b""
-        #: The disk is that of a Primary which ended without a demotion, and nobody else was seen as Primary
-        #: since: what its clients still wait for may be carried out.
+        #: The disk is that of a Primary which ended without a demotion, with no other one seen since: what
+        #: its clients still wait for may be carried out.
         self.resumable = False
         #: When the peer was lost last, it may have been at the end of a resync from us.
         self.resync_may_have_ended = False
         #: The peer may have our current UUID. With a resync left over it is kept on disk too, as a flag.
-        self.shared = False
+        self.shared = self.owes_generation = self.was_crashed = False  # for the latter two see frozen
         self.full_sync = False
         self.in_use = False  # between attach and a clean detach: the disk carries the unclean magic
         self.attached_as = Disk.DISKLESS  # its state when it was attached (Negotiating hides it)
@@ -129,16 +129,16 @@ class Volume:
         self.incarnation = 0
         #: The last incarnation that was flushed before it was let go of.
         self.flushed_incarnation = -1
-        #: A disk that lacks writes still counts as UpToDate by its own account: no write may complete until
-        #: that has changed (see takeover).
+        #: A disk that lacks writes still says UpToDate: no write may complete before that changes (takeover).
         self.takeover: Ticket | None = None
         self.takeover_since = 0.0
         self.parting = Parting(self)
         #: Current UUID that such a disk was left with (0: none).
         self.parted_from = 0
         #: Completed writes may be lost with the only disk that had them: flushes fail until no client writes.
-        self.writes_lost = self.failed_beside_good = self.failed_alone = False
+        self.writes_lost = self.lost_with_disk = self.failed_beside_good = self.failed_alone = False
         self.sent_on_trust = False  # some before the peer had said that it has them (protocols A and B)
+        self.left_owing = False  # the disk went, and a peer that lost its cache lacks completed writes
         #: Why the disk being attached was let go of.
         self.attach_failure = (Failure.DATA_NOT_CURRENT, "")
         self.open_read = self.open_write = 0

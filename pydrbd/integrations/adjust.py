@@ -54,7 +54,7 @@ HOW: Mapping[str, Mapping[str, How]] = {
     "peer-device": dict.fromkeys(
         ("resync-rate", "c-plan-ahead", "c-delay-target", "c-fill-target", "c-max-rate", "c-min-rate"), _NOW
     ),
-    "resource": {"auto-promote": _NOW},
+    "resource": dict.fromkeys(("auto-promote", "on-no-data-accessible"), _NOW),
     "handlers": dict.fromkeys((spec.name for spec in Handlers.specs()), _NOW),
 }
 #: Parts of a description that are only names here.

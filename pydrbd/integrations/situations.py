@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pydrbd.integrations.explain import NOTHING, Answer, Facts, Situation, disk_words
 from pydrbd.integrations.picture import percent_done, rate_and_eta, resync_suspended
+from pydrbd.integrations.situations_suspended import SUSPENDED
 from pydrbd.vocabulary import Conn, Disk, Role
 
 _HUMAN = "a decision that only a human can take; nothing goes on by itself"
@@ -25,16 +26,6 @@ def _alone(f: Facts) -> bool:
 
 def _peer_commands(f: Facts) -> tuple[str, ...]:
     return (f"on {f.peer}: pydrbd up {f.name}",)
-
-
-def _suspended(f: Facts) -> Answer:
-    return Answer(
-        f"I/O of {f.name} is suspended by command: every read and write of a client waits, and none fails. "
-        "A resync, and what the peer does, go on.",
-        f.origin("suspended"),
-        "somebody to let it go on",
-        (f"pydrbd resume-io {f.name}",),
-    )
 
 
 # --- the own disk ------------------------------------------------------------------------------------
@@ -377,7 +368,7 @@ def _peer_good(f: Facts) -> bool:
 
 #: First row that fits speaks.
 TABLE: tuple[Situation, ...] = (
-    Situation("suspended", lambda f: f.resource.suspended_user, _suspended),
+    *SUSPENDED,
     Situation("split brain", lambda f: _gave_up(f, "Split-Brain"), _split_brain),
     Situation("unrelated data", lambda f: _gave_up(f, "Unrelated data"), _unrelated),
     Situation("settings differ", lambda f: _alone(f) and f.caused("connection", "handshake"), _refused),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from pydrbd.engine.orders import IoFailed, Script
+from pydrbd.engine.orders import IoFailed, NoGoodDisk, Script
 from pydrbd.runtime.driver import Driver
 from pydrbd.runtime.latency import FLUSH, READ, WRITE, Trace, clock
 
@@ -35,7 +35,11 @@ def write(driver: Driver, volume: int, data: memoryview, offset: int, fua: bool)
     elif done is not None:
         slot, code = done
         failure = IoFailed(code, os.strerror(code)) if code else None
-        if (failed := driver.run(lane.book.ended(slot, failure))) is not None:
+        failed = driver.run(lane.book.ended(slot, failure))
+        if isinstance(failed, NoGoodDisk):
+            # The engine's own would not be failed for that where I/O is to be suspended.
+            failed = _traced(driver, WRITE, engine.write(volume, offset, data))
+        if failed is not None:
             return failed
     return flush(driver, volume) if fua else None
 

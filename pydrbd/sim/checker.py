@@ -265,6 +265,8 @@ class Checker(PowerChecks, Observer):
         counts = s.conn >= Conn.CONNECTED and s.pdsk == Disk.UP_TO_DATE
         apart = self.branch[node.name] is not self.branch[peer.name]
         for lacking in missing:
+            if lacking is peer:
+                self.world.manager.acknowledged(node, peer, write)
             # A peer that had the write and lost it with its power counts as there until that is noticed.
             was_there = self.stale[lacking.name] and (counts or not self.behind[lacking.name])
             if lacking is node or s.conn < Conn.CONNECTED or not was_there:
@@ -319,6 +321,8 @@ class Checker(PowerChecks, Observer):
         assert node.engine is not None
         s = peek.state(node.engine, 0)
         self.verdicts.look(node, peer)
+        world.withheld.look(node)
+        world.manager.look(node)
         check_size(node, s.disk, world.profile.size)
         check_end(world, node)
         if s.disk != self._disk_state[name]:
@@ -329,7 +333,8 @@ class Checker(PowerChecks, Observer):
                 if self.verdicts.winner != name:
                     self._claim(node, peer)
             elif s.disk == Disk.INCONSISTENT:
-                self.becomes_target(name)
+                failed = old == Disk.UP_TO_DATE and s.conn < Conn.STARTING_SYNC_S
+                self.becomes_target(name, failed=failed)
                 self.mark(name, True)
             elif s.conn == Conn.STARTING_SYNC_T and world.profile.disk_faults.full:
                 # Given up by command (invalidate): from here on there is one copy, and its cache may be lost.

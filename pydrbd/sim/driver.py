@@ -196,6 +196,8 @@ class SimDriver:
                 delay = self.disks[order.volume].lag(delay, self.clock.now)
             if isinstance(order, RunHandler) and order.name in self.engine.options.handlers:
                 delay += self.handlers.seconds(order)
+            elif isinstance(order, RunHandler) and order.name == "fence-peer":
+                delay += self.handlers.asking()
             self.clock.after(delay, self._carry_out, task, order)
         else:
             ticket = order.ticket

@@ -49,6 +49,10 @@ class HandlerRuns:
         seconds = self._rng.choice((0.0, 0.01, 0.1, 0.5, 3.0))
         return 0.0 if self.quick else seconds
 
+    def asking(self) -> float:
+        """How long a cluster manager takes to answer."""
+        return 0.0 if self.quick else self._rng.choice((0.0, 0.01, 0.3, 3.0))
+
     def status(self, order: RunHandler) -> int | None:
         """It has ended."""
         self.running.remove(order)

@@ -11,7 +11,7 @@ from typing import Any
 from pydrbd.engine.engine import Engine
 from pydrbd.engine.lane import Lane
 from pydrbd.engine.lane_table import CLIENT, PEER
-from pydrbd.engine.orders import Await, FlushDisk, IoFailed, ReadBlocks, Script, WriteBlocks
+from pydrbd.engine.orders import Await, FlushDisk, IoFailed, NoGoodDisk, ReadBlocks, Script, WriteBlocks
 from pydrbd.sim.lane import Table
 from pydrbd.units import SECTOR
 from pydrbd.wire.packets import (
@@ -59,6 +59,8 @@ def write(engine: Engine, offset: int, data: bytes, fua: bool) -> Script[IoFaile
         table.local_done(number, False)
     if slot.taken or failure is not None:
         failure = yield from engine.lane.ended(number, failure)
+        if isinstance(failure, NoGoodDisk):
+            failure = yield from engine.write(0, offset, data)
     if failure is None and fua:
         failure = yield from flush(engine)
     return failure

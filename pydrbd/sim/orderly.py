@@ -93,7 +93,7 @@ class OrderlyActions(Steps):
             return
         self.manual.add(node.name)
         try:
-            yield from self.world.workload.close(node, flush=self.rng.random() < 0.5)
+            yield from self._close(node, flush=self.rng.random() < 0.5)
             if node.driver is not driver:
                 return
             ended: list[PydrbdError | None] = []

@@ -57,6 +57,11 @@ def bit(engine: Engine, volume: int, number: int) -> bool:
     return number >> 3 < len(data) and bool(data[number >> 3] >> (number & 7) & 1)
 
 
+def gives_way(engine: Engine) -> bool:
+    """The connection is about to end in an orderly way, which makes this node's disk Outdated."""
+    return engine.fences.outdates_here is not None
+
+
 def minting(engine: Engine, volume: int) -> bool:
     """A new current UUID is not durable yet."""
     return engine.volumes[volume].minting is not None

@@ -88,13 +88,16 @@ class PowerChecks:
                     self.stale[other] = False
         self.covered_after_loss()
 
-    def becomes_target(self, name: str) -> None:
-        """DRBD 8.4 makes a crashed Primary the source, whatever its machine lost."""
+    def becomes_target(self, name: str, *, failed: bool) -> None:
+        """The disk is Inconsistent now. DRBD 8.4 makes a crashed Primary the source, whatever its machine lost.
+        And a disk that has `failed` (on-io-error pass_on) was the last to have what the other one lost with
+        its power."""
         other = next(n for n in self.stale if n != name)
-        as_drbd = self.world.profile.net_faults.features is not None
-        if as_drbd and self.stale[other] and not self.behind[other]:
+        excused = failed or self.world.profile.net_faults.features is not None
+        if excused and self.stale[other] and not self.behind[other]:
             self.branch[other].widen()
             self.branch[name].widen()
+            self.widened_at = self.world.clock.step
             self.mark(other, False)
 
     def covered_after_loss(self) -> None:

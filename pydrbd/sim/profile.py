@@ -16,11 +16,12 @@ from pydrbd.sim.courtesy import with_min_rate
 from pydrbd.sim.disk_faults import DISK_ACTIONS, DiskFaults, draw_disk_faults
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.exchange import EXCHANGE_ACTIONS, draw_exchange
-from pydrbd.sim.fence import FENCE_ACTIONS, draw_fencing
+from pydrbd.sim.fence import FENCE_ACTIONS, STONITH_ACTIONS, draw_fencing
 from pydrbd.sim.handlers import draw_handlers
 from pydrbd.sim.marks import MARK_ACTIONS, draw_marks
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
 from pydrbd.sim.network import NetProfile
+from pydrbd.sim.no_data import NO_DATA_ACTIONS, draw_no_data
 from pydrbd.sim.options_draw import draw_options, draw_policies
 from pydrbd.sim.orderly import ORDERLY_ACTIONS, draw_orderly
 from pydrbd.sim.read_balance import with_read_balancing
@@ -57,7 +58,9 @@ WEIGHTS = {
     **EXCHANGE_ACTIONS,
     **MARK_ACTIONS,
     **SUSPEND_ACTIONS,
+    **NO_DATA_ACTIONS,
     **FENCE_ACTIONS,
+    **STONITH_ACTIONS,
     **VERIFY_ACTIONS,
     **ORDERLY_ACTIONS,
     **SIZE_ACTIONS,
@@ -117,6 +120,8 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     drawn = {name: with_algorithms(seed, options) for name, options in drawn.items()}
     drawn = {name: replace(options, handlers=draw_handlers(seed)) for name, options in drawn.items()}
     drawn = with_read_balancing(seed, with_min_rate(seed, drawn, profile.size))
+    drawn, no_data = draw_no_data(seed, drawn)
+    actions += no_data
     if not profile.split_brain:
         # Where a node is fenced there is none.
         drawn, fencing = draw_fencing(seed, drawn)

@@ -57,10 +57,14 @@ class Promises:
             return
         self._looked[node.name] = now
         together = s.conn >= Conn.CONNECTED and s.pdsk >= Disk.INCONSISTENT
+        # Its disk had failed when the peer was out of reach already, and the resync goes over what it has.
+        follows = s.conn == Conn.WF_BITMAP_T and s.disk == Disk.INCONSISTENT
         open_still = []
         for write in writes:
             if self._arrived(node, peer, write, together) or (not together and self._alone(node)):
                 self._keep(node, write)
+            elif follows and not _is_sent(node, write):
+                self.checker.branch[node.name].end(write, self.checker.world.clock.step, acked=False)
             else:
                 open_still.append(write)
         self._open[node.name] = open_still
@@ -76,11 +80,8 @@ class Promises:
 
         Zeros carry no number: those of the peer may be older, until it has confirmed all that was sent.
         """
-        assert node.engine is not None
         value = self.checker.world.sector
-        start, end = write.first * SECTOR, (write.first + write.sectors) * SECTOR
-        sent = peek.sent(node.engine, 0)
-        confirmed = together and not any(first < end and start < last for first, last in sent)
+        confirmed = together and not _is_sent(node, write)
         return all(
             there == write.value != ZERO or (there == value(node, sector) and (there != ZERO or confirmed))
             for sector in range(write.first, write.first + write.sectors)
@@ -100,3 +101,10 @@ class Promises:
     def _keep(self, node: Node, write: Write) -> None:
         counts = self.checker.on_ack(node, write)
         self.checker.branch[node.name].end(write, write.ended, acked=counts)
+
+
+def _is_sent(node: Node, write: Write) -> bool:
+    """Is it, or another one of these blocks, on its way to the peer?"""
+    assert node.engine is not None
+    start, end = write.first * SECTOR, (write.first + write.sectors) * SECTOR
+    return any(first < end and start < last for first, last in peek.sent(node.engine, 0))

@@ -21,6 +21,7 @@ from pydrbd.sim.exchange import ExchangeActions
 from pydrbd.sim.fence import FenceActions
 from pydrbd.sim.marks import MarkActions
 from pydrbd.sim.net_faults import NetActions
+from pydrbd.sim.no_data import NoDataActions
 from pydrbd.sim.orderly import OrderlyActions
 from pydrbd.sim.profile import WEIGHTS
 from pydrbd.sim.resizing import ResizeActions
@@ -47,6 +48,7 @@ class Scenario(
     CarelessActions,
     ExchangeActions,
     MarkActions,
+    NoDataActions,
     OrderlyActions,
     ResizeActions,
     SizeActions,

@@ -105,7 +105,7 @@ class SplitBrainActions(Steps):
                 self.manual.add(node.name)
             elif stay[node.name] == "idle" or node.options.rr_conflict is RrConflict.VIOLENTLY:
                 # Nothing is said of what clients see while their device's content is replaced.
-                yield from self.world.workload.close(node, flush=draw.random() < 0.5)
+                yield from self._close(node, flush=draw.random() < 0.5)
             else:
                 self.world.workload.open(node)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydrbd.engine.engine import Engine
 from pydrbd.sim import peek
 from pydrbd.sim.clock import Process, Violation
-from pydrbd.vocabulary import Conn, Disk
+from pydrbd.vocabulary import Conn, Disk, Fencing, OnNoData
 
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
@@ -82,10 +82,40 @@ class Steps:
         if not node.primary:
             return
         self.manual.add(node.name)
-        yield from self.world.workload.close(node, flush=self.rng.random() < 0.7)
+        yield from self._close(node, flush=self.rng.random() < 0.7)
         if node.primary:
             yield from self._command(node, "demote", lambda e: e.demote())
         self.manual.discard(node.name)
+
+    def _close(self, node: Node, *, flush: bool) -> Process:
+        """Have the clients close the device. They may wait for data, or for the peer to be fenced: resume I/O
+        after a while."""
+        closed: list[bool] = []
+        stonith = node.options.fencing is Fencing.RESOURCE_AND_STONITH
+        if stonith or node.options.on_no_data is OnNoData.SUSPEND_IO:
+            self.clock.spawn(self._let_go(node, closed))
+        yield from self.world.workload.close(node, flush=flush)
+        closed.append(True)
+
+    def _let_go(self, node: Node, closed: list[bool]) -> Process:
+        driver = node.driver
+        while not closed and node.driver is driver:
+            yield 2.0 if self.calm else 15.0
+            if not closed and node.driver is driver:
+                yield from self._give_up(node)
+                yield from self._release(node)
+
+    def _give_up(self, node: Node) -> Process:
+        """See no_data."""
+        raise NotImplementedError
+
+    def _release(self, node: Node) -> Process:
+        """See fence."""
+        raise NotImplementedError
+
+    def _resume_all(self, node: Node) -> Process:
+        """See no_data."""
+        raise NotImplementedError
 
     def _secondary(self) -> Node | None:
         """A node that is up and not Primary, while the other may be."""

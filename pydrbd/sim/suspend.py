@@ -53,4 +53,4 @@ class SuspendActions(Steps):
         yield lambda: self.calm or self.clock.now >= until
         self.world.workload.held_since.pop(node.name, None)
         while node.engine is not None and peek.state(node.engine, 0).susp_user:
-            yield from self._command(node, "resume-io", lambda e: marks.resume_io(e))
+            yield from self._resume_all(node)

@@ -117,6 +117,7 @@ class Workload:
         """The node's process is gone with all its requests."""
         self.serving.discard(node.name)
         self.held_since.pop(node.name, None)
+        self.world.withheld.ended(node)
         branch = self.world.checker.branch[node.name]
         for request in self.flying[node.name]:
             if request.write is not None:
@@ -188,6 +189,7 @@ class Workload:
             raise Violation(
                 "suspension", f"{node.name} has answered a {request.kind} although I/O is suspended"
             )
+        self.world.withheld.answered(node, request, result)
         branch = self.world.checker.branch[node.name]
         good = error is None and not isinstance(result, IoFailed)
         if request.read is not None:

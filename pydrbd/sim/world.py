@@ -16,6 +16,7 @@ from pydrbd.sim.fence import Manager
 from pydrbd.sim.history import Branch, Write, payload, values_of
 from pydrbd.sim.internal_disk import InternalDisk, device_bytes
 from pydrbd.sim.network import Network
+from pydrbd.sim.no_data import Withheld
 from pydrbd.sim.node import Node
 from pydrbd.sim.profile import Profile
 from pydrbd.sim.sizes import LITTER, litter
@@ -48,6 +49,7 @@ class World:
         #: The end, in bytes, of what was acknowledged behind the end of the device as it was at first.
         self.promised = 0
         self.manager = Manager(self, seed)
+        self.withheld = Withheld(self)
         current = int.from_bytes(self.entropy(8), "big") & ~1
         for name, options in profile.options.items():
             data = profile.size + profile.sizes.extra.get(name, 0)

@@ -17,7 +17,7 @@ from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks
 from pydrbd.engine.snapshot import Transition
 from pydrbd.integrations.picture import Endpoint, Identity, Picture
 from pydrbd.sim.disk import SimDisk
-from pydrbd.vocabulary import OnIoError, Protocol
+from pydrbd.vocabulary import Fencing, OnIoError, OnNoData, Protocol
 from pydrbd.wire import packets
 from tests.support.engine_bench import Bench, Pair, connect, fresh_disk, good_disk, pair_of
 
@@ -342,6 +342,23 @@ def suspended() -> Pair:
     return pair
 
 
+def suspended_without_data() -> Pair:
+    """on-no-data-accessible suspend-io: the Primary's disk was taken away, then its peer was lost."""
+    pair = duo(good_disk(), good_disk(), {"on_no_data": OnNoData.SUSPEND_IO})
+    connect(pair)
+    ok(pair.run(pair.one, pair.one.engine.promote()))
+    ok(pair.run(pair.one, pair.one.engine.detach(0)))
+    return apart(pair)
+
+
+def stands_still() -> Pair:
+    """fencing resource-and-stonith: the peer is lost, and fence-peer does not know how to fence it."""
+    pair = duo(good_disk(), good_disk(), {"fencing": Fencing.RESOURCE_AND_STONITH})
+    connect(pair)
+    ok(pair.run(pair.one, pair.one.engine.promote()))
+    return apart(pair)
+
+
 def peer_vanished() -> Pair:
     """The peer was Primary and is gone."""
     pair = in_sync()
@@ -392,6 +409,8 @@ SITUATIONS: dict[str, Callable[[], Pair]] = {
         broken_protocol,
         peer_vanished,
         suspended,
+        suspended_without_data,
+        stands_still,
     )
 }
 

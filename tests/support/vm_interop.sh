@@ -136,18 +136,21 @@ our_primary_scenario() {
     echo "ok our_primary"
 }
 
-# usage: fresh_fencing   As `fresh`, with fencing on both nodes; what the handlers were called for is in /tmp/called.*
+# usage: fresh_fencing [POLICY]   As `fresh`, with fencing on both nodes; what the handlers were called for is in
+# /tmp/called.*, what our fence-peer answers in /tmp/fence.ours.
 fresh_fencing() {
     rm -f $KERNEL_STORE $OUR_STORE /tmp/called.*
+    echo 4 > /tmp/fence.ours
     truncate -s "$SIZE" $OUR_STORE
     KERNEL_DISK=$(kernel_disk $KERNEL_STORE "$SIZE")
     KERNEL_NET=
-    printf '#!/bin/sh\necho "$1" >> /tmp/called.%s\n[ "$1" != fence-peer ] || exit 4\n' ours > /tmp/manager.ours
+    printf '#!/bin/sh\necho "$1" >> /tmp/called.ours\n[ "$1" != fence-peer ] || exit $(cat /tmp/fence.ours)\n' \
+        > /tmp/manager.ours
     printf '#!/bin/sh\necho "$1" >> /tmp/called.%s\n[ "$1" != fence-peer ] || exit 4\n' kernel > /tmp/manager.kernel
     chmod +x /tmp/manager.*
     printf /tmp/manager.kernel > /sys/module/drbd/parameters/usermode_helper
     local handlers='fence-peer "/tmp/manager.ours fence-peer"; unfence-peer "/tmp/manager.ours unfence-peer";'
-    write_config "fencing resource-only; } handlers { $handlers" \
+    write_config "fencing ${1:-resource-only}; } handlers { $handlers" \
         kernel "$KERNEL_DISK" 0 7801 ours $OUR_STORE 9 7802
     kernel_create_md 0 "$KERNEL_DISK"
     on ours create-md r0 < /dev/null
@@ -206,6 +209,42 @@ fencing_scenario() {
     on ours secondary r0
     kernel_wait 0 20 ro:Secondary/Secondary
     echo "ok fencing_by_handlers"
+}
+
+# We are Primary and lose the kernel's node under load: we stand still, and it gets what was under way when it is back.
+stonith_scenario() {
+    on ours primary r0
+    kernel_wait 0 20 cs:Connected ro:Secondary/Primary
+    local device load before
+    device=$(on ours map r0/0)
+    echo 1 > /tmp/fence.ours
+    before=$(awk '{print $5}' "/sys/block/${device#/dev/}/stat")
+    fio_verify o_still "$device" 10M &
+    load=$!
+    wait_until 20 '[ "$(awk "{print \$5}" "/sys/block/${device#/dev/}/stat")" != '"$before"' ]'
+    ip link set lo down
+    wait_until 60 called ours fence-peer
+    wait_until 20 'on ours status r0 | grep -q suspended:fencing'
+    before=$(awk '{print $5}' "/sys/block/${device#/dev/}/stat")
+    sleep 3
+    [ "$(awk '{print $5}' "/sys/block/${device#/dev/}/stat")" = "$before" ]
+    kill -0 $load
+    ip link set lo up
+    both_good
+    ! on ours status r0 | grep -q suspended
+    wait $load
+    echo "ok stonith_met_again"
+    # This time the handler fences it.
+    echo 4 > /tmp/fence.ours
+    ip link set lo down
+    wait_until 60 '[ "$(on ours dstate r0)" = UpToDate/Outdated ]'
+    fio_verify o_fenced "$device" 3M
+    ip link set lo up
+    both_good
+    on ours unmap r0
+    on ours secondary r0
+    kernel_wait 0 20 ro:Secondary/Secondary
+    echo "ok stonith_fenced"
 }
 
 # What one node refuses the other, disks that are called Outdated, and resyncs that wait.

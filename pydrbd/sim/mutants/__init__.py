@@ -3,7 +3,7 @@
 Floor: sim. Each is a mistake that somebody could make, put into one or two functions (edit.py) while it is
 hunted. The tables: writes.py (a write, flushes, marks, the activity log), generations.py (UUIDs, the sync
 decision, roles), resync.py (blocks, bits, start and end; packets that make no sense), lane.py, marks.py,
-orderly.py (down, apply-al), sizes.py, split_brain.py (policies), verify.py.
+orderly.py (down, apply-al), sizes.py, split_brain.py (policies), suspension.py, verify.py.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydrbd.sim.mutants.orderly import ORDERLY
 from pydrbd.sim.mutants.resync import RESYNC
 from pydrbd.sim.mutants.sizes import SIZES
 from pydrbd.sim.mutants.split_brain import SPLIT_BRAIN
+from pydrbd.sim.mutants.suspension import SUSPENSION
 from pydrbd.sim.mutants.verify import VERIFY
 from pydrbd.sim.mutants.writes import WRITES
 from pydrbd.sim.profile import ACTIONS, Profile
@@ -28,18 +29,20 @@ __all__ = ["MUTANTS", "Mutant", "adapted", "applied"]
 
 MUTANTS: dict[str, Mutant] = {
     mutant.name: mutant
-    for mutant in (
-        *WRITES,
-        *GENERATIONS,
-        *RESYNC,
-        *LANE,
-        *LANE_RESYNC,
-        *MARKS,
-        *ORDERLY,
-        *SIZES,
-        *SPLIT_BRAIN,
-        *VERIFY,
+    for table in (
+        WRITES,
+        GENERATIONS,
+        RESYNC,
+        LANE,
+        LANE_RESYNC,
+        MARKS,
+        ORDERLY,
+        SIZES,
+        SPLIT_BRAIN,
+        SUSPENSION,
+        VERIFY,
     )
+    for mutant in table
 }
 
 

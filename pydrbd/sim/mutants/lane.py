@@ -103,7 +103,7 @@ LANE = (
             edit(
                 Lane.ended,
                 (
-                    "return (yield from requests.answered(self.engine, request))",
+                    "return (yield from requests.answered(self.engine, request, mine))",
                     "yield from ()\n        return failure",
                 ),
             ),
