@@ -247,6 +247,14 @@ def after_sb_word(number: int) -> str:
     return _AFTER_SB[number].value if number < len(_AFTER_SB) else f"number {number}"
 
 
+class OnCongestion(StrEnum):
+    """What a Primary does when too much is on its way to the peer (on-congestion)."""
+
+    BLOCK = "block"
+    PULL_AHEAD = "pull-ahead"
+    DISCONNECT = "disconnect"
+
+
 class Fencing(StrEnum):
     """What a node does about a peer that it cannot reach (net option fencing)."""
 

@@ -166,8 +166,10 @@ def _only_config_errors(config: Config) -> None:
             view, _ = _attempt(partial(for_node, config, name, here, lambda *_: True))
             if view is not None:
                 _, wrong = _attempt(partial(require_implemented, view))
-                assert (wrong is not None) == bool(unimplemented(view))
-                assert wrong is None or (isinstance(wrong, NotImplementedOption) and wrong.line)
+                assert wrong is None or wrong.line
+                # Or what is given does not go together, which is said first.
+                refused = wrong is not None and not isinstance(wrong, NotImplementedOption)
+                assert refused or (wrong is not None) == bool(unimplemented(view))
 
 
 def _read(raw: bytes) -> Config | None:

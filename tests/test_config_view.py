@@ -172,7 +172,16 @@ def _rows(implemented: bool) -> list[OptionSpec]:
 
 @pytest.mark.parametrize("spec", _rows(implemented=True), ids=lambda s: f"{s.section}/{s.name}")
 def test_implemented_options_are_accepted(spec: OptionSpec) -> None:
-    require_implemented(_view(f"{spec.section} {{ {spec.name} {other_value(spec)}; }}"))
+    needs = "protocol A; " if spec.name == "on-congestion" else ""
+    require_implemented(_view(f"{spec.section} {{ {needs}{spec.name} {other_value(spec)}; }}"))
+
+
+@pytest.mark.parametrize("protocol", ["", "protocol C;", "protocol B;"])
+def test_congestion_policies_need_protocol_a(protocol: str) -> None:
+    view = _view(f"net {{ {protocol} on-congestion disconnect; }}")
+    with pytest.raises(ConfigError, match=r":2:.*on-congestion policy pull-ahead only with prot A allowed"):
+        require_implemented(view)
+    require_implemented(_view(f"net {{ {protocol} on-congestion block; }}"))
 
 
 @pytest.mark.parametrize("spec", _rows(implemented=False), ids=lambda s: f"{s.section}/{s.name}")

@@ -126,7 +126,10 @@ GOLDEN: dict[str, Golden] = {
     "peer-inconsistent": Golden("disk_failed_passed_on", "beta"),
     "in-sync": Golden("resynced"),
     "in-sync-secondary": Golden("initial_sync_skipped"),
-    "anything-else": Golden("in_sync", bend=bent(conn=Conn.AHEAD)),
+    "congested": Golden("gave_up_for_congestion"),
+    "ahead": Golden("pulled_ahead"),
+    "behind": Golden("pulled_ahead", "beta"),
+    "anything-else": Golden("in_sync", bend=bent(conn=Conn.MASK)),
 }
 
 

@@ -64,6 +64,7 @@ FLOORS = {
             "pydrbd.metadata_probe",
             "pydrbd.metadata_tool",
             "pydrbd.node",
+            "pydrbd.node_options",
             "pydrbd.node_verbs",
             "pydrbd.supervisor",
             "pydrbd.cli",

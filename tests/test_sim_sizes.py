@@ -26,7 +26,7 @@ def small(seed: int, sizes: Sizes, *actions: str) -> Profile:
 def test_a_disk_is_replaced_by_one_of_another_size() -> None:
     counts: Counter[str] = Counter()
     sizes = Sizes({"alpha": 64 * 1024})
-    for seed in range(10):
+    for seed in range(20):
         counts += run(seed, small(seed, sizes, "replace_disk", "partition", "crash_primary"))
     assert counts["disks replaced"] > 1, counts
     assert counts["disks replaced by smaller ones"] > 1, counts

@@ -105,3 +105,11 @@ def test_protocol_in_both_roles(vm: Vm, protocol: str) -> None:
         "both_down_and_equal\n",
         "kernel_primary", "our_primary",
     )  # fmt: skip
+
+
+def test_each_pulls_ahead_of_the_other(vm: Vm) -> None:
+    run(
+        vm,
+        "fresh_congested; congestion_scenario; both_down_and_equal\n",
+        "we_pull_ahead", "kernel_pulls_ahead",
+    )  # fmt: skip

@@ -152,9 +152,9 @@ class NetOptions(OptionGroup):
         frozenset({"call-pri-lost", "violently"}),
     )
     fencing: str = _choice("dont-care resource-only resource-and-stonith", ANY)
-    on_congestion: str = _choice("block pull-ahead disconnect")
-    congestion_fill: int = _number(0, 0, 20971520, _SECTORS, scale=512)
-    congestion_extents: int = _number(1237, 67, 65534)
+    on_congestion: str = _choice("block pull-ahead disconnect", ANY)
+    congestion_fill: int = _number(0, 0, 20971520, _SECTORS, scale=512, works=ANY)
+    congestion_extents: int = _number(1237, 67, 65534, works=ANY)
     allow_remote_read: bool = _flag(True)
     transport: str = _text(frozenset({"tcp"}), 127)
 

@@ -173,11 +173,7 @@ def unimplemented(view: ResourceView) -> list[str]:
 def require_implemented(view: ResourceView) -> None:
     """Raises NotImplementedOption, at the place of the first, when `unimplemented` names any; ConfigError for
     options that do not go together."""
-    if view.net.fencing == "resource-and-stonith" and view.net.protocol == "A":
-        origin = view.net.origins.get("fencing")
-        place = origin.place if origin else view.place
-        text = f"in resource {view.name}: fencing resource-and-stonith needs protocol B or C (154)"
-        raise ConfigError(text, file=place.file, line=place.line, column=place.column)
+    _require_agreement(view)
     refused = list(_refused(view))
     if not refused:
         return
@@ -190,6 +186,22 @@ def require_implemented(view: ResourceView) -> None:
         line=place.line,
         column=place.column,
     )
+
+
+def _require_agreement(view: ResourceView) -> None:
+    """Raises ConfigError where options contradict each other (DRBD: failures 154 and 155)."""
+    net = view.net
+    if net.fencing == "resource-and-stonith" and net.protocol == "A":
+        place = net.origins["fencing"].place if "fencing" in net.origins else view.place
+        raise place.error(
+            f"in resource {view.name}: fencing resource-and-stonith needs protocol B or C (154)"
+        )
+    if net.on_congestion != "block" and net.protocol != "A":
+        place = net.origins["on_congestion"].place if "on_congestion" in net.origins else view.place
+        raise place.error(
+            f"in resource {view.name}: on-congestion policy pull-ahead only with prot A allowed"
+            f" (on-congestion {net.on_congestion}, protocol {net.protocol})"
+        )
 
 
 def _refused(view: ResourceView) -> Iterator[tuple[str, Place]]:

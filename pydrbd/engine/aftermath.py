@@ -28,7 +28,7 @@ _TARGETS = (
     Conn.PAUSED_SYNC_T,
 )
 #: What this disk misses may be in the peer's bitmap alone: what a Primary wrote while it had none, for one.
-_BEFORE_EXCHANGE = (Conn.CONNECTED, Conn.WF_BITMAP_T)
+_BEFORE_EXCHANGE = (Conn.CONNECTED, Conn.WF_BITMAP_T, Conn.BEHIND)
 
 
 def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
@@ -49,6 +49,8 @@ def aftermath(engine: Engine, volume: Volume, old: State, new: State) -> None:
         _lost_peer_data(engine, volume, new, perhaps_shared=apart)
     if old.susp_fen and not new.susp_fen:
         frozen.thawed(engine, volume)
+    if old.conn != Conn.AHEAD == new.conn:
+        volume.congestion.pulled_ahead(old)
     if old.conn >= Conn.CONNECTED > new.conn:
         exposure.note_loss(volume)
     elif new.conn >= Conn.CONNECTED > old.conn:

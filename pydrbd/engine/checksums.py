@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 REQUEST_BYTES = 64 << 10
 
 
+#: Most blocks with data show that at their beginning.
+_PROBE = bytes(64)
+
+
+def is_zero(data: bytes) -> bool:
+    """A block of zeros, whose data need not travel either (RS_DEALLOCATED)."""
+    return data.startswith(_PROBE) and data == bytes(len(data))
+
+
 def are_wanted(volume: Volume) -> bool:
     """Target: does the resync that begins go by checksums?"""
     engine = volume.engine

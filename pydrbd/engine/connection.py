@@ -237,6 +237,7 @@ class Session:
         if volume.peer_uuids is None:
             raise ProtocolViolation(f"SYNC_UUID for volume {packet.volume}, whose UUIDS have not come")
         self.sync_uuids[volume.number] = packet.uuid
+        volume.congestion.called(self, packet.uuid)
         self.sync_uuid_due(volume)
 
     def sync_uuid_due(self, volume: Volume) -> None:
@@ -390,6 +391,10 @@ def _on_resync_refused(session: Session, packet: packets.NegRsDReply) -> None:
     session.ranged(packet, packet.size).resync.refused(packet.sector, packet.size)
 
 
+def _on_resync_cancelled(session: Session, packet: packets.RsCancel) -> None:
+    session.ranged(packet, packet.size).congestion.cancelled(session, packet)
+
+
 def _on_out_of_sync(session: Session, packet: packets.OutOfSync) -> None:
     session.ranged(packet, packet.size).set_out_of_sync(packet.sector * SECTOR, packet.size)
 
@@ -428,7 +433,7 @@ HANDLERS: dict[type[Packet], Handler] = {
     packets.RsDataReply: _on_resync_reply,
     packets.RsDeallocated: _on_deallocated,
     packets.NegRsDReply: _on_resync_refused,
-    packets.RsCancel: _on_resync_refused,
+    packets.RsCancel: _on_resync_cancelled,
     packets.OutOfSync: _on_out_of_sync,
     packets.OvRequest: verify.on_request,
     packets.OvReply: verify.on_reply,

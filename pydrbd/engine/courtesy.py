@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydrbd.engine.pacing import SMALLEST_REQUEST
+from pydrbd.vocabulary import Conn
 
 if TYPE_CHECKING:
     from pydrbd.engine.volume import Volume
@@ -65,7 +66,13 @@ class Courtesy:
     def may_pass(self) -> bool:
         """May a block be asked for or answered now?"""
         late = self._volume.engine.now - self._passed >= PROGRESS_SECONDS
-        return not self.busy or self._tokens > 0 or late
+        ahead = self._volume.state.conn == Conn.AHEAD  # it gets no more than a refusal
+        return not self.busy or self._tokens > 0 or late or ahead
+
+    @property
+    def waiting(self) -> int:
+        """Source: how many requests wait for their turn."""
+        return len(self._queue)
 
     def passed(self, length: int) -> None:
         """A block of so many bytes was asked for, or is being answered."""

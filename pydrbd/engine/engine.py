@@ -70,9 +70,8 @@ class Engine:
         self.overtaken = False
         #: Serialises our own administrative commands that change states.
         self.busy: Ticket | None = None
-        self.sessions = 0
         self._timers: list[tuple[float, int, Ticket]] = []
-        self._timer_count = 0
+        self.sessions = self._timer_count = 0
         self._watchers: dict[Ticket, None] = {}
         self.journal = Journal(self)
         self.journal.take(causes.START)
@@ -211,15 +210,16 @@ class Engine:
             self._lose_connection(reason, text)
             self._reconnect()
 
-    def refuse_peer(self, why: str, rule: int = 0) -> None:
+    def refuse_peer(self, why: str, rule: int = 0, cause: Cause | None = None) -> None:
         """Give the connection up and do not try again: a human must decide.
 
         The sockets stay open for a moment, so that the peer reads all that we sent and comes to the same
         verdict; nobody announces one.
         """
         self.log("error", why)
-        self._lose_connection(Conn.DISCONNECTING, why, causes.refused(why, rule))
-        self.spawn("stand alone", self.journal.attributed(causes.refused(why, rule), self._linger()))
+        cause = cause or causes.refused(why, rule)
+        self._lose_connection(Conn.DISCONNECTING, why, cause)
+        self.spawn("stand alone", self.journal.attributed(cause, self._linger()))
 
     def _linger(self) -> Script[None]:
         yield Await(self.timer(LINGER_SECONDS))

@@ -58,7 +58,7 @@ class GroupCommit:
         log, here = volume.activity_log, False
         if volume.has_disk:
             here = (yield from volume.flush_data()) is None
-        there = True if epoch is None else (yield Await(epoch.done))
+        there = True if epoch is None else (yield from volume.congestion.durable_there(epoch))
         yield from volume.engine.suspension.answerable(volume)
         state = volume.state
         if volume.writes_lost and not state.susp_nod:

@@ -123,8 +123,16 @@ def _before(session: Session, volume: Volume, start: int, name: str) -> Script[b
         return True
     before, mine = told.alarm, Ticket()
     told.alarm = mine
+    return (yield from _in_turn(session, volume, start, name, before, mine))
+
+
+def _in_turn(
+    session: Session, volume: Volume, start: int, name: str, before: Ticket | None, mine: Ticket
+) -> Script[bool]:
+    engine = volume.engine
     if before is not None:
         yield Await(before)
+    yield from volume.congestion.quiet()
     if not session.is_start(volume, start):
         mine.resolve()
         return False
@@ -145,6 +153,32 @@ def _before(session: Session, volume: Volume, start: int, name: str) -> Script[b
         " See to what the handler needs, then connect again."
     )
     return False
+
+
+def before_source(session: Session, volume: Volume, start: int) -> Script[bool]:
+    """A node that is Ahead is about to begin the resync: as `before_exchange`."""
+    yield from heard(volume)
+    return session.is_start(volume, start) and (yield from _before(session, volume, start, _SOURCE))
+
+
+def behind(session: Session, volume: Volume, start: int) -> None:
+    """The peer has pulled ahead: run the target's handler at once, while the disk stands still. It is in the
+    row of those that a resync waits for before anything else can be."""
+    told = volume.negotiation
+    if _TARGET not in volume.engine.options.handlers:
+        return
+    told.announced = (session.number, start)
+    before, told.alarm = told.alarm, Ticket()
+    script = _behind(session, volume, start, before, told.alarm)
+    volume.engine.spawn(f"{_TARGET} {volume.number}", script)
+
+
+def _behind(
+    session: Session, volume: Volume, start: int, before: Ticket | None, mine: Ticket
+) -> Script[bool]:
+    for write in list(volume.peer_writes):
+        yield Await(write.done)
+    return (yield from _in_turn(session, volume, start, _TARGET, before, mine))
 
 
 def after_target(volume: Volume) -> None:

@@ -111,6 +111,7 @@ def invariants(engine: Engine) -> None:
         assert not (s.role == Role.PRIMARY and s.peer == Role.PRIMARY), "two Primaries"
         assert v.bitmap.count == 0 or v.layout is not None or not v.bitmap.bits, "bits without a disk"
         log = v.activity_log
+        assert v.congestion.in_flight >= 0, "more writes have left the transfer log than came"
         assert not set(log.idle) & set(log.references), "an extent both idle and in use"
         assert set(log.references) <= set(log.hot), "an extent in use that is not in the log"
         if s.disk == Disk.DISKLESS:

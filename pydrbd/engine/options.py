@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydrbd.vocabulary import AfterSb, Fencing, OnIoError, OnNoData, Protocol, RrConflict
+from pydrbd.vocabulary import AfterSb, Fencing, OnCongestion, OnIoError, OnNoData, Protocol, RrConflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +72,11 @@ class EngineOptions:
     rr_conflict: RrConflict = RrConflict.DISCONNECT
     fencing: Fencing = Fencing.DONT_CARE
     on_no_data: OnNoData = OnNoData.IO_ERROR
+    #: Under protocol A only: what a Primary does when `congestion_fill` bytes of a volume (0: any number) are
+    #: on their way to the peer, or writes hold `congestion_extents` of its activity log's extents.
+    on_congestion: OnCongestion = OnCongestion.BLOCK
+    congestion_fill: int = 0
+    congestion_extents: int = 1237
+    #: Seconds without congestion before a node that has pulled ahead begins the resync.
+    calm: float = 1.0
     volumes: Mapping[int, VolumeOptions] = field(default_factory=lambda: {0: VolumeOptions()})

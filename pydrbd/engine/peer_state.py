@@ -236,6 +236,7 @@ def on_state(session: Session, packet: packets.State) -> None:
 def _follow_up(session: Session, volume: Volume, old: State, new: State, peer: StateFields) -> None:
     engine = session.engine
     changed = new.conn != old.conn
+    volume.congestion.peer_says(session, old.conn, peer.conn)
     if old.conn == Conn.WF_REPORT_PARAMS:
         engine.connected(session, volume)
         # The peer learns what we have decided; not before the generation that we may just have begun for it.

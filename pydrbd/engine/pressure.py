@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from pydrbd.engine.orders import Await, Script, Ticket
 
 if TYPE_CHECKING:
+    from pydrbd.engine.congestion import Congestion
     from pydrbd.engine.engine import Engine
 
 #: The peer's read requests (of its clients and of resync) that may wait here before we read on.
@@ -55,13 +56,16 @@ class Pressure:
         while self.congested is not None:
             yield Await(self.congested)
 
-    def write_room(self) -> Script[None]:
-        """Wait until a client's write may begin: room in the outbox and in the transfer log."""
+    def write_room(self, congestion: Congestion) -> Script[None]:
+        """Wait until a client's write may begin: room in the outbox and in the transfer log, as far as its
+        volume's congestion policy lets it wait."""
         while True:
             log = self._engine.transfer_log
-            if self.congested is not None:
+            if self.congested is not None and congestion.waits_for_outbox:
                 yield Await(self.congested)
-            elif log.size >= self._engine.options.max_logged:
+            elif log.size >= self._engine.options.max_logged and congestion.waits_for_log:
+                if congestion.log_is_full():
+                    continue
                 # Only a BARRIER_ACK makes room, and it needs a BARRIER.
                 log.close_epoch()
                 yield Await(log.sent[0].done)

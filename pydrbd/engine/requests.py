@@ -199,7 +199,7 @@ def _takes_zeros(engine: Engine) -> bool:
 def _change(engine: Engine, volume: Volume, offset: int, change: Change) -> Script[IoFailed | None]:
     """One write of at most a packet's size, from its place in the order to its completion."""
     volume.counters.upper_pending += 1
-    yield from engine.pressure.write_room()
+    yield from engine.pressure.write_room(volume.congestion)
     # Before taking a place in the order: the answer that is waited for takes its own when it comes,
     # and would wait for this write. Once this write has a place, its blocks are not asked for.
     while (resync := volume.resync.requested_overlap(offset, change.length)) is not None:
@@ -284,6 +284,7 @@ def _write_local(engine: Engine, request: Request, change: Change, mine: Range) 
 def acked(engine: Engine, packet: BlockAck, in_sync: bool) -> None:
     """The peer has a write."""
     request = engine.transfer_log.request_of(packet)
+    engine.transfer_log.heard_at = engine.now
     if request.lost:
         return
     request.acked = request.net_ok = True
@@ -311,8 +312,9 @@ def local_over(engine: Engine, request: Request, mine: Range, written: bool | No
 
 def _send(engine: Engine, request: Request, change: Change) -> None:
     """Log the write and queue its packet, or mark its blocks: one step, so no loss falls between."""
-    volume, state = request.volume, request.volume.state
-    session = engine.session
+    volume = request.volume
+    volume.congestion.look()
+    state, session = volume.state, engine.session
     if volume.layout is not None and not volume.has_disk:
         # The disk is being attached: it will not get this write from us.
         volume.set_out_of_sync(request.offset, request.length)
@@ -320,7 +322,9 @@ def _send(engine: Engine, request: Request, change: Change) -> None:
     too_long = change.length > MAX_DATA_BYTES and not _takes_zeros(engine)
     if session is None or not state.replicates or too_long:
         volume.set_out_of_sync(request.offset, request.length)
-        if session is not None and state.announces_out_of_sync:
+        if session is not None and state.conn == Conn.AHEAD:
+            volume.congestion.announce(request.offset, request.length)
+        elif session is not None and state.announces_out_of_sync:
             engine.out.data.append(OutOfSync(sector, request.length, volume.number))
         request.net.resolve()
         if session is not None and state.replicates:

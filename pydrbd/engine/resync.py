@@ -56,11 +56,6 @@ END_GRACE_SECONDS = 2.0
 _REGION = 16 << 20
 #: Source: the resync has not begun yet.
 _PREPARING = (Conn.STARTING_SYNC_S, Conn.WF_BITMAP_S)
-_PROBE = bytes(64)  # most blocks with data show that at their beginning
-
-
-def _is_zero(data: bytes) -> bool:
-    return data.startswith(_PROBE) and data == bytes(len(data))
 
 
 class Resync:
@@ -261,7 +256,7 @@ class Resync:
         """RS_DATA_REPLY or RS_DEALLOCATED has come: write it (in the order of arrival)."""
         offset = packet.sector * SECTOR
         length = len(packet.data) if isinstance(packet, RsDataReply) else packet.size
-        asked = self._expected(session, packet, offset, length)
+        asked = self.expected(session, packet, offset, length)
         if asked is None:
             return
         name = f"resync write {self.volume.number}"
@@ -271,12 +266,12 @@ class Resync:
     def same_already(self, session: Session, packet: RsIsInSync) -> None:
         """RS_IS_IN_SYNC has come: the source has the same."""
         offset, length = packet.sector * SECTOR, packet.size
-        if self._expected(session, packet, offset, length) is not None:
+        if self.expected(session, packet, offset, length) is not None:
             self.same += length
             self._in_sync(offset, length)
-            self._settled(offset)
+            self.settled(offset)
 
-    def _expected(
+    def expected(
         self, session: Session, packet: Packet, offset: int, length: int
     ) -> tuple[int, Ticket] | None:
         """What was asked for and is answered now; None: an answer that came too late, or a violation."""
@@ -331,20 +326,20 @@ class Resync:
         sequence = session.next_sequence(volume.number)
         ack = RsWriteAck(packet.sector, RESYNC_ID, length, sequence, volume.number)
         engine.out.meta.append(ack)
-        self._settled(offset)
+        self.settled(offset)
 
     def refused(self, sector: int, length: int) -> None:
-        """NEG_RS_DREPLY or RS_CANCEL: the source cannot give these blocks; their bits stay."""
+        """NEG_RS_DREPLY: the source cannot give these blocks; their bits stay."""
         if sector * SECTOR in self.requested:
             self.failed_bits += -(-length // BIT_BYTES)
-            self._settled(sector * SECTOR)
+            self.settled(sector * SECTOR)
 
     def owed_since(self) -> float | None:
         """Target: since when the source has answered none of our requests, if it owes any."""
-        running = self.volume.state.conn == Conn.SYNC_TARGET
-        return self.heard_at if running and self.unanswered else None
+        running = self.volume.state.conn in (Conn.SYNC_TARGET, Conn.BEHIND) and self.unanswered
+        return self.volume.congestion.asked_since(self.heard_at) if running else None
 
-    def _settled(self, offset: int) -> None:
+    def settled(self, offset: int) -> None:
         end, ticket = self.requested.pop(offset)
         self.bytes_requested -= end - offset
         self.unanswered.discard(offset)
@@ -381,6 +376,8 @@ class Resync:
         to the end of a resync that has ended here, and write after write would pass it by.
         """
         state = self.volume.state
+        if self.volume.congestion.cancels(session, packet):
+            return
         if state.disk == Disk.UP_TO_DATE and state.conn not in (Conn.SYNC_SOURCE, Conn.PAUSED_SYNC_S):
             return
         self.answers.asked = True
@@ -388,6 +385,7 @@ class Resync:
 
     def _serve(self, session: Session, packet: RsDataRequest | RsThinRequest | CsumRsRequest) -> None:
         mine = self.volume.ranges.enter(packet.sector * SECTOR, packet.size, reads=True)
+        self.volume.congestion.serving += 1
         name = f"resync read {self.volume.number}"
         self.volume.engine.spawn(name, self._read_for_peer(session, packet, mine))
 
@@ -402,7 +400,9 @@ class Resync:
         same = isinstance(packet, CsumRsRequest) and (yield from checksums.is_same(volume, session, packet))
         if not same and engine.session is session and volume.state.disk == Disk.UP_TO_DATE:
             data = yield from volume.perform(ReadBlocks(number, offset, length))
-        if same and engine.session is session:
+        if volume.congestion.cancels(session, packet):
+            same = False
+        elif same and engine.session is session:
             sequence = session.next_sequence(number)
             session.send_meta(RsIsInSync(packet.sector, packet.block_id, length, sequence, number))
             self.same += length
@@ -412,13 +412,14 @@ class Resync:
                 sequence = session.next_sequence(number)
                 engine.out.meta.append(NegRsDReply(packet.sector, packet.block_id, length, sequence, number))
                 self.failed_bits += -(-length // BIT_BYTES)
-            elif isinstance(packet, RsThinRequest) and _is_zero(data):
+            elif isinstance(packet, RsThinRequest) and checksums.is_zero(data):
                 self.answers.given(offset, length, full=False)
                 engine.out.data.append(RsDeallocated(packet.sector, length, number))
             else:
                 self.answers.given(offset, length, full=True)
                 engine.out.data.append(RsDataReply(packet.sector, packet.block_id, data, b"", number))
         volume.ranges.leave(mine)
+        volume.congestion.serving -= 1
         engine.pressure.serving -= 1
 
     def acknowledged(self, sector: int, length: int) -> None:

@@ -34,7 +34,7 @@ def take_options(engine: Engine, options: EngineOptions) -> bool:
     if engine.lane is not None:
         # It opens again at the end of this hold, with the new epoch size.
         engine.lane.close()
-    engine.options = replace(options, max_logged=old.max_logged, bitmap_batch=old.bitmap_batch)
+    engine.options = replace(options, max_logged=old.max_logged, bitmap_batch=old.bitmap_batch, calm=old.calm)
     for number, volume in engine.volumes.items():
         # What the disk says of the activity log was written when it was attached.
         # How large the device may be is for `resize`.

@@ -72,7 +72,9 @@ class State:
     @property
     def peer_has_our_data(self) -> bool:
         """The peer's disk takes part: it is neither absent nor outdated nor unknown."""
-        return self.pdsk >= Disk.INCONSISTENT and self.pdsk not in (Disk.DUNKNOWN, Disk.OUTDATED)
+        # Of a peer that is Behind nothing more is lost when it says that it is Outdated.
+        outdated = self.pdsk == Disk.OUTDATED and self.conn != Conn.AHEAD
+        return self.pdsk >= Disk.INCONSISTENT and self.pdsk != Disk.DUNKNOWN and not outdated
 
 
 @dataclass(frozen=True, slots=True)

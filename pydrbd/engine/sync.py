@@ -271,15 +271,20 @@ def start_source(session: Session, volume: Volume, start: int) -> Script[None]:
         return
     if (yield from volume.write_bitmap()) is not None or volume.generation is None:
         return
-    begun = (Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S)
+    begun = (Conn.WF_BITMAP_S, Conn.STARTING_SYNC_S, Conn.AHEAD)
     if not session.is_start(volume, start) or volume.state.conn not in begun:
         return
-    volume.generation = generations.source_starts(volume.generation, engine.random_uuid())
+    while volume.minting is not None:
+        yield Await(volume.minting)
+    if volume.state.conn != Conn.AHEAD or not volume.congestion.goes_on:
+        # The target of a resync that was interrupted has this one's UUID already, or hears of it now.
+        volume.generation = generations.source_starts(volume.generation, engine.random_uuid())
     volume.touch()
     if (yield from volume.persist()) is not None:
         return
     if session.is_start(volume, start) and volume.state.conn in begun:
         # State and packet in one step: the next write goes out as data, behind SYNC_UUID.
+        volume.congestion.tell_peer()
         engine.set_state(volume, cause=_begins(volume), conn=Conn.SYNC_SOURCE)
         engine.out.data.append(SyncUuid(volume.generation.bitmap, volume.number))
         volume.resync.begin()
@@ -288,6 +293,7 @@ def start_source(session: Session, volume: Volume, start: int) -> Script[None]:
 def start_target(session: Session, volume: Volume, uuid: int, start: int) -> Script[None]:
     """Target: SYNC_UUID has come: be Inconsistent durably, then ask for blocks."""
     engine = volume.engine
+    yield from volume.congestion.quiet()
     if not _still_due(session, volume, start):
         return
     if not (yield from handler_calls.before_target(session, volume, start)):
@@ -295,6 +301,7 @@ def start_target(session: Session, volume: Volume, uuid: int, start: int) -> Scr
     if not _still_due(session, volume, start) or volume.generation is None:
         return
     volume.generation = generations.target_starts(volume.generation, uuid)
+    volume.congestion.taken()
     volume.touch()
     engine.set_state(volume, cause=_begins(volume), conn=Conn.SYNC_TARGET)
     if (yield from volume.persist()) is not None:
@@ -303,7 +310,7 @@ def start_target(session: Session, volume: Volume, uuid: int, start: int) -> Scr
     # could take it from our cache.
     if (yield from volume.write_bitmap()) is not None:
         return
-    if engine.session is session and volume.state.conn in (Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T):
+    if session.is_start(volume, start) and volume.state.conn in (Conn.SYNC_TARGET, Conn.PAUSED_SYNC_T):
         volume.resync.begin()
         volume.resync.pump()
 
@@ -345,7 +352,7 @@ def start_full_sync(session: Session, volume: Volume, start: int) -> Script[None
 def finish_target(volume: Volume) -> Script[None]:
     """Target: no bit is left. Flush, persist, then tell."""
     engine, session = volume.engine, volume.engine.session
-    failed = volume.resync.failed_bits
+    failed, start = volume.resync.failed_bits, session.starts[volume.number] if session is not None else 0
     if (yield from volume.flush_data()) is not None:
         return
     if (yield from volume.write_bitmap()) is not None:
@@ -353,6 +360,8 @@ def finish_target(volume: Volume) -> Script[None]:
     # A kernel's source that hears of the end before it has cleared its bits never ends the resync.
     if session is not None:
         yield from session.pings.acks_handled()
+    if session is not None and not session.is_start(volume, start):
+        return  # interrupted: another one may run already
     if engine.session is not session or volume.state.conn != Conn.SYNC_TARGET or volume.negotiation.leaving:
         # Paused meanwhile, perhaps: it ends when it goes on. A peer that has agreed to a detach begins a
         # generation of its own, which we would take for that of what we have.

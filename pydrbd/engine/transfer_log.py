@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pydrbd.engine.congestion import epoch_bytes, waited_since
 from pydrbd.engine.orders import Ticket
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import SECTOR
@@ -102,11 +103,12 @@ class Request:
 class Epoch:
     """Writes between two BARRIERs."""
 
-    __slots__ = ("done", "number", "opened", "requests")
+    __slots__ = ("bytes", "done", "number", "opened", "requests")
 
     def __init__(self, number: int, opened: float) -> None:
         self.number = number
         self.requests: list[Request] = []
+        self.bytes = 0
         self.opened = opened
         #: Resolves at BARRIER_ACK (True: the peer has its writes durably), or when the peer is lost (False).
         self.done = Ticket()
@@ -121,6 +123,8 @@ class TransferLog:
         self.current = Epoch(1, 0.0)
         self.sent: deque[Epoch] = deque()
         self._next_id = 1
+        #: When the peer confirmed something last.
+        self.heard_at = 0.0
         #: Has writes of the same epochs.
         self.lane: Lane | None = None
 
@@ -145,10 +149,15 @@ class TransferLog:
         request.sent_at = now
         self.by_id[request.ident] = request
         self.current.requests.append(request)
+        self.current.bytes += request.length
+        request.volume.congestion.in_flight += request.length
 
     def added(self) -> None:
         """The write's packet is queued; end the epoch if it is full."""
-        if len(self.current.requests) + self._in_lane() >= self.engine.options.max_epoch_size:
+        options = self.engine.options
+        most = epoch_bytes(options)
+        full = len(self.current.requests) + self._in_lane() >= options.max_epoch_size
+        if full or (most and self.current.bytes >= most):
             self.close_epoch()
 
     def close_epoch(self, *, empty: bool = False) -> Epoch | None:
@@ -186,6 +195,7 @@ class TransferLog:
         if unacked or any(r.wants_ack and not r.acked for r in epoch.requests):
             raise ProtocolViolation(f"BARRIER_ACK {number} before all its writes were acknowledged")
         self.sent.popleft()
+        self.heard_at = self.engine.now
         if lane is not None:  # also when the engine has taken all its writes of this epoch over
             lane.table.confirmed()
             lane.volume.activity_log.look_again()
@@ -227,6 +237,7 @@ class TransferLog:
     def _leave(self, request: Request) -> None:
         del self.by_id[request.ident]
         request.in_log = False
+        request.volume.congestion.in_flight -= request.length
         request.net.resolve()
         self.settle(request)
 
@@ -270,7 +281,9 @@ class TransferLog:
             waiting.append(since)
         waiting += [v.takeover_since for v in self.engine.volumes.values() if v.takeover is not None]
         waiting += [v.parting.since for v in self.engine.volumes.values() if v.parting.since is not None]
-        return min(waiting, default=None)
+        if not waiting:
+            return None
+        return waited_since(self.engine.options, min(waiting), self.heard_at)
 
     @property
     def bytes_in_flight(self) -> int:
@@ -302,4 +315,5 @@ class TransferLog:
         request.in_log = True
         request.sent_at = self.engine.now
         self.by_id[request.ident] = request
+        request.volume.congestion.in_flight += request.length
         found.requests.append(request)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydrbd.engine import bitmap_disk
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.bitmap import Bitmap
+from pydrbd.engine.congestion import Congestion
 from pydrbd.engine.generations import CacheLoss, masked
 from pydrbd.engine.group_commit import GroupCommit
 from pydrbd.engine.negotiation import Negotiation
@@ -91,11 +92,11 @@ class Volume:
         self.layout: Layout | None = None
         self.base: Superblock | None = None
         self.generation: Generation | None = None
-        self.size = 0
-        self.bitmap = Bitmap(0)
+        self.size, self.bitmap = 0, Bitmap(0)
         self.activity_log = ActivityLog(options.al_extents)
         self.ranges = Ranges()
         self.resync, self.verify = Resync(self), Verify(self)
+        self.congestion = Congestion(self)
         self.group_commit = GroupCommit(self)
         self.counters = Counters()
         self.crashed_primary = False
@@ -155,9 +156,8 @@ class Volume:
         self.measuring: Ticket | None = None  # the size of the disk is being looked at
         #: What is to be said of a resize that was done without the peer (--assume-peer-has-space).
         self.grown_alone = NO_SIZES_FLAGS
-        self._version = self._persisted = 0
+        self._version = self._persisted = self.orders_under_way = 0
         self.writing: Ticket | None = None  # who writes the superblock, or moves it
-        self.orders_under_way = 0
         self._idle = Ticket()  # who waits for their end
         #: The last one in the queue of those who read or write bitmap pages (see bitmap_disk).
         self.bitmap_busy: Ticket | None = None

@@ -43,7 +43,8 @@ HOW: Mapping[str, Mapping[str, How]] = {
     "net": {
         **dict.fromkeys(("timeout", "ping-timeout", "ping-int", "connect-int", "ko-count"), _NOW),
         **dict.fromkeys(("max-buffers", "max-epoch-size", "use-rle", "tcp-cork", "transport"), _NOW),
-        **dict.fromkeys(("socket-check-timeout",), _NOW),
+        **dict.fromkeys(("socket-check-timeout", "on-congestion", "congestion-fill"), _NOW),
+        **dict.fromkeys(("congestion-extents",), _NOW),
         **dict.fromkeys(("protocol", "cram-hmac-alg", "shared-secret"), _RECONNECT),
         **dict.fromkeys(("sndbuf-size", "rcvbuf-size"), _RECONNECT),
         **dict.fromkeys(("after-sb-0pri", "after-sb-1pri", "after-sb-2pri"), _RECONNECT),
@@ -200,7 +201,8 @@ def _partly(running: ResourceView, wanted: ResourceView, todo: list[Difference])
 
 def _apply(node: Node, view: ResourceView) -> None:
     """All parts of the process take the options of `view`."""
-    from pydrbd.node import engine_options, handlers_of, link_options
+    from pydrbd.node import handlers_of
+    from pydrbd.node_options import engine_options, link_options
 
     options = engine_options(view)
     if not node.driver.call(lambda: take_options(node.engine, options)):

@@ -6,6 +6,7 @@ name of its golden file's situation in the tests. States are 8.4's; texts name c
 
 from __future__ import annotations
 
+from pydrbd.integrations import situations_congestion as congestion
 from pydrbd.integrations.explain import NOTHING, Answer, Facts, Situation, disk_words
 from pydrbd.integrations.picture import percent_done, rate_and_eta, resync_suspended
 from pydrbd.integrations.situations_suspended import SUSPENDED
@@ -371,6 +372,7 @@ TABLE: tuple[Situation, ...] = (
     *SUSPENDED,
     Situation("split brain", lambda f: _gave_up(f, "Split-Brain"), _split_brain),
     Situation("unrelated data", lambda f: _gave_up(f, "Unrelated data"), _unrelated),
+    Situation("congested", lambda f: _gave_up(f, "congestion"), congestion.disconnected),
     Situation("settings differ", lambda f: _alone(f) and f.caused("connection", "handshake"), _refused),
     Situation("no disk configured", lambda f: f.volume.disk is Disk.DISKLESS and not f.configured, _client),
     Situation(
@@ -397,6 +399,8 @@ TABLE: tuple[Situation, ...] = (
     Situation("resync paused", lambda f: f.volume.conn in (Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T), _paused),
     Situation("sync target", lambda f: f.volume.conn is Conn.SYNC_TARGET, _target),
     Situation("sync source", lambda f: f.volume.conn is Conn.SYNC_SOURCE, _source),
+    Situation("ahead", lambda f: f.volume.conn is Conn.AHEAD, congestion.ahead),
+    Situation("behind", lambda f: f.volume.conn is Conn.BEHIND, congestion.behind),
     Situation("verify", lambda f: f.volume.conn in (Conn.VERIFY_S, Conn.VERIFY_T), _verifying),
     Situation("resync starts", lambda f: f.volume.conn in _PREPARING, _starting),
     Situation(

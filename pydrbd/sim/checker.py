@@ -24,6 +24,7 @@ from pydrbd.format.gi import JUST_CREATED, MdFlag
 from pydrbd.format.layout import AL_BYTES
 from pydrbd.sim import peek
 from pydrbd.sim.clock import Violation
+from pydrbd.sim.congestion import AheadChecks
 from pydrbd.sim.disk import BLOCK, ZERO_BLOCK, SimDisk
 from pydrbd.sim.driver import Observer, Task
 from pydrbd.sim.history import ZERO, Branch, Write, payload, values_of
@@ -74,6 +75,7 @@ class Checker(PowerChecks, Observer):
         self.promises = Promises(self)
         self.verdicts = Verdicts(self)
         self.rotten = Rotten(world)
+        self.ahead = AheadChecks(self)
         self._disk_state: dict[str, Disk] = {}
         self._was_primary: dict[str, bool] = {}
 
@@ -323,6 +325,7 @@ class Checker(PowerChecks, Observer):
         self.verdicts.look(node, peer)
         world.withheld.look(node)
         world.manager.look(node)
+        self.ahead.look(world, node, peer)
         check_size(node, s.disk, world.profile.size)
         check_end(world, node)
         if s.disk != self._disk_state[name]:

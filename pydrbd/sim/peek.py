@@ -110,6 +110,12 @@ def sent(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
     yield from _lane_members(engine)
 
 
+def receiving(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
+    """Byte ranges (start, end) of the peer's writes that are not over."""
+    for active in engine.volumes[volume].peer_writes:
+        yield active.start, active.end
+
+
 def in_work(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
     """Byte ranges (start, end) of the writes in the transfer log, and of a Primary's writes under way.
 

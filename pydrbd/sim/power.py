@@ -89,9 +89,9 @@ class PowerChecks:
         self.covered_after_loss()
 
     def becomes_target(self, name: str, *, failed: bool) -> None:
-        """The disk is Inconsistent now. DRBD 8.4 makes a crashed Primary the source, whatever its machine lost.
-        And a disk that has `failed` (on-io-error pass_on) was the last to have what the other one lost with
-        its power."""
+        """The disk is Inconsistent now. DRBD 8.4 makes a crashed Primary the source, whatever its machine
+        lost. And a disk that has `failed` (on-io-error pass_on) was the last to have what the other one lost
+        with its power."""
         other = next(n for n in self.stale if n != name)
         excused = failed or self.world.profile.net_faults.features is not None
         if excused and self.stale[other] and not self.behind[other]:

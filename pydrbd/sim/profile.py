@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pydrbd.engine.options import EngineOptions, VolumeOptions
 from pydrbd.sim.broken_disks import BROKEN_ACTIONS, draw_broken_disks
 from pydrbd.sim.careless import CARELESS_ACTIONS, draw_careless
+from pydrbd.sim.congestion import with_congestion
 from pydrbd.sim.courtesy import with_min_rate
 from pydrbd.sim.disk_faults import DISK_ACTIONS, DiskFaults, draw_disk_faults
 from pydrbd.sim.driver import DiskProfile
@@ -126,6 +127,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
         # Where a node is fenced there is none.
         drawn, fencing = draw_fencing(seed, drawn)
         actions += fencing
+    drawn = with_congestion(seed, drawn)
     return replace(
         profile,
         actions=actions + sizes.actions + resizing.actions,

@@ -56,7 +56,7 @@ class Promises:
         if self._looked.get(node.name) == now:
             return
         self._looked[node.name] = now
-        together = s.conn >= Conn.CONNECTED and s.pdsk >= Disk.INCONSISTENT
+        together = s.conn >= Conn.CONNECTED and s.pdsk >= Disk.INCONSISTENT and s.conn != Conn.AHEAD
         # Its disk had failed when the peer was out of reach already, and the resync goes over what it has.
         follows = s.conn == Conn.WF_BITMAP_T and s.disk == Disk.INCONSISTENT
         open_still = []

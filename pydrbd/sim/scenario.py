@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pydrbd.errors import PydrbdError
-from pydrbd.sim import peek
+from pydrbd.sim import congestion, peek
 from pydrbd.sim.broken_disks import BrokenDiskActions
 from pydrbd.sim.careless import CarelessActions
 from pydrbd.sim.clock import Process, Violation
@@ -310,6 +310,7 @@ class Scenario(
         for node in self.nodes:
             node.crash_after = 0
             node.handlers.quick = True
+            congestion.ends(node)
             yield from self._mend(node)
         self._end_partition(self._partitions)
         self._end_net_faults()

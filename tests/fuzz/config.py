@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydrbd.config import Config, dump, for_node, load, loads, require_implemented, resolve, resources_here
 from pydrbd.errors import ConfigError, PydrbdError
-from pydrbd.node import disk_specs, engine_options, link_options
+from pydrbd.node_options import disk_specs, engine_options, link_options
 from tests.fuzz.harness import Finding, Target
 
 SPLIT = b"\n%%%%\n"

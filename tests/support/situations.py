@@ -13,11 +13,11 @@ from typing import Any
 
 from pydrbd.engine import marks
 from pydrbd.engine.options import VolumeOptions
-from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks
+from pydrbd.engine.orders import FlushDisk, IoFailed, Order, ReadBlocks, WriteBlocks
 from pydrbd.engine.snapshot import Transition
 from pydrbd.integrations.picture import Endpoint, Identity, Picture
 from pydrbd.sim.disk import SimDisk
-from pydrbd.vocabulary import Fencing, OnIoError, OnNoData, Protocol
+from pydrbd.vocabulary import Fencing, OnCongestion, OnIoError, OnNoData, Protocol
 from pydrbd.wire import packets
 from tests.support.engine_bench import Bench, Pair, connect, fresh_disk, good_disk, pair_of
 
@@ -212,6 +212,28 @@ def disk_failed_alone() -> Pair:
     pair.one.hook = _fails
     write(pair, pair.one)
     pair.pass_time(0.5)
+    return pair
+
+
+def _congested(policy: OnCongestion) -> Pair:
+    """The peer confirms nothing, and 16 KiB may be on their way."""
+    options = {"protocol": Protocol.A, "on_congestion": policy, "congestion_fill": 16 << 10}
+    pair = duo(good_disk(), good_disk(), options, **options)
+    connect(pair)
+    primary(pair)
+    pair.two.hold = lambda order: isinstance(order, FlushDisk)
+    for place in range(8):
+        ok(write(pair, pair.one, place * len(DATA)))
+    return pair
+
+
+def pulled_ahead() -> Pair:
+    return _congested(OnCongestion.PULL_AHEAD)
+
+
+def gave_up_for_congestion() -> Pair:
+    pair = _congested(OnCongestion.DISCONNECT)
+    pair.pass_time(1.0)
     return pair
 
 
@@ -411,6 +433,8 @@ SITUATIONS: dict[str, Callable[[], Pair]] = {
         suspended,
         suspended_without_data,
         stands_still,
+        pulled_ahead,
+        gave_up_for_congestion,
     )
 }
 

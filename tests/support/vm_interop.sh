@@ -406,3 +406,44 @@ wrong_secret() {
     both_good
     echo "ok wrong_secret"
 }
+
+# usage: fresh_congested   As `fresh`, under protocol A, where 32 KiB on their way are too much for either node.
+fresh_congested() {
+    PROTOCOL=A
+    rm -f $KERNEL_STORE $OUR_STORE
+    truncate -s "$SIZE" $OUR_STORE
+    KERNEL_DISK=$(kernel_disk $KERNEL_STORE "$SIZE")
+    write_config "on-congestion pull-ahead; congestion-fill 64;" \
+        kernel "$KERNEL_DISK" 0 7801 ours $OUR_STORE 9 7802
+    kernel_create_md 0 "$KERNEL_DISK"
+    on ours create-md r0 < /dev/null
+    kernel_up r0 0 "$KERNEL_DISK" 7801 7802 --on-congestion=pull-ahead --congestion-fill=64
+    DATA_BYTES=$(kernel_data_bytes 0)
+    on ours up r0
+    kernel_wait 0 60 cs:Connected ds:Inconsistent/Inconsistent
+    on ours primary --force r0
+    both_good
+}
+
+# Each node in turn pulls ahead of the other, and comes back, also in the middle of the resync.
+congestion_scenario() {
+    local device seen
+    device=$(on ours map r0/0)
+    seen=$(dmesg | grep -c -e '-> Behind' || true)
+    fio_verify o_ahead "$device" 8M --bsrange=4k-256k --iodepth=16
+    [ "$(dmesg | grep -c -e '-> Behind')" -gt "$seen" ]
+    grep -q 'conn( Established -> Ahead )' /run/pydrbd/ours/r0.log
+    both_good 180
+    grep -q 'conn( Ahead -> SyncSource )' /run/pydrbd/ours/r0.log
+    on ours unmap r0
+    on ours secondary r0
+    kernel_wait 0 20 ro:Secondary/Secondary
+    echo "ok we_pull_ahead"
+    kernel_primary 0
+    fio_verify k_ahead /dev/drbd0 8M --bsrange=4k-256k --iodepth=16
+    grep -q -e '-> Behind )' /run/pydrbd/ours/r0.log
+    both_good 180
+    grep -q 'conn( Behind -> SyncTarget )' /run/pydrbd/ours/r0.log
+    kernel_secondary 0
+    echo "ok kernel_pulls_ahead"
+}

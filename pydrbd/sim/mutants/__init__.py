@@ -3,7 +3,7 @@
 Floor: sim. Each is a mistake that somebody could make, put into one or two functions (edit.py) while it is
 hunted. The tables: writes.py (a write, flushes, marks, the activity log), generations.py (UUIDs, the sync
 decision, roles), resync.py (blocks, bits, start and end; packets that make no sense), lane.py, marks.py,
-orderly.py (down, apply-al), sizes.py, split_brain.py (policies), suspension.py, verify.py.
+congestion.py, orderly.py (down, apply-al), sizes.py, split_brain.py (policies), suspension.py, verify.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
+from pydrbd.sim.mutants.congestion import CONGESTION
 from pydrbd.sim.mutants.edit import Mutant
 from pydrbd.sim.mutants.generations import GENERATIONS
 from pydrbd.sim.mutants.lane import LANE
@@ -33,6 +34,7 @@ MUTANTS: dict[str, Mutant] = {
         WRITES,
         GENERATIONS,
         RESYNC,
+        CONGESTION,
         LANE,
         LANE_RESYNC,
         MARKS,

@@ -95,7 +95,10 @@ WRITES = (
         (
             edit(
                 GroupCommit._round,
-                ("there = True if epoch is None else (yield Await(epoch.done))", "there = True"),
+                (
+                    "True if epoch is None else (yield from volume.congestion.durable_there(epoch))",
+                    "True",
+                ),
             ),
         ),
         swarm=True,
