@@ -16,7 +16,7 @@ from pydrbd.engine.pacing import Pace
 from pydrbd.engine.resize import resize
 from pydrbd.engine.volume import Volume
 from pydrbd.errors import UsageError
-from pydrbd.integrations.adjust import adjust
+from pydrbd.integrations.adjust import DEFAULTS, RUNNING, Given, adjust
 from pydrbd.integrations.changed import out_of_sync
 from pydrbd.integrations.describe import describe
 from pydrbd.integrations.repair import repair
@@ -72,9 +72,31 @@ def _describe(node: Node) -> dict[str, Any]:
     return describe(node.view, node.config)
 
 
-def _adjust(node: Node, config: str, groups: str, dry_run: bool) -> dict[str, list[str]]:
+def _adjust(
+    node: Node,
+    config: str,
+    groups: str,
+    dry_run: bool,
+    options: dict[str, str],
+    volumes: list[int],
+    base: str,
+) -> dict[str, list[str]]:
+    """`options` over those of the one group in `groups`, of `volumes` (none: all): see adjust.Given."""
+    _check_options(node, groups.split(), options, volumes, base)
     with node.adjusting:
-        return adjust(node, config, groups.split(), dry_run)
+        return adjust(node, config, groups.split(), dry_run, Given(options, volumes or None, base))
+
+
+def _check_options(
+    node: Node, groups: list[str], options: dict[str, str], volumes: list[int], base: str
+) -> None:
+    """UsageError for arguments that no command of ours sends."""
+    texts = all(type(word) is str for pair in options.items() for word in pair)
+    known = all(type(number) is int and number in node.view.volumes for number in volumes)
+    if not texts or not known or base not in ("", RUNNING, DEFAULTS):
+        raise UsageError(f"{node.view.name}: 'adjust': options, volumes or base make no sense")
+    if (options or base) and len(groups) != 1:
+        raise UsageError(f"{node.view.name}: 'adjust': options are given to one group")
 
 
 def _verify(node: Node, volume: int, start: int, stop: int, rate: int) -> None:
@@ -109,7 +131,14 @@ def _verify_position(node: Node, volume: int) -> int:
 
 
 _VOLUME = {"volume": (int, REQUIRED)}
-_ADJUST = {"config": (str, ""), "groups": (str, ""), "dry_run": (bool, False)}
+_ADJUST: dict[str, tuple[type, Any]] = {
+    "config": (str, ""),
+    "groups": (str, ""),
+    "dry_run": (bool, False),
+    "options": (dict, {}),
+    "volumes": (list, []),
+    "base": (str, ""),
+}
 
 MORE_VERBS: Mapping[str, Verb] = {
     "describe": Verb(_describe),

@@ -1,15 +1,20 @@
 """adjust, net-options, disk-options, peer-device-options, resource-options. Floor: outer.
 
-Neighbour: integrations/adjust.py, which runs in the resource's process and knows what it can take over.
+Neighbours: integrations/adjust.py, which runs in the resource's process and knows what it can take over;
+integrations/given.py, options of a command over those of the configuration.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
 from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resource_arguments
 from pydrbd.cli.lifecycle import attach_and_connect, bring_up, start_supervisor
+from pydrbd.config.optionspec import Kind, OptionSpec, value_text
 from pydrbd.errors import PydrbdError
+from pydrbd.integrations.given import CLASSES
 
 
 class RestartNeeded(PydrbdError):
@@ -62,52 +67,72 @@ def adjust_command(app: App, names: tuple[str, ...], skip_disk: bool, skip_net: 
     for_each(app.targets(names), act)
 
 
-def take_over(target: Target, groups: str) -> list[str]:
+def take_over(target: Target, groups: str, options: dict[str, str] | None = None) -> list[str]:
     """Have the process take over what it can; print the steps in a dry run. What it cannot."""
     app = target.resource.app
     config = str(app.config_file.absolute()) if app.config_file else ""
-    answer = target.resource.call("adjust", config=config, groups=groups, dry_run=app.dry_run)
+    given: dict[str, Any] = {}
+    if options:
+        given = {"options": options, "volumes": target.volumes}
+    answer = target.resource.call("adjust", config=config, groups=groups, dry_run=app.dry_run, **given)
     if app.dry_run:
         for step in answer["steps"]:
             click.echo(step)
     return [str(line) for line in answer["left"]]
 
 
-def _take_group(app: App, names: tuple[str, ...], groups: str) -> None:
-    def act(target: Target) -> None:
-        if left := take_over(target, groups):
-            raise RestartNeeded(target, left)
+def _group_command(group: str, text: str, example: str) -> click.Command:
+    """`GROUP-options`: takes that part of the configuration over, and what is given over it."""
 
-    for_each(app.targets(names), act)
+    def act(app: App, /, names: tuple[str, ...], **options: str | None) -> None:
+        given = {name.replace("_", "-"): value for name, value in options.items() if value is not None}
 
+        def take(target: Target) -> None:
+            if left := take_over(target, group, given):
+                raise RestartNeeded(target, left)
 
-@click.command("net-options", epilog=examples("pydrbd net-options r0"))
-@resource_arguments()
-@pass_app
-def net_options_command(app: App, names: tuple[str, ...]) -> None:
-    """Take over the section `net` of the edited configuration, and nothing else of it."""
-    _take_group(app, names, "net")
+        for_each(app.targets(names), take)
 
+    act.__doc__ = f"""{text}
 
-@click.command("disk-options", epilog=examples("pydrbd disk-options r0"))
-@resource_arguments()
-@pass_app
-def disk_options_command(app: App, names: tuple[str, ...]) -> None:
-    """Take over the options of the disks of the edited configuration, and nothing else of it."""
-    _take_group(app, names, "disk")
-
-
-@click.command("peer-device-options", epilog=examples("pydrbd peer-device-options r0"))
-@resource_arguments()
-@pass_app
-def peer_device_options_command(app: App, names: tuple[str, ...]) -> None:
-    """Take over the pace of resyncs (c-max-rate and its like) of the edited configuration."""
-    _take_group(app, names, "peer-device")
+    The options given here win over the configuration, until this part of it is taken over again: by `adjust`,
+    by this command without options, or when the process is started anew.
+    """
+    command = pass_app(act)
+    for spec in reversed(CLASSES[group].specs()):
+        command = click.option(f"--{spec.name}", metavar=_metavar(spec), help=_help(spec))(command)
+    command = resource_arguments()(command)
+    return click.command(f"{group}-options", epilog=examples(f"pydrbd {group}-options r0", example))(command)
 
 
-@click.command("resource-options", epilog=examples("pydrbd resource-options r0"))
-@resource_arguments()
-@pass_app
-def resource_options_command(app: App, names: tuple[str, ...]) -> None:
-    """Take over the section `options` of the edited configuration, and nothing else of it."""
-    _take_group(app, names, "resource")
+def _metavar(spec: OptionSpec) -> str:
+    return "yes|no" if spec.kind is Kind.FLAG else "VALUE"
+
+
+def _help(spec: OptionSpec) -> str:
+    unit = f" {spec.unit}" if spec.unit else ""
+    allowed = f"{spec.range_text}{unit}" if spec.kind is not Kind.FLAG else ""
+    default = value_text(spec, spec.default)
+    return "; ".join(part for part in (allowed, f"default {default}" if default else "") if part) + "."
+
+
+net_options_command = _group_command(
+    "net",
+    "Take over the section `net` of the edited configuration, and nothing else of it.",
+    "pydrbd net-options --timeout 30 r0",
+)
+disk_options_command = _group_command(
+    "disk",
+    "Take over the options of the disks of the edited configuration, and nothing else of it.",
+    "pydrbd disk-options --on-io-error pass_on r0/0",
+)
+peer_device_options_command = _group_command(
+    "peer-device",
+    "Take over the pace of resyncs (c-max-rate and its like) of the edited configuration.",
+    "pydrbd peer-device-options --c-max-rate 30M r0",
+)
+resource_options_command = _group_command(
+    "resource",
+    "Take over the section `options` of the edited configuration, and nothing else of it.",
+    "pydrbd resource-options --auto-promote yes r0",
+)

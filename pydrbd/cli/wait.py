@@ -47,7 +47,10 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = click.option(*flags, type=click.IntRange(0, 300000), default=None, help=help_text)(command)
     return click.option(
-        "-w", "--wait-after-sb", is_flag=True, help="Go on waiting when the connection is StandAlone."
+        "-w",
+        "--wait-after-sb",
+        is_flag=True,
+        help="Go on waiting when the connection is StandAlone (also the option of section startup).",
     )(command)
 
 
@@ -62,7 +65,8 @@ def wait_for(target: Target, what: str, done: Done, limits: Limits) -> None:
             volumes = [volume for volume in snapshot.volumes if volume.number in target.volumes]
             if all(done(volume) for volume in volumes):
                 return
-            if snapshot.connection is Conn.STANDALONE and not limits.after_split_brain:
+            patient = limits.after_split_brain or target.resource.view.startup.wait_after_sb
+            if snapshot.connection is Conn.STANDALONE and not patient:
                 raise WaitTimeout(_standalone(target, what, snapshot))
             if deadline is not None and time.monotonic() >= deadline:
                 state = snapshot.connection.connection_word

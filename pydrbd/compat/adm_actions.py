@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydrbd.compat import backend, drbdsetup
+from pydrbd.compat.group_options import as_values
 from pydrbd.compat.quick import ask
 from pydrbd.compat.refused import REFUSED
 from pydrbd.compat.refused_options import WITHOUT_EFFECT
@@ -193,8 +194,9 @@ def has_peer(call: Call) -> int:
 
 
 def options(call: Call) -> int:
-    """disk-options, net-options, resource-options, peer-device-options: what the configuration says now."""
-    return _pass(call, call.verb, call.target)
+    """disk-options, net-options, resource-options, peer-device-options: what the configuration says now, and
+    what is given over it."""
+    return _pass(call, call.verb, *as_values(call.verb, call.options()), call.target)
 
 
 def adjust(call: Call) -> int:

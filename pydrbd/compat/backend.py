@@ -147,11 +147,17 @@ def new_path(view: ResourceView, _volumes: list[int], _options: list[str]) -> li
     return [["drbdsetup", "new-path", view.name, str(view.peer_node_id), *ends]]
 
 
+def _over(configured: OptionGroup, options: list[str]) -> list[str]:
+    """`options` and what is configured besides."""
+    names = {option.partition("=")[0] for option in options}
+    return [*options, *(word for word in options_of(configured) if word.partition("=")[0] not in names)]
+
+
 def peer_device_options(view: ResourceView, volumes: list[int], options: list[str]) -> list[Line]:
     found = []
     for number in volumes:
         call = ["drbdsetup", "peer-device-options", view.name, str(view.peer_node_id), str(number)]
-        found.append([*call, *options, *options_of(view.volumes[number].peer_device_options)])
+        found.append([*call, *_over(view.volumes[number].peer_device_options, options)])
     return found
 
 
@@ -164,20 +170,20 @@ def _given_peer_device_options(view: ResourceView, volumes: list[int], options: 
 def disk_options(view: ResourceView, volumes: list[int], options: list[str]) -> list[Line]:
     return [
         [
-            *("drbdsetup", "disk-options", str(minor_of(view.volumes[number])), *options),
-            *options_of(view.volumes[number].disk_options),
+            *("drbdsetup", "disk-options", str(minor_of(view.volumes[number]))),
+            *_over(view.volumes[number].disk_options, options),
         ]
         for number in volumes
     ]
 
 
 def net_options(view: ResourceView, _volumes: list[int], options: list[str]) -> list[Line]:
-    call = ["drbdsetup", "net-options", view.name, str(view.peer_node_id), *options]
-    return [[*call, f"--_name={view.peer_name}", *options_of(view.net)]]
+    call = ["drbdsetup", "net-options", view.name, str(view.peer_node_id)]
+    return [[*call, *_over(view.net, [*options, f"--_name={view.peer_name}"])]]
 
 
 def resource_options(view: ResourceView, _volumes: list[int], options: list[str]) -> list[Line]:
-    return [["drbdsetup", "resource-options", view.name, *options, *options_of(view.options)]]
+    return [["drbdsetup", "resource-options", view.name, *_over(view.options, options)]]
 
 
 def up(view: ResourceView, volumes: list[int], options: list[str]) -> list[Line]:

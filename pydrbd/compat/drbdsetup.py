@@ -24,12 +24,23 @@ Function = Callable[[do.Call], int]
 
 @dataclass(frozen=True, slots=True)
 class SetupVerb:
-    """A verb: its arguments by name ('resource?' may be left out, and then means all), options, function."""
+    """A verb: its arguments by name ('resource?' may be left out, and then means all), options, function.
+    `group`: the group of the configuration whose options it takes as well."""
 
     arguments: tuple[str, ...]
     function: Function
-    options: tuple[Option, ...] = ()
+    own_options: tuple[Option, ...] = ()
     help: str = ""
+    group: str = ""
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """What it takes. The table of options is only read when it is needed: queries are called in loops."""
+        if not self.group:
+            return self.own_options
+        from pydrbd.compat.group_options import setup_options
+
+        return setup_options(self.group)
 
 
 def _options(kind: str, names: str) -> tuple[Option, ...]:
@@ -106,6 +117,14 @@ VERBS: dict[str, SetupVerb] = {
     ),
     "suspend-io": SetupVerb(("minor",), do.same, (), "Hold I/O back."),
     "resume-io": SetupVerb(("minor",), do.same, (), "Let I/O go on."),
+    "net-options": SetupVerb(_PEER, do.take_options, (), "Change options of a connection.", "net"),
+    "disk-options": SetupVerb(("minor",), do.take_options, (), "Change options of a disk.", "disk"),
+    "peer-device-options": SetupVerb(
+        _VOLUME, do.take_options, (), "Change the pace of resyncs.", "peer-device"
+    ),
+    "resource-options": SetupVerb(
+        ("resource",), do.take_options, (), "Change options of a resource.", "resource"
+    ),
     "udev": SetupVerb(("minor",), do.udev, (), "Print names for udev."),
 }
 

@@ -10,14 +10,11 @@ _OWN_STEP = "the process of a resource is started with its whole configuration; 
 _TWO = "between two nodes of DRBD 8.4 there is one peer"
 _STACKED = "stacked resources are not implemented"
 _PROXY = "DRBD Proxy is a product of its own, which pydrbd does not speak to"
-FROM_FILE = "options come from the configuration: edit it, then `drbdadm adjust`"
+FROM_FILE = "options come from the configuration: edit it, then `drbdadm adjust` (or net-options and so on)"
 
 #: What only drbdsetup is asked for; drbdadm has a way.
 SETUP_REFUSED: dict[str, str] = dict.fromkeys(
     ("new-resource", "new-minor", "new-peer", "new-path"), _OWN_STEP
-) | dict.fromkeys(
-    ("net-options", "disk-options", "peer-device-options", "resource-options"),
-    FROM_FILE,
 )
 
 REFUSED: dict[str, str] = {

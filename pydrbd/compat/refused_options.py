@@ -7,7 +7,7 @@ the real drbdadm lists for each verb.
 from __future__ import annotations
 
 from pydrbd.compat.refused import FROM_FILE
-from pydrbd.config.options import DiskOptions, NetOptions, OptionGroup, PeerDeviceOptions, ResourceOptions
+from pydrbd.config.options import DiskOptions, NetOptions, OptionGroup, ResourceOptions
 
 _ONE_SIZE = "v08 metadata are made in the one form that every version of DRBD reads"
 _ON_TRIAL = "the decision of a handshake is not made on trial"
@@ -17,11 +17,7 @@ _REQUESTS = "the size of requests is agreed at every connection"
 
 _GROUPS: dict[str, tuple[type[OptionGroup], ...]] = {
     "attach": (DiskOptions,),
-    "disk-options": (DiskOptions,),
-    "net-options": (NetOptions,),
     "new-peer": (NetOptions,),
-    "peer-device-options": (PeerDeviceOptions,),
-    "resource-options": (ResourceOptions,),
     "new-resource": (ResourceOptions,),
 }
 
@@ -34,7 +30,6 @@ REFUSED_OPTIONS: dict[tuple[str, str], str] = {
         for spec in group.specs()
         if not spec.ours
     },
-    ("net-options", "_name"): FROM_FILE,
     ("new-peer", "_name"): FROM_FILE,
     ("adjust", "tentative"): _ON_TRIAL,
     ("connect", "tentative"): _ON_TRIAL,

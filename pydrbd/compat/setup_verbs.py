@@ -297,6 +297,13 @@ def if_implemented(call: Call) -> int:
     return call.pass_on(call.verb, *call.parsed.given())
 
 
+def take_options(call: Call) -> int:
+    """net-options and its like."""
+    from pydrbd.compat.group_options import take
+
+    return take(call)
+
+
 def down(call: Call) -> int:
     """Of one resource or all; one that is not up is no error."""
     name, code = call.arguments["resource"], 0

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+from pydrbd.config.optionnotes import reason
 from pydrbd.config.options import GROUPS, OptionGroup
 from pydrbd.config.optionspec import Kind, OptionSpec, value_text
 
 _HEAD = (
-    "| option | default | range | unit | implemented |",
-    "|---|---|---|---|---|",
+    "| option | default | range | unit | implemented | why not |",
+    "|---|---|---|---|---|---|",
 )
 
 
@@ -28,7 +30,8 @@ def _group_lines(group: type[OptionGroup]) -> Iterator[str]:
     yield from _HEAD
     for spec in group.specs():
         name = f"`{spec.name}` (pydrbd only)" if spec.ours else f"`{spec.name}`"
-        yield f"| {name} | {_default(spec)} | {_range(spec)} | {spec.unit} | {_implemented(spec)} |"
+        cells = (name, _default(spec), _range(spec), spec.unit, _implemented(spec), reason(spec))
+        yield f"| {' | '.join(cells)} |"
     yield ""
 
 
@@ -51,14 +54,17 @@ def _range(spec: OptionSpec) -> str:
 
 def _implemented(spec: OptionSpec) -> str:
     if spec.works is None:
-        return "yes"
+        return "taken, without effect" if reason(spec) else "yes"
     if spec.works:
         return f"the default and {', '.join(sorted(f'`{value_text(spec, v)}`' for v in spec.works))}"
     return "no" if spec.kind is Kind.SWITCH or spec.default == "" else "the default only"
 
 
 #: What stands around the table in docs/configuration.md.
-START, END = "<!-- made by: python -m pydrbd.config.optiondocs -->", "<!-- end of what is made -->"
+START, END = (
+    "<!-- made by: python -m pydrbd.config.optiondocs docs/configuration.md -->",
+    "<!-- end of what is made -->",
+)
 
 
 def with_table(text: str) -> str:
@@ -69,4 +75,5 @@ def with_table(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(option_table())
+    path = Path(sys.argv[1])
+    path.write_text(with_table(path.read_text()))

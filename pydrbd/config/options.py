@@ -240,7 +240,7 @@ class StartupOptions(OptionGroup):
     wfc_timeout: int = _number(0, 0, 300000, _SECONDS, works=ANY)
     degr_wfc_timeout: int = _number(0, 0, 300000, _SECONDS, works=ANY)
     outdated_wfc_timeout: int = _number(0, 0, 300000, _SECONDS, works=ANY)
-    wait_after_sb: bool = _flag(False)
+    wait_after_sb: bool = _flag(False, ANY)
     stacked_timeouts: bool = _switch()
     become_primary_on: str = cast(str, _row(OptionSpec(Kind.WORDS, "")))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from pydrbd.config.model import Address, Config, Connection, Endpoint, Host, Resource, Volume
+from pydrbd.config.optionnotes import reason
 from pydrbd.config.options import (
     Handlers,
     NetOptions,
@@ -167,7 +168,7 @@ def _address(resource: Resource, host: Host, ends: Mapping[str, Endpoint]) -> Ad
 def unimplemented(view: ResourceView) -> list[str]:
     """Options given explicitly with a value that pydrbd does not implement, as
     'net/rr-conflict retry-connect'; each once, in the order of the table."""
-    return list(dict.fromkeys(name for name, _ in _refused(view)))
+    return list(dict.fromkeys(name for name, *_ in _refused(view)))
 
 
 def require_implemented(view: ResourceView) -> None:
@@ -177,10 +178,10 @@ def require_implemented(view: ResourceView) -> None:
     refused = list(_refused(view))
     if not refused:
         return
-    names = ", ".join(dict.fromkeys(name for name, _ in refused))
+    named = dict.fromkeys(f"{name} ({why})" if (why := reason(spec)) else name for name, _, spec in refused)
     place = refused[0][1]
     raise NotImplementedOption(
-        f"in resource {view.name}: pydrbd does not implement: {names}. "
+        f"in resource {view.name}: pydrbd does not implement: {', '.join(named)}. "
         "Remove the option or give it its default value",
         file=place.file,
         line=place.line,
@@ -204,7 +205,7 @@ def _require_agreement(view: ResourceView) -> None:
         )
 
 
-def _refused(view: ResourceView) -> Iterator[tuple[str, Place]]:
+def _refused(view: ResourceView) -> Iterator[tuple[str, Place, OptionSpec]]:
     groups: list[OptionGroup] = [view.net]
     for volume in view.volumes.values():
         groups += [volume.disk_options, volume.peer_device_options]
@@ -213,7 +214,7 @@ def _refused(view: ResourceView) -> Iterator[tuple[str, Place]]:
         for spec in group.specs():
             value = group.value(spec.name)
             if spec.name in group.given and not spec.accepts(value):
-                yield _named(spec, group), _place(group, spec, view)
+                yield _named(spec, group), _place(group, spec, view), spec
 
 
 def _named(spec: OptionSpec, group: OptionGroup) -> str:

@@ -7,8 +7,8 @@ the process everything is decided under one lock, and nothing is changed before 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from pydrbd.config.reader import load
 from pydrbd.config.view import ResourceView, for_node, require_implemented
 from pydrbd.engine.resize import limit
 from pydrbd.engine.retune import take_options
-from pydrbd.errors import StateRefused
+from pydrbd.errors import StateRefused, UsageError
 from pydrbd.integrations.describe import describe, structure
+from pydrbd.integrations.given import laid_over
 from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Refusal
 
@@ -58,8 +59,23 @@ HOW: Mapping[str, Mapping[str, How]] = {
     "resource": dict.fromkeys(("auto-promote", "on-no-data-accessible"), _NOW),
     "handlers": dict.fromkeys((spec.name for spec in Handlers.specs()), _NOW),
 }
+#: What Given.base says: the options that the process has; the defaults.
+RUNNING, DEFAULTS = "running", "defaults"
 #: Parts of a description that are only names here.
 _NAMES = ("device", "minor", "config")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Options of a command: name -> text, for `volumes` (None: all), over `base`: '' (the configuration),
+    RUNNING or DEFAULTS."""
+
+    options: Mapping[str, str] = field(default_factory=dict)
+    volumes: Collection[int] | None = None
+    base: str = ""
+
+
+NOTHING_GIVEN = Given()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +133,31 @@ def _structure(running: ResourceView, wanted: ResourceView) -> Iterator[Differen
             yield Difference("", running.name, key, old.get(key, ""), new.get(key, ""), How.RESTART)
 
 
-def adjust(node: Node, config: str, groups: list[str], dry_run: bool) -> dict[str, list[str]]:
+def adjust(
+    node: Node, config: str, groups: list[str], dry_run: bool, given: Given = NOTHING_GIVEN
+) -> dict[str, list[str]]:
     """Make the process run with the configuration in `config` ('': the default file), as far as it can.
 
-    `groups`: only these groups of options; empty for all. Returns what was done (or would be), and what needs
-    a new process. ConfigError, NotImplementedOption: nothing was changed.
+    `groups`: only these groups of options; empty for all. `given`: what a command says over it, for the one
+    group that is named then. Returns what was done (or would be), and what needs a new process. ConfigError,
+    NotImplementedOption, UsageError: nothing was changed.
     """
-    from pydrbd.runtime.addresses import is_local
-
-    loaded = load(Path(config) if config else None)
-    wanted = for_node(loaded, node.view.name, node.view.node_name, is_local)
+    wanted = node.view if given.base else _configured(node, config)
+    if given.options or given.base == DEFAULTS:
+        if any(_structure(node.view, wanted)):
+            # The rest of the configuration is for another process than this one.
+            wanted = node.view
+        from_defaults = given.base == DEFAULTS
+        wanted = laid_over(wanted, groups[0], given.options, given.volumes, from_defaults=from_defaults)
     require_implemented(wanted)
-    found = [one for one in differences(node.view, wanted) if not groups or one.group in groups]
+    found = [one for one in differences(node.view, wanted) if not groups or one.group in (*groups, "")]
     found = [_smaller_later(node, wanted, one) for one in found]
+    for one in found:
+        if one.how is How.RESTART and one.name in given.options:
+            raise UsageError(
+                f"{node.view.name}: --{one.name} takes effect with a new process only, which reads the "
+                f"configuration: write it there, then `pydrbd restart {node.view.name}`"
+            )
     left = [str(one) for one in found if one.how is How.RESTART]
     todo = [one for one in found if one.how is not How.RESTART]
     agreed = any(one.how is How.RECONNECT for one in todo)
@@ -168,6 +196,14 @@ def _resize(node: Node, wanted: ResourceView, number: int) -> None:
     """`disk { size }` has changed: the device grows as by the command. CommandFailed, StateRefused."""
     volume, size = node.engine.volumes[number], wanted.volumes[number].disk_options.size * SECTOR
     node.driver.run(limit(node.engine, volume, size))
+
+
+def _configured(node: Node, config: str) -> ResourceView:
+    """The resource as the configuration says now."""
+    from pydrbd.runtime.addresses import is_local
+
+    loaded = load(Path(config) if config else None)
+    return for_node(loaded, node.view.name, node.view.node_name, is_local)
 
 
 def _partly(running: ResourceView, wanted: ResourceView, todo: list[Difference]) -> ResourceView:
