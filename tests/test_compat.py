@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -536,6 +537,29 @@ QUESTIONS = {
     ),
     "quick": (["status"], ["role", "r0"], ["dstate", "r0"], ["-c", "CONFIG", "cstate", "r0"]),
 }
+
+
+def test_a_question_takes_less_than_a_tenth_of_a_second_of_a_processor(
+    sides: tuple[Side, Side], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scripts ask in loops. About half of it is measured; the best of several counts."""
+    alpha, _ = sides
+    alpha.ok("adm", "create-md", "r0")
+    alpha.ok("adm", "up", "r0")
+    monkeypatch.setenv("PYDRBD_NODE", "alpha")
+    assert pydrbd_run(["install-compat", str(tmp_path / "bin")]) == 0
+    for module, program in (("drbdsetup", "drbdsetup"), ("quick", "drbdadm")):
+        for words in QUESTIONS[module]:
+            arguments = [str(alpha.config) if word == "CONFIG" else word for word in words]
+            assert min(_seconds(str(tmp_path / "bin" / program), *arguments) for _ in range(5)) < 0.1, words
+
+
+def _seconds(*command: str) -> float:
+    """Of a processor."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize("module", QUESTIONS)

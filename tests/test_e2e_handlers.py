@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pydrbd.compat import drbdadm
 from pydrbd.vocabulary import Conn, Disk
 from tests.support.pair import Member, Pair, fio
 from tests.support.waiting import wait_until
 
 MIB = 1 << 20
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -110,3 +112,41 @@ def test_a_primary_that_loses_the_last_good_data(make_pair: Callable[[str], Pair
     assert lines(told, 1) == ["degraded 0"]
     (line,) = lines(tmp_path / "told.0", 1)
     assert line in {"disconnected NetworkFailure r0", "disconnected BrokenPipe r0"}
+
+
+def test_a_handler_gets_the_variables_that_the_manual_names(
+    make_pair: Callable[[str], Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Called by the process, and by hand through drbdadm."""
+    pair = make_pair(f'disconnected "cd {tmp_path}; env > new; mv new env.$DRBD_MY_NODE_ID";')
+    pair.up_to_date()
+    pair.alpha.call("primary")
+    pair.beta.kill()
+    said = tmp_path / "env.0"
+    wait_until(said.exists, 20, "the handler to have run")
+    found = drbd_variables(said)
+    assert found.pop("DRBD_CSTATE") in {"NetworkFailure", "BrokenPipe"}
+    disk = str(pair.alpha.disk)
+    expected = {
+        "DRBD_RESOURCE": "r0", "DRBD_VOLUME": "0", "DRBD_MINOR": "0", "DRBD_LL_DISK": disk,
+        "DRBD_BACKING_DEV": disk, "DRBD_MINOR_0": "0", "DRBD_BACKING_DEV_0": disk,
+        "DRBD_MY_NODE_ID": "0", "DRBD_PEER_NODE_ID": "1", "DRBD_NODE_ID_0": "alpha", "DRBD_NODE_ID_1": "beta",
+        "DRBD_PEER": "beta", "DRBD_PEERS": "beta", "DRBD_MY_AF": "ipv4", "DRBD_PEER_AF": "ipv4",
+        "DRBD_MY_ADDRESS": "127.0.0.1", "DRBD_PEER_ADDRESS": "127.0.0.1", "DRBD_CONF": str(pair.config),
+        "UP_TO_DATE_NODES": "0x00000001",
+    }  # fmt: skip
+    assert found == expected
+    manual = (ROOT / "docs" / "handlers.md").read_text().partition("### Environment")[2].partition("\n## ")[0]
+    for name in [*expected, "DRBD_CSTATE"]:
+        assert name in manual or f"{name.rpartition('_')[0]}_n" in manual, name
+    monkeypatch.setenv("PYDRBD_NODE", "alpha")
+    said.unlink()
+    assert drbdadm.run(["-c", str(pair.config), "disconnected", "r0"]) == 0
+    by_hand = drbd_variables(said)
+    assert by_hand.pop("DRBD_CSTATE") == "Connecting"
+    assert by_hand == {name: text for name, text in expected.items() if name != "UP_TO_DATE_NODES"}
+
+
+def drbd_variables(file: Path) -> dict[str, str]:
+    pairs = (line.partition("=") for line in file.read_text().splitlines())
+    return {name: text for name, _, text in pairs if name.startswith("DRBD_") or name == "UP_TO_DATE_NODES"}

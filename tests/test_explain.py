@@ -103,6 +103,7 @@ GOLDEN: dict[str, Golden] = {
     "data-unusable-alone": Golden("resync_cut_off", "beta"),
     "data-unusable-new": Golden("attached_inconsistent"),
     "data-unusable-invalidated": Golden("invalidated_alone"),
+    "data-unusable-outdated": Golden("peer_vanished", bend=bent(disk=Disk.OUTDATED)),
     "disconnected": Golden("disconnected_here"),
     "disconnected-primary": Golden("primary_alone"),
     "handshake": Golden(
@@ -115,6 +116,10 @@ GOLDEN: dict[str, Golden] = {
     "secondary-alone-never-met": Golden("connecting"),
     "secondary-alone-broken-protocol": Golden("broken_protocol"),
     "resync-paused": Golden("resync_under_way", bend=bent(conn=Conn.PAUSED_SYNC_S, user_isp=True)),
+    "resync-paused-by-peer": Golden("resync_under_way", bend=bent(conn=Conn.PAUSED_SYNC_S, peer_isp=True)),
+    "resync-paused-by-both": Golden(
+        "resync_under_way", "beta", bend=bent(conn=Conn.PAUSED_SYNC_T, user_isp=True, peer_isp=True)
+    ),
     "sync-target": Golden("resync_under_way", "beta"),
     "sync-source": Golden("resync_under_way"),
     "resync-starts": Golden("resync_under_way", bend=bent(conn=Conn.WF_BITMAP_S, resync=None)),

@@ -251,7 +251,13 @@ def handler(call: Call) -> int:
     if call.adm.dry_run:
         out(command)
         return 0
-    environment = {**os.environ, **handler_environment(call.view, min(call.volumes))}
+    process = call.adm.here.process(call.view.name)
+    environment = {
+        **os.environ,
+        **handler_environment(call.view, min(call.volumes)),
+        "DRBD_CONF": call.adm.config_file or (str(process.description["config"]) if process else ""),
+        "DRBD_CSTATE": process.snapshot().connection.connection_word if process else "",
+    }
     return subprocess.run(["/bin/sh", "-c", command], env=environment, check=False).returncode
 
 

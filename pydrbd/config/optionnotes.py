@@ -38,7 +38,6 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("disk", "disk-timeout"): _LATER,
     ("disk", "read-balancing"): "when-congested-remote asks for a sign that the kernel gives no more",
     ("disk", "resync-after"): _LATER,
-    ("disk", "rs-discard-granularity"): "blocks of zeroes are copied by a resync, not discarded",
     ("disk", "disable-write-same"): "pydrbd never sends WRITE SAME",
     ("disk", "bitmap"): _NINE,
     ("options", "on-no-data-accessible"): _LATER,
@@ -60,6 +59,7 @@ REFUSED: Mapping[tuple[str, str], str] = {
 #: Options that are taken in all values and change nothing, and why.
 WITHOUT_EFFECT: Mapping[tuple[str, str], str] = {
     ("net", "tcp-cork"): "packets that are ready together are sent together",
+    ("disk", "rs-discard-granularity"): "a range of zeroes is always discarded on the target, not copied",
     ("disk", "c-delay-target"): "c-max-rate and max-buffers limit a resync",
     ("disk", "c-fill-target"): "c-max-rate and max-buffers limit a resync",
     **dict.fromkeys(

@@ -187,7 +187,7 @@ class DiskOptions(OptionGroup):
         | frozenset(("128K-striping", "256K-striping", "512K-striping", "1M-striping")),
     )
     resync_after: str = _text()
-    rs_discard_granularity: int = _number(0, 0, 1 << 20, "bytes")
+    rs_discard_granularity: int = _number(0, 0, 1 << 20, "bytes", works=ANY)
     discard_zeroes_if_aligned: bool = _flag(True, ANY)
     disable_write_same: bool = _flag(False)
     #: DRBD always bypasses the page cache; see runtime/directfile.py.

@@ -52,7 +52,9 @@ HOW: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("verify-alg", "csums-alg", "data-integrity-alg"), _RECONNECT),
         **dict.fromkeys(("always-asbp", "rr-conflict", "csums-after-crash-only", "fencing"), _NOW),
     },
-    "disk": dict.fromkeys(("on-io-error", "discard-zeroes-if-aligned", "read-balancing", "size"), _NOW),
+    "disk": dict.fromkeys(
+        ("on-io-error", "discard-zeroes-if-aligned", "rs-discard-granularity", "read-balancing", "size"), _NOW
+    ),
     "peer-device": dict.fromkeys(
         ("resync-rate", "c-plan-ahead", "c-delay-target", "c-fill-target", "c-max-rate", "c-min-rate"), _NOW
     ),

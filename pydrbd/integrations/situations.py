@@ -218,12 +218,15 @@ def _progress(f: Facts) -> str:
 
 def _paused(f: Facts) -> Answer:
     who = {"user": "by a command here", "peer": f"by {f.peer}", "dependency": "behind another resync"}
-    reasons = ", ".join(who.get(word, word) for word in resync_suspended(f.volume).split(","))
+    resume = f"pydrbd resume-sync {f.target}"
+    ends = {"user": resume, "peer": f"on {f.peer}: {resume}", "dependency": "pydrbd status   (of the other)"}
+    reasons = resync_suspended(f.volume).split(",")
     return Answer(
-        f"The resync of {f.target} is paused {reasons}{_progress(f)}; {f.out_of_sync} are out of sync.",
+        f"The resync of {f.target} is paused {', '.join(who.get(word, word) for word in reasons)}"
+        f"{_progress(f)}; {f.out_of_sync} are out of sync.",
         f.origin("replication"),
         "the pause to end",
-        (f"on the node that paused it: drbdadm resume-sync {f.target}",),
+        tuple(ends[word] for word in reasons if word in ends) or (resume,),
     )
 
 
