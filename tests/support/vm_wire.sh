@@ -92,8 +92,9 @@ last_good_disk() {
     kernel_wait 0 20 ro:Secondary/Primary
     on ours detach r0
     kernel_wait 0 20 ds:UpToDate/Diskless
-    refused 17 $DRBDSETUP detach 0
-    refused 17 kernel_disconnect 7801 7802
+    # It says no more than that its peer has refused.
+    refused 11 $DRBDSETUP detach 0
+    refused 11 kernel_disconnect 7801 7802
     kernel_wait 0 5 cs:Connected ds:UpToDate/Diskless
     on ours attach r0
     both_good
