@@ -22,6 +22,10 @@ resource r0 {
   on alpha { device minor 0; disk /nowhere/a; address 127.0.0.1:7789; }
   on beta { device minor 0; disk /nowhere/b; address 127.0.0.1:7790; }
 }
+resource above {
+  stacked-on-top-of r0 { device minor 10; address 127.0.0.1:7791; }
+  on gamma { device minor 10; disk /nowhere/c; address 127.0.0.1:7792; }
+}
 """
 #: A row `| cell | cell |` of a table below a heading.
 _ROW = re.compile(r"^\| `([^`]+)` \|(.*)\|$")
@@ -65,7 +69,8 @@ def test_an_implemented_verb_explains_itself_and_runs_dry(
     assert f"USAGE: drbdadm {verb} " in capsys.readouterr().out
     takes = VERBS[verb].takes
     name = [] if takes is Takes.NOTHING else ["r0/0" if takes is Takes.VOLUME else "r0"]
-    words = ["1:2:3:4", *name] if verb == "set-gi" else name
+    own = {"set-gi": ["1:2:3:4", *name], "sh-lr-of": ["-S", "above"]}
+    words = own.get(verb, name)
     for options in ([], *([_given(option.name, option.argument)] for option in VERBS[verb].options)):
         assert drbdadm.run(["-c", str(config), "-d", verb, *options, *words]) == 0, options
     captured = capsys.readouterr()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resource_arguments
 from pydrbd.cli.resource import LocalResource, NotUp
-from pydrbd.errors import PydrbdError
+from pydrbd.errors import MappingError, PydrbdError
 from pydrbd.vocabulary import Conn, Disk
+
+if TYPE_CHECKING:
+    from pydrbd.config import ResourceView
 
 #: Seconds that a process gets to end after `down` before it is killed.
 END_TIMEOUT = 30.0
@@ -58,6 +62,8 @@ def bring_up(target: Target, *, disk: bool = True, net: bool = True) -> None:
 
     resource = target.resource
     require_implemented(resource.view)
+    if disk:
+        _require_below(resource.view)
     started = resource.pid() is None
     if started:
         start(resource.view, resource.app.config_file, resource.run_dir)
@@ -68,6 +74,16 @@ def bring_up(target: Target, *, disk: bool = True, net: bool = True) -> None:
             with contextlib.suppress(PydrbdError):
                 _tell_and_end(resource)
         raise
+
+
+def _require_below(view: ResourceView) -> None:
+    """Of a stacked resource: the devices of the one below are there. MappingError."""
+    below = view.stacked_on
+    if below and not all(os.path.exists(volume.disk or "/") for volume in view.volumes.values()):
+        raise MappingError(
+            f"{view.name} is stacked on {below}, whose device is not there: `pydrbd primary {below}`, "
+            f"`pydrbd map {below}` first, on the node where {below} is to be used"
+        )
 
 
 def attach_and_connect(target: Target, *, disk: bool = True, net: bool = True) -> None:

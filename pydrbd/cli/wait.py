@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -29,7 +29,12 @@ class Limits:
 
     def seconds(self, target: Target, snapshot: ResourceSnapshot) -> int:
         """The limit that counts for the state in which the waiting begins."""
-        startup = target.resource.view.startup
+        view = target.resource.view
+        startup = view.startup
+        if view.stacked_on and not startup.stacked_timeouts:
+            # The third node is not what a boot waits for: drbd.conf(5).
+            short = 2 * view.net.connect_int
+            startup = replace(startup, wfc_timeout=short, degr_wfc_timeout=short, outdated_wfc_timeout=short)
         volumes = [volume for volume in snapshot.volumes if volume.number in target.volumes]
         if any(volume.peer_disk is Disk.OUTDATED for volume in volumes):
             return startup.outdated_wfc_timeout if self.outdated is None else self.outdated

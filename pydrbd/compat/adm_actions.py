@@ -102,7 +102,7 @@ def set_gi(call: Call) -> int:
 def wait_for_all(call: Call) -> int:
     """wait-con-int: what the init script waits for at boot."""
     if call.adm.dry_run:
-        for name in call.adm.names():
+        for name in call.adm.all_names():
             out(f"drbdsetup wait-connect-resource {name}")
         return 0
     return _pass(call, "wait-connect", "all")
@@ -322,8 +322,17 @@ def sh_resource(call: Call) -> int:
 
 
 def sh_resources(call: Call) -> int:
-    for name in call.adm.names():
+    for name in call.adm.meant():
         _answer(call, name)
+    return 0
+
+
+def sh_lr_of(call: Call) -> int:
+    """The resource below."""
+    lower = call.adm.lower(call.view.name)
+    if not lower:
+        raise Ended(1, "sh-lower-resource only available in stacked mode")
+    _answer(call, lower)
     return 0
 
 

@@ -146,6 +146,7 @@ def _helpers() -> dict[str, AdmVerb]:
         "new-resource": helper(_RES, act.new_resource, to.new_resource),
         "sh-dev": helper(_VOL, act.sh(act.sh_dev)),
         "sh-ip": helper(_VOL, act.sh(act.sh_ip)),
+        "sh-lr-of": helper(_RES, act.sh_lr_of),
         "sh-ll-dev": helper(_VOL, act.sh(act.sh_ll_dev)),
         "sh-md-dev": helper(_VOL, act.sh(act.sh_md_dev)),
         "sh-md-idx": helper(_VOL, act.sh(act.sh_md_idx)),

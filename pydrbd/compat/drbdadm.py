@@ -23,7 +23,7 @@ from pydrbd.compat.run import Ended, guarded, out, say
 from pydrbd.config.model import Config
 from pydrbd.config.names import resources_here
 from pydrbd.config.reader import load
-from pydrbd.config.view import ResourceView, for_node
+from pydrbd.config.view import ResourceView, for_node, node_host
 from pydrbd.errors import PydrbdError
 from pydrbd.runtime.addresses import is_local
 
@@ -31,7 +31,7 @@ USAGE = 1
 HINT = "try 'drbdadm help'"
 
 GENERAL = (
-    Option("stacked", NONE, "S", "not implemented: refused"),
+    Option("stacked", NONE, "S", "`all` is what is stacked here, instead of what is not"),
     Option("dry-run", NONE, "d", "print the commands, and do nothing"),
     Option("verbose", NONE, "v", "print the commands as they are run"),
     Option("config-file", REQUIRED, "c", "the configuration"),
@@ -57,6 +57,7 @@ class Adm:
         self.dry_run = parsed.flag("dry-run")
         self.verbose = parsed.flag("verbose")
         self.variable = parsed.value("sh-varname")
+        self.stacked = parsed.flag("stacked")
 
     @cached_property
     def config(self) -> Config:
@@ -68,6 +69,25 @@ class Adm:
     def names(self) -> list[str]:
         """The resources of this node."""
         return resources_here(self.config, self.here.node, is_local)
+
+    def meant(self) -> list[str]:
+        """With --stacked what lies on other resources here, else what does not."""
+        return [name for name in self.names() if bool(self.lower(name)) is self.stacked]
+
+    def all_names(self) -> list[str]:
+        """What `all` means."""
+        found = self.meant()
+        if self.stacked and not found:
+            node = self.here.node
+            raise Ended(
+                USAGE, f"WARN: nothing stacked for this host ({node}), nothing to do in stacked mode!"
+            )
+        return found
+
+    def lower(self, name: str) -> str:
+        """The resource that `name` is stacked on here, '' if on none."""
+        host = node_host(self.config.resources[name], self.here.node, is_local)
+        return host.stacked_on if host else ""
 
     def view(self, name: str) -> ResourceView:
         return for_node(self.config, name, self.here.node, is_local)
@@ -139,8 +159,6 @@ def _run(arguments: list[str]) -> int:
         return 0
     if not name:
         raise Ended(USAGE, f"{usage('')}\n\nNo command specified")
-    if parsed.flag("stacked"):
-        raise Ended(USAGE, "drbdadm: --stacked: stacked resources are not implemented")
     if verb is None:
         reason = REFUSED.get(name[0])
         raise Ended(
@@ -208,7 +226,8 @@ def perform(call: Call) -> int:
 def _calls(adm: Adm, verb: str, spec: AdmVerb, words: list[str], own: tuple[str, ...]) -> list[Call]:
     found: dict[tuple[str, tuple[int, ...]], Call] = {}
     for word in words:
-        for name, volume in [(name, None) for name in adm.names()] if word == "all" else [_named(adm, word)]:
+        every = [(name, None) for name in adm.all_names()] if word == "all" else [_named(adm, word)]
+        for name, volume in every:
             view = adm.view(name)
             volumes = tuple(sorted(view.volumes)) if volume is None else (volume,)
             if spec.takes is Takes.VOLUME and volume is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 _OWN_STEP = "the process of a resource is started with its whole configuration; use `drbdadm up` or `adjust`"
 _TWO = "between two nodes of DRBD 8.4 there is one peer"
-_STACKED = "stacked resources are not implemented"
 _PROXY = "DRBD Proxy is a product of its own, which pydrbd does not speak to"
 FROM_FILE = "options come from the configuration: edit it, then `drbdadm adjust` (or net-options and so on)"
 
@@ -26,7 +25,6 @@ REFUSED: dict[str, str] = {
     "del-minor": f"{_OWN_STEP}; `drbdadm down` ends it",
     "del-resource": f"{_OWN_STEP}; `drbdadm down` ends it",
     "rename-resource": f"{_OWN_STEP} (down, rename it in the configuration, up)",
-    "sh-lr-of": _STACKED,
     "adjust-with-progress": "`drbdadm adjust` waits until all is done",
     "restore-md": "it is drbdmeta's, or `pydrbd restore-md`",
     "verify-dump": "it is drbdmeta's",

@@ -109,6 +109,8 @@ def _resource_body(resource: Resource) -> Lines:
 
 def _host(host: Host) -> Lines:
     head = f"floating {_address(host.addresses[0])}" if host.floating else f"on {_names(host)}"
+    if host.stacked_on:
+        head = f"stacked-on-top-of {quoted(host.stacked_on)}"
     yield from _section(head, _host_body(host))
 
 
@@ -119,10 +121,8 @@ def _names(host: Host) -> str:
 def _host_body(host: Host) -> Lines:
     yield _option("node-id", str(host.node_id))
     for volume in host.volumes.values():
-        if volume.implicit:
-            yield from _volume(volume)
-        else:
-            yield from _section(f"volume {volume.number}", _volume(volume))
+        lines = _stacked_volume(volume) if host.stacked_on else _volume(volume)
+        yield from lines if volume.implicit else _section(f"volume {volume.number}", lines)
     if not host.floating:
         for address in host.addresses:
             yield _option("address", _address(address))
@@ -132,6 +132,12 @@ def _volume(volume: Volume) -> Lines:
     yield _option("device", _device(volume.device))
     yield _option("disk", "none" if volume.disk is None else quoted(volume.disk))
     yield _option("meta-disk", _meta_disk(volume.meta_disk))
+    yield from _optional("disk", volume.disk_options, volume.peer_device_options)
+
+
+def _stacked_volume(volume: Volume) -> Lines:
+    """Its disk is the device of the resource below."""
+    yield _option("device", _device(volume.device))
     yield from _optional("disk", volume.disk_options, volume.peer_device_options)
 
 

@@ -94,14 +94,16 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """An `on` or `floating` section. `names` are all names of an `on` (usually one); a floating
-    host is named by its address, as drbdadm does."""
+    """An `on`, `floating` or `stacked-on-top-of` section. `names` are all names of an `on` (usually one); a
+    floating host is named by its address, as drbdadm does. `stacked_on`: the resource whose device is the
+    disk; `names` are then all of its hosts."""
 
     names: tuple[str, ...]
     node_id: int
     addresses: tuple[Address, ...]
     volumes: Mapping[int, Volume]
     floating: bool = False
+    stacked_on: str = ""
     place: Place = field(default=NOWHERE, compare=False, repr=False)
 
     @property

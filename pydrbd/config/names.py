@@ -1,6 +1,7 @@
 """Arguments of the command line -> resources and volumes: `RES`, `RES/VOL`, several, `all`.
 
-Floor: words. A resource without a section for this node counts as not defined here.
+Floor: words. A resource without a section for this node counts as not defined here; one that is stacked on
+another here is named by its name only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ def resources_here(config: Config, node_name: str, is_local: IsLocal | None = No
     return [r.name for r in config.resources.values() if node_host(r, node_name, is_local) is not None]
 
 
+def is_stacked(config: Config, name: str, node_name: str) -> bool:
+    """Whether the resource lies on another one on this node. `all` does not mean it: the other goes first."""
+    host = node_host(config.resources[name], node_name)
+    return host is not None and bool(host.stacked_on)
+
+
 def resolve(
     config: Config, arguments: Sequence[str], node_name: str, is_local: IsLocal | None = None
 ) -> list[tuple[str, int | None]]:
@@ -27,7 +34,10 @@ def resolve(
     here = resources_here(config, node_name, is_local)
     found: list[tuple[str, int | None]] = []
     for argument in arguments:
-        found += [(name, None) for name in here] if argument == "all" else [_one(config, argument, here)]
+        if argument == "all":
+            found += [(name, None) for name in here if not is_stacked(config, name, node_name)]
+        else:
+            found.append(_one(config, argument, here))
     return list(dict.fromkeys(found))
 
 

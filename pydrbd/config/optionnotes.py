@@ -52,7 +52,6 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("options", "twopc-timeout"): _NINE,
     ("options", "twopc-retry-timeout"): _NINE,
     ("options", "max-io-depth"): _NINE,
-    ("startup", "stacked-timeouts"): "stacked resources are not implemented",
     ("startup", "become-primary-on"): _AT_BOOT,
     ("handlers", "quorum-lost"): _QUORUM,
 }

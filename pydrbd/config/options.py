@@ -241,7 +241,8 @@ class StartupOptions(OptionGroup):
     degr_wfc_timeout: int = _number(0, 0, 300000, _SECONDS, works=ANY)
     outdated_wfc_timeout: int = _number(0, 0, 300000, _SECONDS, works=ANY)
     wait_after_sb: bool = _flag(False, ANY)
-    stacked_timeouts: bool = _switch()
+    #: Without it a stacked resource waits twice connect-int.
+    stacked_timeouts: bool = _switch(ANY)
     become_primary_on: str = cast(str, _row(OptionSpec(Kind.WORDS, "")))
 
 

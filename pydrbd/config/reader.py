@@ -15,6 +15,7 @@ from pydrbd.config.endpoints import parse_address, read_connection, read_mesh
 from pydrbd.config.model import Address, Config, Connection, Host, Resource, Sections
 from pydrbd.config.options import GlobalOptions
 from pydrbd.config.sections import OPTION_SECTIONS, Bag, read_global
+from pydrbd.config.stacked import placeholder, unstacked
 from pydrbd.config.syntax import Place, Statement, Word, parse_text, read_tree, shown, suggestion
 from pydrbd.config.volumes import VOLUME_WORDS, VolumeDrafts, parse_number
 from pydrbd.errors import ConfigError
@@ -27,6 +28,7 @@ _TOP = ("global", "common", "resource", "include", "skip")
 _IN_RESOURCE = (
     "on",
     "floating",
+    "stacked-on-top-of",
     "volume",
     "connection",
     "connection-mesh",
@@ -35,9 +37,10 @@ _IN_RESOURCE = (
     *VOLUME_WORDS,
 )
 _IN_HOST = ("address", "node-id", "volume", *VOLUME_WORDS)
+#: Its disk is the device of the resource below, with the metadata on it.
+_IN_STACKED = ("address", "node-id", "volume", "device")
 #: Words of DRBD that pydrbd knows and does not do.
 _REFUSED = {
-    "stacked-on-top-of": "stacked resources",
     "ignore-on": "'ignore-on'",
     "template-file": "template files",
     "proxy": "DRBD Proxy",
@@ -98,7 +101,7 @@ def _build(tree: tuple[Statement, ...], file: str) -> Config:
         file=file,
         global_=global_[0] if global_ else GlobalOptions(),
         common=common[0] if common else Sections(),
-        resources=MappingProxyType(resources),
+        resources=MappingProxyType(unstacked(resources)),
     )
     check(config)
     return config
@@ -135,6 +138,7 @@ class _HostDraft:
     names: tuple[str, ...]
     floating: bool
     place: Place
+    lower: str = ""
     node_id: int | None = None
     address: Address | None = None
     volumes: VolumeDrafts = field(default_factory=VolumeDrafts)
@@ -180,7 +184,7 @@ class _ResourceReader:
         word = statement.keyword
         _known(word, _IN_RESOURCE, f"in resource {shown(name)}")
         match word.text:
-            case "on" | "floating":
+            case "on" | "floating" | "stacked-on-top-of":
                 self._hosts.append(self._read_host(statement))
             case "connection":
                 self._connections.append(read_connection(statement))
@@ -200,6 +204,11 @@ class _ResourceReader:
         if word.text == "floating":
             address = parse_address(values, word.place)
             draft = _HostDraft((str(address),), True, word.place, address=address)
+        elif word.text == "stacked-on-top-of":
+            if statement.block is None or len(values) != 1:
+                raise word.place.error(f"'{word.text}' takes the name of a resource and a section in braces")
+            lower = values[0].text
+            draft = _HostDraft((placeholder(lower),), False, word.place, lower=lower)
         else:
             if statement.block is None or not values:
                 raise word.place.error("'on' takes the name of a host and a section in braces")
@@ -217,7 +226,7 @@ class _ResourceReader:
 
     def _read_in_host(self, draft: _HostDraft, statement: Statement) -> None:
         word = statement.keyword
-        _known(word, _IN_HOST, f"on {draft.label}")
+        _known(word, _IN_STACKED if draft.lower else _IN_HOST, f"on {draft.label}")
         match word.text:
             case "address":
                 if draft.address is not None or statement.block is not None:
@@ -246,6 +255,7 @@ class _ResourceReader:
                 addresses=(draft.address,) if draft.address else (),
                 volumes=draft.volumes.finish(self._volumes, draft.label),
                 floating=draft.floating,
+                stacked_on=draft.lower,
                 place=draft.place,
             )
             if host.name in hosts:

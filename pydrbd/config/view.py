@@ -47,6 +47,8 @@ class ResourceView:
     options: ResourceOptions
     handlers: Handlers
     startup: StartupOptions
+    #: The resource whose device is the disk here, '' as a rule.
+    stacked_on: str = ""
     place: Place = field(compare=False, repr=False)
 
 
@@ -110,6 +112,7 @@ def _build(config: Config, resource: Resource, me: Host, peer: Host, node_name: 
         options=resource.options.laid_over(config.common.options),
         handlers=resource.handlers.laid_over(config.common.handlers),
         startup=resource.startup.laid_over(config.common.startup),
+        stacked_on=me.stacked_on,
         place=resource.place,
     )
 

@@ -103,21 +103,23 @@ last_good_disk() {
     echo "ok last_good_disk"
 }
 
-# Both nodes refuse these alike: while they are connected nobody is made Outdated, a Primary's data are not
-# fetched anew, and nothing is compared without verify-alg.
+# Both nodes refuse these alike: there is one Primary, nothing is compared without verify-alg, and a device in use
+# stays Primary. While they are connected nobody is made Outdated (drbdsetup 8.4 says nothing of it).
 refused_alike() {
     on ours primary r0
     kernel_wait 0 20 cs:Connected ro:Secondary/Primary
-    refused 11 $DRBDSETUP outdate 0
+    $DRBDSETUP outdate 0 || true
     refused 11 on ours outdate r0
+    kernel_wait 0 5 cs:Connected ro:Secondary/Primary ds:UpToDate/UpToDate
     refused 11 $DRBDSETUP primary 0
-    refused 11 $DRBDSETUP verify 0
+    ! $DRBDSETUP verify 0 || { echo "the kernel verifies without verify-alg"; false; }
     on ours verify r0 > /tmp/refused 2>&1 && { echo "verified without verify-alg"; false; }
     kernel_wait 0 5 cs:Connected ro:Secondary/Primary ds:UpToDate/UpToDate
     on ours secondary r0
     kernel_wait 0 20 ro:Secondary/Secondary
-    refused 11 $DRBDSETUP outdate 0
+    $DRBDSETUP outdate 0 || true
     refused 11 on ours outdate r0
+    kernel_wait 0 5 cs:Connected ro:Secondary/Secondary ds:UpToDate/UpToDate
     kernel_primary 0
     refused 11 on ours primary r0
     refused 11 on ours primary --force r0
@@ -138,12 +140,13 @@ kernel_invalidates() {
     both_good
     $DRBDSETUP invalidate-remote 0
     both_good
-    on ours disconnect r0
-    kernel_wait 0 20 cs:WFConnection
+    # It does so alone only while it does not look for its peer.
+    kernel_disconnect 7801 7802
+    kernel_wait 0 20 cs:StandAlone
     $DRBDSETUP invalidate 0
     kernel_wait 0 20 ds:Inconsistent/DUnknown
     refused 17 $DRBDSETUP primary 0
-    on ours connect r0
+    kernel_reconnect
     both_good
     echo "ok kernel_invalidates"
 }
