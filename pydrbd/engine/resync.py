@@ -92,6 +92,7 @@ class Resync:
         self.by_checksums = False
         self.started = self.mark_time = 0.0
         self.mark_left = self.next_bit = 0
+        self.next_mark = (0.0, 0)
         self.requested = {}
         self.bytes_requested = 0
         #: Target: starts of ranges whose answer has not come, and when the peer last had to or did answer.
@@ -124,6 +125,7 @@ class Resync:
         self.by_checksums = checksums.are_wanted(volume)
         self.started = self.mark_time = now
         self.mark_left = self.total_bits * BIT_BYTES
+        self.next_mark = (now, self.mark_left)
         self.pace.begin(now)
 
     def tick(self) -> None:
@@ -147,10 +149,11 @@ class Resync:
             engine.drop(engine.session, Conn.NETWORK_FAILURE, text)
 
     def move_mark(self) -> None:
-        """Every few seconds: where the present rate is measured from."""
+        """Where the present rate is measured from: some seconds back, so that there is always one."""
         now = self.volume.engine.now
-        if now - self.mark_time >= 3.0:
-            self.mark_time, self.mark_left = now, self.volume.bitmap.count * BIT_BYTES
+        if now - self.next_mark[0] >= 3.0:
+            self.mark_time, self.mark_left = self.next_mark
+            self.next_mark = (now, self.volume.bitmap.count * BIT_BYTES)
 
     def requested_overlap(self, offset: int, length: int) -> Ticket | None:
         """Target: the ticket of a requested range that overlaps, if any."""

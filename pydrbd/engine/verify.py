@@ -85,6 +85,7 @@ class Verify:
         self.expected: dict[int, _Asked] = {}
         self.heard_at = self.started = self.mark_time = now
         self.mark_left = self.left
+        self.next_mark = (now, self.left)
         #: The run of blocks out of sync that is not logged yet.
         self._differs = range(0)
 
@@ -168,8 +169,9 @@ class Verify:
         """About every 100 ms."""
         self._log_differences()
         now = self.volume.engine.now
-        if now - self.mark_time >= 3.0:
-            self.mark_time, self.mark_left = now, self.left
+        if now - self.next_mark[0] >= 3.0:
+            self.mark_time, self.mark_left = self.next_mark
+            self.next_mark = (now, self.left)
         self.pump()
 
     def pump(self) -> None:
