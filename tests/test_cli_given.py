@@ -113,6 +113,8 @@ def test_what_cannot_be_given_changes_nothing(pair: CliPair, capsys: pytest.Capt
     assert (wrong.code, "--timeout is too large: '9999', allowed is 1-600 1/10 s" in wrong.err) == (1, True)
     missing = alpha("net-options", "--transport", "rdma", "r0")
     assert (missing.code, "pydrbd does not implement: net/transport rdma" in missing.err) == (10, True)
+    at_odds = alpha("net-options", "--on-congestion", "pull-ahead", "r0")
+    assert (at_odds.code, "pull-ahead only with prot A allowed" in at_odds.err) == (10, True)
     assert drbdsetup.run(["net-options", "r0", "1", "--timeout=0"]) == 20
     assert drbdsetup.run(["net-options", "r0", "2", "--timeout=7"]) == 10
     assert "No such connection" in capsys.readouterr().err

@@ -83,6 +83,8 @@ def test_an_option_is_taken_or_refused_as_its_row_says(section: str, heading: st
         return
     if spec.kind is Kind.TEXT and spec.works:
         other = f"{section} {{ {name} no-such-word; }}"
+    if name == "on-congestion":
+        other += " protocol A;"  # it has no meaning with another one
     text = TWO.replace("resource r0 {", f"resource r0 {{ {other}")
     view = for_node(loads(text), "r0", "alpha")
     if implemented in ("yes", "taken, without effect"):

@@ -184,6 +184,12 @@ def test_congestion_policies_need_protocol_a(protocol: str) -> None:
     require_implemented(_view(f"net {{ {protocol} on-congestion block; }}"))
 
 
+def test_options_at_odds_are_named_at_the_place_of_the_option() -> None:
+    text = resource("net {\n  on-congestion disconnect;\n}")
+    with pytest.raises(ConfigError, match=r"^-:3:3: "):
+        require_implemented(for_node(loads(text), "r0", "alpha"))
+
+
 @pytest.mark.parametrize("spec", _rows(implemented=False), ids=lambda s: f"{s.section}/{s.name}")
 def test_other_options_are_refused_by_name_unless_default(spec: OptionSpec) -> None:
     if spec.kind is not Kind.SWITCH and spec.default != "":

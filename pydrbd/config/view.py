@@ -201,7 +201,7 @@ def _require_agreement(view: ResourceView) -> None:
             f"in resource {view.name}: fencing resource-and-stonith needs protocol B or C (154)"
         )
     if net.on_congestion != "block" and net.protocol != "A":
-        place = net.origins["on_congestion"].place if "on_congestion" in net.origins else view.place
+        place = net.origins["on-congestion"].place if "on-congestion" in net.origins else view.place
         raise place.error(
             f"in resource {view.name}: on-congestion policy pull-ahead only with prot A allowed"
             f" (on-congestion {net.on_congestion}, protocol {net.protocol})"
