@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pydrbd.engine.answers import Answers
-from pydrbd.engine.bitmap import Bitmap
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.lane import Table
 from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
@@ -24,11 +23,6 @@ def _resyncs(profile: Profile) -> Profile:
     free = with_volumes(profile, c_min_rate=0)
     disk = DiskProfile(delay=0.003, spike=20.0, spike_chance=0.05)
     return replace(free, lanes=NODES, fresh=False, disk=disk, spots=30, depth=8, think=0.002, steps=16)
-
-
-def _without_flushes(profile: Profile) -> Profile:
-    """Nothing makes data durable by the way."""
-    return replace(_resyncs(profile), depth=4)
 
 
 LANE_RESYNC = (
@@ -84,19 +78,11 @@ LANE_RESYNC = (
                     "range(offset // BIT_BYTES, -(-(offset + length) // BIT_BYTES))",
                 ),
             ),
+            edit(Table.peer_begin, (" and not offset % BIT_BYTES and not length % BIT_BYTES", "")),
         ),
         actions=_RESYNCS,
         focus=True,
         setting=_resyncs,
-    ),
-    Mutant(
-        "lane-cleared-before-flush",
-        7,
-        "bits that the lane has cleared are written while the data is only in the disk's cache",
-        (edit(Bitmap._hear, ("self._cleared.update(pages)", "pass")),),
-        swarm=True,
-        actions=(*_RESYNCS, "power_cut", "lose_power", "crash_at_meta_write"),
-        setting=_without_flushes,
     ),
     Mutant(
         "lane-answers-not-heard",
