@@ -29,6 +29,7 @@ from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
 from pydrbd.errors import CommandFailed, PydrbdError, TakenOver, UsageError, WaitTimeout
 from pydrbd.format.gi import gi_line, show_gi
 from pydrbd.integrations import feed
+from pydrbd.integrations.dependencies import Dependencies
 from pydrbd.mapping.waiting import refuse_beside_waiting
 from pydrbd.node_options import commands_of, disk_specs, engine_options, link_options
 from pydrbd.node_verbs import MORE_VERBS, REQUIRED, Verb
@@ -109,6 +110,7 @@ class Node:
         )
         #: Names the time that this node is Primary, from its promotion on; a resumed one keeps its name.
         self.tenure = ""
+        self.dependencies = Dependencies(self)
         self._down, self.adjusting = threading.Lock(), threading.Lock()
         self._closed = threading.Lock()
 
@@ -129,6 +131,7 @@ class Node:
         self.loop.start()
         self.link.start()
         self.server.start()
+        self.dependencies.follow(self.view.resync_after)
         # What exists now stays: the collector need not look at it, nor run at every few requests.
         gc.collect()
         gc.freeze()
@@ -139,6 +142,7 @@ class Node:
         """End what start() began, without a word to the engine (after `down`, or on SIGTERM); once."""
         if not self._closed.acquire(blocking=False):
             return
+        self.dependencies.stop()
         self.driver.call(self.driver.events.end)
         self.server.stop()
         with contextlib.suppress(TimeoutError):

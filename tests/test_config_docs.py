@@ -86,6 +86,10 @@ def test_an_option_is_taken_or_refused_as_its_row_says(section: str, heading: st
     if name == "on-congestion":
         other += " protocol A;"  # it has no meaning with another one
     text = TWO.replace("resource r0 {", f"resource r0 {{ {other}")
+    if name == "resync-after":
+        # Another resource than the one that waits for it.
+        second = TWO.replace("r0", "r9").replace("minor 0", "minor 9").replace("nowhere", "elsewhere")
+        text = text.replace("r0/0", "r9/0") + second.replace("10.0.0", "10.0.9")
     view = for_node(loads(text), "r0", "alpha")
     if implemented in ("yes", "taken, without effect"):
         require_implemented(view)

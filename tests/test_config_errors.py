@@ -172,6 +172,7 @@ def _only_config_errors(config: Config) -> None:
                 # Or what is given does not go together, which is said first.
                 refused = wrong is not None and not isinstance(wrong, NotImplementedOption)
                 assert refused or (wrong is not None) == bool(unimplemented(view))
+                assert wrong is not None or not view.wrong
 
 
 def _read(raw: bytes) -> Config | None:

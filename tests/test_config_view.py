@@ -173,7 +173,15 @@ def _rows(implemented: bool) -> list[OptionSpec]:
 @pytest.mark.parametrize("spec", _rows(implemented=True), ids=lambda s: f"{s.section}/{s.name}")
 def test_implemented_options_are_accepted(spec: OptionSpec) -> None:
     needs = "protocol A; " if spec.name == "on-congestion" else ""
-    require_implemented(_view(f"{spec.section} {{ {needs}{spec.name} {other_value(spec)}; }}"))
+    value, other = other_value(spec), ""
+    if spec.name == "resync-after":
+        value, other = (
+            "r9/0",
+            resource("").split("\n", 1)[1].replace("r0", "r9").replace("minor 1", "minor 9"),
+        )
+    text = resource(f"{spec.section} {{ {needs}{spec.name} {value}; }}")
+    text += other.replace("7789", "7799").replace("vd", "sd")
+    require_implemented(for_node(loads(text), "r0", "beta"))
 
 
 @pytest.mark.parametrize("protocol", ["", "protocol C;", "protocol B;"])

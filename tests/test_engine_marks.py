@@ -29,6 +29,10 @@ def resume(pair: Pair, bench: Bench) -> object:
     return pair.run(bench, marks.resume_sync(bench.engine, bench.volume))
 
 
+def behind(pair: Pair, bench: Bench, on: bool) -> object:
+    return pair.run(bench, marks.wait_behind(bench.engine, bench.volume, on, "r9/0"))
+
+
 def refused(result: object, why: Refusal, code: int) -> None:
     assert isinstance(result, StateRefused)
     assert (result.refusal, result.exit_code) == (why, code)
@@ -94,6 +98,46 @@ def test_a_pause_holds_a_resync_up_on_both_nodes(by: str) -> None:
         assert pair.conns() == ((Conn.CONNECTED,) * 2 if done else (Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T))
         failed(resume(pair, bench), Failure.PAUSE_IS_CLEAR if done else Failure.PAUSED_BY_PEER)
     assert pair.disks() == (UP, UP)
+
+
+@pytest.mark.parametrize("by", ["source", "target"])
+def test_a_resync_waits_behind_another_device_on_both_nodes(by: str) -> None:
+    pair = pair_of(good_disk(), good_disk())
+    source, target = pair.one, pair.two
+    waiting = {"source": source, "target": target}[by]
+    assert behind(pair, waiting, True) is None  # before the nodes meet: STATE of the handshake says it
+    connect(pair)
+    assert pair.run(target, target.engine.invalidate(0)) is None
+    pair.pass_time(5)
+    assert pair.conns() == (Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T)
+    assert target.volume.bitmap.count == target.volume.bitmap.bits
+    mine, theirs = waiting.volume.state, pair.other(waiting).volume.state
+    assert (mine.aftr_isp, mine.peer_isp, theirs.aftr_isp, theirs.peer_isp) == (True, False, False, True)
+    told = [unpack_state(p.word) for _name, p in pair.sent if isinstance(p, packets.State)]
+    assert any(word.aftr_isp for word in told)
+    failed(resume(pair, waiting), Failure.PAUSED_BY_DEPENDENCY)
+    failed(resume(pair, pair.other(waiting)), Failure.PAUSED_BY_PEER)
+    assert pause(pair, waiting) is None
+    assert behind(pair, waiting, False) is None
+    pair.pass_time(2)
+    assert pair.conns() == (Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T)  # the administrator's pause counts still
+    assert behind(pair, waiting, True) is None
+    assert resume(pair, waiting) is None
+    pair.pass_time(2)
+    assert pair.conns() == (Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T)
+    assert behind(pair, waiting, False) is None
+    assert behind(pair, waiting, False) is None  # nothing to do
+    pair.pass_time(2)
+    assert (pair.conns(), pair.disks()) == ((Conn.CONNECTED,) * 2, (UP, UP))
+
+
+def test_what_another_device_holds_up_is_said_in_the_history() -> None:
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    assert behind(pair, pair.one, True) is None
+    last = pair.one.engine.out.transitions[-1]
+    assert last.cause.text == "resync-after: r9/0 comes first"
+    assert last.snapshot.volumes[0].aftr_isp
 
 
 def test_a_pause_outlives_the_connection_and_is_told_again() -> None:

@@ -120,6 +120,7 @@ GOLDEN: dict[str, Golden] = {
     "resync-paused-by-both": Golden(
         "resync_under_way", "beta", bend=bent(conn=Conn.PAUSED_SYNC_T, user_isp=True, peer_isp=True)
     ),
+    "resync-paused-dependency": Golden("resync_under_way", bend=bent(conn=Conn.PAUSED_SYNC_S, aftr_isp=True)),
     "sync-target": Golden("resync_under_way", "beta"),
     "sync-source": Golden("resync_under_way"),
     "resync-starts": Golden("resync_under_way", bend=bent(conn=Conn.WF_BITMAP_S, resync=None)),

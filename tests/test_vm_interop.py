@@ -89,6 +89,14 @@ def test_we_stand_still_when_the_kernel_is_lost(vm: Vm) -> None:
     )  # fmt: skip
 
 
+def test_a_resync_waits_for_another_device_of_our_node(vm: Vm) -> None:
+    run(
+        vm,
+        "fresh; initial_sync_from_us; after_scenario; both_down_and_equal\n",
+        "after",
+    )  # fmt: skip
+
+
 def test_refusals_outdated_disks_and_paused_resyncs(vm: Vm) -> None:
     run(
         vm,

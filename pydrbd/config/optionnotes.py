@@ -33,7 +33,6 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("disk", "md-flushes"): "the metadata would not survive a loss of power; pydrbd always flushes",
     ("disk", "disk-timeout"): _LATER,
     ("disk", "read-balancing"): "when-congested-remote asks for a sign that the kernel gives no more",
-    ("disk", "resync-after"): _LATER,
     ("disk", "disable-write-same"): "pydrbd never sends WRITE SAME",
     ("disk", "bitmap"): _NINE,
     ("options", "cpu-mask"): "`taskset` or CPUAffinity= of the unit says on which processors a process runs",

@@ -186,7 +186,7 @@ class DiskOptions(OptionGroup):
         frozenset(("prefer-remote", "round-robin", "least-pending", "32K-striping", "64K-striping"))
         | frozenset(("128K-striping", "256K-striping", "512K-striping", "1M-striping")),
     )
-    resync_after: str = _text()
+    resync_after: str = _text(ANY)
     rs_discard_granularity: int = _number(0, 0, 1 << 20, "bytes", works=ANY)
     discard_zeroes_if_aligned: bool = _flag(True, ANY)
     disable_write_same: bool = _flag(False)

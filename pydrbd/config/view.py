@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from pydrbd.config.after import Device, waits_for
 from pydrbd.config.model import Address, Config, Connection, Endpoint, Host, Resource, Volume
 from pydrbd.config.optionnotes import reason
 from pydrbd.config.options import (
@@ -50,6 +51,10 @@ class ResourceView:
     #: The resource whose device is the disk here, '' as a rule.
     stacked_on: str = ""
     place: Place = field(compare=False, repr=False)
+    #: Volume -> the device on this node whose resync comes first (`resync-after`).
+    resync_after: Mapping[int, Device] = field(default_factory=lambda: MappingProxyType({}))
+    #: Mistakes in that; `require_implemented` raises the first.
+    wrong: tuple[ConfigError, ...] = field(default=(), compare=False, repr=False)
 
 
 def node_host(resource: Resource, node_name: str, is_local: IsLocal | None = None) -> Host | None:
@@ -98,6 +103,7 @@ def _build(config: Config, resource: Resource, me: Host, peer: Host, node_name: 
     net = resource.net.laid_over(config.common.net)
     if connection:
         net = connection.net.laid_over(net)
+    resync_after, wrong = waits_for(config, resource, me)
     return ResourceView(
         name=resource.name,
         node_name=node_name,
@@ -114,6 +120,8 @@ def _build(config: Config, resource: Resource, me: Host, peer: Host, node_name: 
         startup=resource.startup.laid_over(config.common.startup),
         stacked_on=me.stacked_on,
         place=resource.place,
+        resync_after=resync_after,
+        wrong=wrong,
     )
 
 
@@ -176,7 +184,9 @@ def unimplemented(view: ResourceView) -> list[str]:
 
 def require_implemented(view: ResourceView) -> None:
     """Raises NotImplementedOption, at the place of the first, when `unimplemented` names any; ConfigError for
-    options that do not go together."""
+    options that do not go together, or not with other resources (`resync-after`)."""
+    if view.wrong:
+        raise view.wrong[0]
     _require_agreement(view)
     refused = list(_refused(view))
     if not refused:

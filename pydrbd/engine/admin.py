@@ -43,10 +43,11 @@ PING_GRACE_SECONDS = 0.3
 def exclusively(engine: Engine, script: Script[T], words: str = "") -> Script[T]:
     """Run a command's script while no other command runs; `words` name the command in the history."""
     words = words or getattr(script, "__name__", "a command").strip("_").replace("_", "-")
-    return _alone(engine, engine.journal.attributed(causes.command(words), script))
+    return alone(engine, engine.journal.attributed(causes.command(words), script))
 
 
-def _alone(engine: Engine, script: Script[T]) -> Script[T]:
+def alone(engine: Engine, script: Script[T]) -> Script[T]:
+    """Run a script while no command runs."""
     while engine.busy is not None:
         yield Await(engine.busy)
     mine = engine.busy = Ticket()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.engine.admin import exclusively
+from pydrbd.engine import causes
+from pydrbd.engine.admin import alone, exclusively
 from pydrbd.engine.disk_admin import refuse_failed
 from pydrbd.engine.orders import Script
 from pydrbd.errors import CommandFailed, StateRefused
@@ -65,6 +66,25 @@ def _pause(engine: Engine, volume: Volume, on: bool) -> Script[None]:
     if on == state.user_isp:
         raise CommandFailed(name, Failure.PAUSE_IS_SET if on else _why_not_clear(state))
     engine.set_state(volume, user_isp=on)
+    yield from _tell(engine, volume)
+
+
+def wait_behind(engine: Engine, volume: Volume, on: bool, device: str) -> Script[None]:
+    """`resync-after`: a resync of `device` on this node comes first (`on`), or does not any more. Who says so
+    looks at that device; nothing to do when it was known."""
+    words = f"resync-after: {device} comes first" if on else f"resync-after: {device} needs no resync now"
+    return alone(engine, engine.journal.attributed(causes.resync(words), _wait_behind(engine, volume, on)))
+
+
+def _wait_behind(engine: Engine, volume: Volume, on: bool) -> Script[None]:
+    if on == volume.state.aftr_isp:
+        return
+    engine.set_state(volume, aftr_isp=on)
+    yield from _tell(engine, volume)
+
+
+def _tell(engine: Engine, volume: Volume) -> Script[None]:
+    """The peer hears of a pause, or of its end."""
     # STATE says where a resync is as well: nothing of that may be told before it is durable.
     volume.touch()
     yield from volume.persist()

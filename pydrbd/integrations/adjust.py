@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydrbd.config.after import Device
 from pydrbd.config.options import Handlers, OptionGroup
 from pydrbd.config.optionspec import value_text
 from pydrbd.config.reader import load
@@ -53,7 +54,11 @@ HOW: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("always-asbp", "rr-conflict", "csums-after-crash-only", "fencing"), _NOW),
     },
     "disk": dict.fromkeys(
-        ("on-io-error", "discard-zeroes-if-aligned", "rs-discard-granularity", "read-balancing", "size"), _NOW
+        (
+            *("on-io-error", "discard-zeroes-if-aligned", "rs-discard-granularity", "read-balancing", "size"),
+            "resync-after",
+        ),
+        _NOW,
     ),
     "peer-device": dict.fromkeys(
         ("resync-rate", "c-plan-ahead", "c-delay-target", "c-fill-target", "c-max-rate", "c-min-rate"), _NOW
@@ -155,6 +160,11 @@ def adjust(
     found = [one for one in differences(node.view, wanted) if not groups or one.group in (*groups, "")]
     found = [_smaller_later(node, wanted, one) for one in found]
     for one in found:
+        if one.name == "resync-after" and one.name in given.options:
+            raise UsageError(
+                f"{node.view.name}: --resync-after is taken from the configuration only: write it there, "
+                f"then `pydrbd adjust {node.view.name}`"
+            )
         if one.how is How.RESTART and one.name in given.options:
             raise UsageError(
                 f"{node.view.name}: --{one.name} takes effect with a new process only, which reads the "
@@ -228,13 +238,21 @@ def _partly(running: ResourceView, wanted: ResourceView, todo: list[Difference])
             ),
         )
     commands = any(one.group == "handlers" for one in todo)
+    after = any(one.name == "resync-after" for one in todo)
     return replace(
         running,
         handlers=wanted.handlers if commands else running.handlers,
         volumes=volumes,
         net=taken("net", running.name, running.net, wanted.net),
         options=taken("resource", running.name, running.options, wanted.options),
+        resync_after=_waits(wanted) if after else running.resync_after,
     )
+
+
+def _waits(wanted: ResourceView) -> dict[int, Device]:
+    """What volumes wait for; the option may have been taken back by a command (to its default)."""
+    volumes = wanted.volumes
+    return {n: one for n, one in wanted.resync_after.items() if volumes[n].disk_options.resync_after}
 
 
 def _apply(node: Node, view: ResourceView) -> None:
@@ -248,3 +266,4 @@ def _apply(node: Node, view: ResourceView) -> None:
     node.link.options = link_options(view)
     node.driver.handlers = handlers_of(node, view)
     node.view = view
+    node.dependencies.follow(view.resync_after)

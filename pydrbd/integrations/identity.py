@@ -21,6 +21,7 @@ def identity_of(view: ResourceView) -> Identity:
         peer_node_id=view.peer_node_id,
         minors={v.number: v.device.minor for v in volumes if v.device.minor is not None},
         disks={v.number: v.disk for v in volumes if v.disk is not None},
+        after={number: str(device) for number, device in view.resync_after.items()},
         this_host=_endpoint(view.local_address),
         remote_host=_endpoint(view.peer_address),
     )

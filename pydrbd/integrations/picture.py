@@ -41,6 +41,8 @@ class Identity:
     disks: Mapping[int, str] = field(default_factory=dict)
     this_host: Endpoint | None = None
     remote_host: Endpoint | None = None
+    #: The device (RESOURCE/VOLUME) whose resync comes first: `resync-after`.
+    after: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

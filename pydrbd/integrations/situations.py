@@ -217,15 +217,16 @@ def _progress(f: Facts) -> str:
 
 
 def _paused(f: Facts) -> Answer:
-    who = {"user": "by a command here", "peer": f"by {f.peer}", "dependency": "behind another resync"}
+    reasons, first = resync_suspended(f.volume).split(","), f.picture.identity.after.get(f.volume.number)
+    who = {"user": "by a command here", "peer": f"by {f.peer}", "dependency": f"behind that of {first}"}
     resume = f"pydrbd resume-sync {f.target}"
-    ends = {"user": resume, "peer": f"on {f.peer}: {resume}", "dependency": "pydrbd status   (of the other)"}
-    reasons = resync_suspended(f.volume).split(",")
+    other = f"pydrbd explain {(first or '').partition('/')[0]}   (comes first by resync-after)"
+    ends = {"user": resume, "peer": f"on {f.peer}: {resume}", "dependency": other}
     return Answer(
         f"The resync of {f.target} is paused {', '.join(who.get(word, word) for word in reasons)}"
         f"{_progress(f)}; {f.out_of_sync} are out of sync.",
-        f.origin("replication"),
-        "the pause to end",
+        f.origin("resync-suspended" if reasons == ["dependency"] else "replication"),
+        f"the resync of {first} here to end" if reasons == ["dependency"] else "the pause to end",
         tuple(ends[word] for word in reasons if word in ends) or (resume,),
     )
 

@@ -1,4 +1,5 @@
-"""An administrator who pauses resyncs, calls disks Outdated and changes options, at any moment.
+"""An administrator who pauses resyncs, calls disks Outdated and changes options, at any moment; and other
+devices behind whose resync that of this one waits (`resync-after`), on one node or both.
 
 Floor: sim. Neighbours: engine/marks.py and retune.py (what is done here), scenario.py. A pause is always
 taken back, so that what waits for a human comes to an end; whoever is Outdated gets well when it meets
@@ -25,7 +26,7 @@ from pydrbd.vocabulary import Conn
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
 
-MARK_ACTIONS: dict[str, int] = {"pause_sync": 3, "outdate": 3, "retune": 2}
+MARK_ACTIONS: dict[str, int] = {"pause_sync": 3, "outdate": 3, "retune": 2, "wait_behind": 3}
 
 
 def draw_marks(seed: int) -> tuple[str, ...]:
@@ -55,6 +56,27 @@ class MarkActions(Steps):
         """A node that was started anew has forgotten its pause."""
         while node.engine is not None and peek.state(node.engine, 0).user_isp:
             yield from self._command(node, "resume-sync", lambda e: marks.resume_sync(e, e.volumes[0]))
+
+    def _do_wait_behind(self) -> Process:
+        """Another device of a node, or of both, is in a resync for a while, longer on one of them."""
+        nodes = [node for node in self.nodes if node.up and self.rng.random() < 0.8]
+        if self.rng.random() < 0.5:
+            yield from self._wait(lambda: any(self._conn(node) > Conn.CONNECTED for node in self.nodes), 0.5)
+        for node in nodes:
+            yield from self._behind(node, True)
+            yield self.rng.expovariate(1 / self.world.profile.pause) if self.rng.random() < 0.3 else 0.0
+            if node.engine is not None and self._conn(node) in (Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T):
+                self.world.counts["resyncs behind others"] += 1
+        self.rng.shuffle(nodes)
+        for node in nodes:
+            yield self.rng.expovariate(1 / self.world.profile.pause)
+            while node.engine is not None and peek.state(node.engine, 0).aftr_isp:
+                yield from self._behind(node, False)
+
+    def _behind(self, node: Node, on: bool) -> Process:
+        yield from self._command(
+            node, "resync-after", lambda e: marks.wait_behind(e, e.volumes[0], on, "other/0")
+        )
 
     def _do_outdate(self) -> Process:
         """Outdate a Secondary, as a fencing handler has it done, and sometimes try it on a Primary; never the

@@ -112,6 +112,7 @@ class Pair:
         sections: str = "",
         disks: str = "",
         beta: str = "",
+        name: str = "r0",
     ) -> None:
         """`sections`: further text of the resource. `disks`: where the disk files go (default: `folder`).
 
@@ -127,11 +128,11 @@ class Pair:
         self.config = folder / "pair.res"
         host = "127.0.0.1"
         text = _CONFIG.format(
-            name="r0", sections=sections, alpha=alpha, beta=other, host=host, ports=_ports(host)
+            name=name, sections=sections, alpha=alpha, beta=other, host=host, ports=_ports(host)
         )
         self.config.write_text(text)
-        self.alpha = Member(self.config, "alpha", "r0", run_dir, alpha)
-        self.beta = Member(self.config, "beta", "r0", run_dir, other)
+        self.alpha = Member(self.config, "alpha", name, run_dir, alpha)
+        self.beta = Member(self.config, "beta", name, run_dir, other)
 
     def up(self) -> None:
         """Both up and connected (both Secondary and Inconsistent)."""

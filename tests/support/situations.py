@@ -29,7 +29,8 @@ def identity(bench: Bench) -> Identity:
     """What the configuration would say of this node."""
     mine = 0 if bench.name == "alpha" else 1
     ends = (Endpoint("ipv4", "10.0.0.1", 7789), Endpoint("ipv4", "10.0.0.2", 7789))
-    return Identity(mine, 1 - mine, {0: 10 + mine}, {0: "/dev/sdb"}, ends[mine], ends[1 - mine])
+    names = ({0: 10 + mine}, {0: "/dev/sdb"})
+    return Identity(mine, 1 - mine, *names, ends[mine], ends[1 - mine], {0: "r9/0"})
 
 
 @dataclass(frozen=True)

@@ -340,6 +340,37 @@ resize_scenario() {
     echo "ok we_resize_beside_the_kernel"
 }
 
+# A resync here waits behind another device of this node, in either role, and the kernel's side waits with it.
+after_scenario() {
+    truncate -s 16M /stores/r9.img
+    { echo "resource r9 {"
+      echo "  on ours { device minor 19; disk /stores/r9.img; meta-disk internal; address 127.0.0.1:7811; }"
+      echo "  on other { device minor 20; disk /stores/r9o.img; meta-disk internal; address 127.0.0.1:7812; }"
+      echo "}"; } >> $RES
+    on ours create-md r9 < /dev/null
+    on ours up r9
+    on ours pause-sync r9
+    sed -i "s/^  disk { /  disk { resync-after r9; /" $RES
+    on ours adjust r0
+    on ours status r0 | grep -q resync-suspended:dependency
+    on ours disconnect r0
+    kernel_primary 0
+    fio_verify k_after /dev/drbd0 2M
+    on ours connect r0
+    # p: the peer has paused it.
+    kernel_wait 0 60 cs:PausedSyncS ' r-p'
+    on ours explain r0 | grep -q "behind that of r9/0"
+    on ours resume-sync r9
+    both_good
+    kernel_secondary 0
+    on ours pause-sync r9
+    on ours invalidate-remote r0
+    kernel_wait 0 60 cs:PausedSyncT ' r-p'
+    on ours down r9
+    both_good
+    echo "ok after"
+}
+
 # Our process dies under the kernel's writes, and is started again.
 we_crash_as_secondary() {
     kernel_primary 0

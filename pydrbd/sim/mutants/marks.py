@@ -22,8 +22,16 @@ MARKS = (
         "pause-end-untold",
         10,
         "the peer hears of a pause and not of its end",
-        (edit(marks._pause, ("engine.send_state(volume)", "engine.send_state(volume) if on else None")),),
+        (edit(marks._pause, ("_tell(engine, volume)", "_tell(engine, volume) if on else ()")),),
         actions=("pause_sync", "invalidate", "disconnect", "swap"),
+        swarm=True,
+    ),
+    Mutant(
+        "dependency-end-untold",
+        10,
+        "the peer hears that a resync waits for another device, and not that it may go on",
+        (edit(marks._wait_behind, ("_tell(engine, volume)", "_tell(engine, volume) if on else ()")),),
+        actions=("wait_behind", "invalidate", "disconnect", "swap"),
         swarm=True,
     ),
     Mutant(
