@@ -14,7 +14,6 @@ _NINE = "DRBD 9's; two nodes of DRBD 8.4 have nothing like it"
 _FLUSHED = "what was flushed would not survive a loss of power; pydrbd always flushes"
 _QUORUM = "DRBD 9's: between two nodes there is no majority; use `fencing`"
 _HASHES = "hashlib has no other that the kernel has too"
-_LATER = "not implemented yet"
 _AT_BOOT = "for the init script of DRBD 8.4; a cluster manager or `pydrbd-primary@.service` does that"
 
 #: Section and name -> the reason, for values that are refused.
@@ -31,7 +30,10 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("disk", "disk-flushes"): _FLUSHED,
     ("disk", "disk-drain"): "writes would be reordered across flushes",
     ("disk", "md-flushes"): "the metadata would not survive a loss of power; pydrbd always flushes",
-    ("disk", "disk-timeout"): _LATER,
+    (
+        "disk",
+        "disk-timeout",
+    ): "not implemented yet: a request that hangs holds the thread that carries it out",
     ("disk", "read-balancing"): "when-congested-remote asks for a sign that the kernel gives no more",
     ("disk", "disable-write-same"): "pydrbd never sends WRITE SAME",
     ("disk", "bitmap"): _NINE,
