@@ -194,6 +194,8 @@ class Workload:
         good = error is None and not isinstance(result, IoFailed)
         if request.read is not None:
             self.counts["reads"] += 1
+            if good and not isinstance(result, bytes | bytearray | memoryview):
+                raise Violation("read", f"{node.name}: a read ends well, and without data")
             branch.end_read(request.read, bytes(result) if good else None, node.name)  # type: ignore[call-overload]
         elif request.write is not None:
             self.counts["acknowledged" if good else "failed"] += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydrbd.engine import aftermath, fencing, frozen
+from pydrbd.engine import fencing, frozen
 from pydrbd.engine.suspension import Suspension
 from pydrbd.sim.fence import with_stonith
 from pydrbd.sim.mutants.edit import Fault, Mutant, edit
@@ -51,12 +51,6 @@ SUSPENSION = (
         13,
         "a fence-peer that fails counts as one that has fenced the peer",
         edit(fencing.Fences._fence, ("ANSWERS.get(status)", "ANSWERS.get(status, ANSWERS[4])")),
-    ),
-    _fencing_mutant(
-        "generation-begun-while-it-stands-still",
-        9,
-        "a Primary begins a generation when its peer is lost, and parts from a peer that takes over",
-        edit(aftermath._lost_peer_data, ("if new.susp_fen:", "if False:")),
     ),
     _fencing_mutant(
         "fenced-in-the-old-generation",
