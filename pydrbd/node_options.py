@@ -7,9 +7,13 @@ and bytes.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from pydrbd.config import MetaDiskKind, ResourceView
 from pydrbd.config.options import PeerDeviceOptions
 from pydrbd.engine.options import EngineOptions, VolumeOptions
+from pydrbd.engine.protocol_update import CHANGING
 from pydrbd.runtime.addresses import LinkOptions
 from pydrbd.runtime.disks import DiskSpec
 from pydrbd.units import SECTOR
@@ -73,6 +77,12 @@ def engine_options(view: ResourceView) -> EngineOptions:
             for number, volume in view.volumes.items()
         },
     )
+
+
+def as_running(view: ResourceView, options: EngineOptions) -> ResourceView:
+    """`view` with the net options that the peer may have changed since."""
+    changes: dict[str, Any] = {name: str(getattr(options, name)) for name in CHANGING}
+    return replace(view, net=replace(view.net, **changes))
 
 
 def _min_rate(options: PeerDeviceOptions) -> int:

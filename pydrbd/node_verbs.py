@@ -16,7 +16,7 @@ from pydrbd.engine.pacing import Pace
 from pydrbd.engine.resize import resize
 from pydrbd.engine.volume import Volume
 from pydrbd.errors import UsageError
-from pydrbd.integrations.adjust import DEFAULTS, RUNNING, Given, adjust
+from pydrbd.integrations.adjust import DEFAULTS, RUNNING, Given, adjust, running_view
 from pydrbd.integrations.changed import out_of_sync
 from pydrbd.integrations.describe import describe
 from pydrbd.integrations.repair import repair
@@ -69,7 +69,7 @@ def _on_volume(script: Callable[[Engine, Volume], Script[None]]) -> Callable[...
 
 
 def _describe(node: Node) -> dict[str, Any]:
-    return describe(node.view, node.config)
+    return describe(running_view(node), node.config)
 
 
 def _adjust(

@@ -298,6 +298,8 @@ class Failure(IntEnum):
     PAUSE_IS_CLEAR = 135
     NO_DISK = 138
     PROTOCOL_C_REQUIRED = 139
+    CSUMS_RESYNC_RUNNING = 148
+    VERIFY_RUNNING = 149
     DATA_NOT_CURRENT = 150
     CONNECTED = 151
     PAUSED_BY_DEPENDENCY = 156
@@ -330,6 +332,8 @@ _FAILURE_TEXTS = {
     Failure.PAUSE_IS_CLEAR: "Sync-pause flag is already cleared",
     Failure.NO_DISK: "Device does not have a disk-config",
     Failure.PROTOCOL_C_REQUIRED: "Protocol C required",
+    Failure.CSUMS_RESYNC_RUNNING: "Can not change csums-alg while resync is in progress",
+    Failure.VERIFY_RUNNING: "Can not change verify-alg while online verify runs",
     Failure.DATA_NOT_CURRENT: "Can only attach to the data we lost last (see kernel log).",
     Failure.CONNECTED: "Need to be StandAlone",
     Failure.PAUSED_BY_DEPENDENCY: "The resync is paused by a resync-after dependency",

@@ -90,3 +90,25 @@ def test_the_names_are_those_of_the_hashes() -> None:
         assert len(auth.digest(name, b"x")) == auth.digest_size(name) == integrity.digest_bytes(name)
     assert integrity.digest_bytes("") == 0
     assert not auth.hash_available("crc32c")
+
+
+def test_a_protocol_update_changes_the_digests_of_what_is_behind_it() -> None:
+    """However the bytes are cut, and in a stream of its own for each direction."""
+    data = p.Data(0, 1, 1, p.DpFlags(0), b"x" * 512)
+    sent, algorithm = b"", ""
+    for new in ("sha1", "", "crc32c", "md5"):
+        sent += stream(data, algorithm)
+        sent += stream(p.ProtocolUpdate(3, 0, 0, 0, 0, 0, new), algorithm)
+        algorithm = new
+    sent += stream(data, algorithm)
+    for size in (1, 7, 100, len(sent)):
+        reader = decoder("")
+        found = [
+            packet
+            for start in range(0, len(sent), size)
+            for packet in reader.feed(sent[start : start + size])
+        ]
+        assert [type(packet) for packet in found] == [p.Data, p.ProtocolUpdate] * 4 + [p.Data]
+    bad = stream(p.ProtocolUpdate(3, 0, 0, 0, 0, 0, "md6"), "")
+    with pytest.raises(ProtocolViolation, match="md6 is not known"):
+        list(decoder("").feed(bad))

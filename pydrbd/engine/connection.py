@@ -15,14 +15,23 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.engine import checksums, handshake, peer_requests, peer_state, size_change, sync, verify
+from pydrbd.engine import (
+    checksums,
+    handshake,
+    peer_requests,
+    peer_state,
+    protocol_update,
+    size_change,
+    sync,
+    verify,
+)
 from pydrbd.engine.handshake import Phase
 from pydrbd.engine.orders import Ticket
 from pydrbd.engine.pings import Pings
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import MAX_DATA_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Refusal
-from pydrbd.wire import auth, packets
+from pydrbd.wire import packets
 from pydrbd.wire.packets import Channel, Features, Packet
 from pydrbd.wire.rle import BitmapReceiver, BitmapRuns
 
@@ -56,6 +65,7 @@ class Session:
         #: A kernel peer may change its configuration while we are connected.
         self.verify_alg = engine.options.verify_alg
         self.csums_alg = engine.options.csums_alg
+        self.agreed = protocol_update.Agreed(engine.options)
         self.challenge = b""
         self.sequences: dict[int, int] = {}
         #: Our reads of the peer's disk, oldest first: ticket, volume, offset, length, when they were sent.
@@ -333,24 +343,6 @@ class Session:
         self.receiver.close()
 
 
-def _on_sync_param(session: Session, packet: packets.SyncParam) -> None:
-    """While connecting both must have the same algorithms; later the peer's configuration may change."""
-    for name, theirs, ours in (
-        ("verify-alg", packet.verify_alg, session.verify_alg),
-        ("csums-alg", packet.csums_alg, session.csums_alg),
-    ):
-        if theirs == ours:
-            continue
-        volume = session.engine.volumes.get(packet.volume)
-        connected = volume is not None and volume.state.conn >= Conn.CONNECTED
-        if not connected or not (theirs == "" or auth.digest_available(theirs)):
-            text = f"the peer has {theirs or 'none'}, we have {ours or 'none'}"
-            session.engine.refuse_peer(f"incompatible {name} settings: {text}")
-            return
-        session.engine.log("info", f"the peer changes {name} to {theirs or 'none'}")
-        setattr(session, name.replace("-", "_"), theirs)
-
-
 def _ignore(_session: Session, _packet: Packet) -> None:
     pass
 
@@ -408,7 +400,8 @@ def _on_barrier_ack(session: Session, packet: packets.BarrierAck) -> None:
 HANDLERS: dict[type[Packet], Handler] = {
     packets.Ping: Session.on_ping,
     packets.PingAck: Session.on_ping_ack,
-    packets.SyncParam: _on_sync_param,
+    packets.SyncParam: protocol_update.on_sync_param,
+    packets.ProtocolUpdate: protocol_update.on_update,
     packets.Sizes: size_change.on_sizes,
     packets.Uuids: peer_state.on_uuids,
     packets.State: size_change.on_state,

@@ -59,9 +59,8 @@ def take(session: Session, packet: Packet) -> None:
     expected, step = _STEPS[session.phase]
     if type(packet) is not expected:
         text = f"expected {session.phase.value}, received {type(packet).__name__}"
-        if session.phase in (Phase.CHALLENGE, Phase.PROTOCOL) and isinstance(
-            packet, packets.Protocol | packets.AuthChallenge
-        ):
+        secrets = type(packet) in (packets.Protocol, packets.AuthChallenge)
+        if session.phase in (Phase.CHALLENGE, Phase.PROTOCOL) and secrets:
             session.engine.refuse_peer(f"{text}: only one side has a shared secret configured")
             return
         raise ProtocolViolation(text)
@@ -135,9 +134,7 @@ def _configure(session: Session) -> None:
     engine = session.engine
     session.dry_run = engine.tentative
     flags = DISCARD_MY_DATA * engine.discard_my_data | DRY_RUN * engine.tentative
-    o = engine.options
-    policies = (o.after_sb_0pri.number, o.after_sb_1pri.number, o.after_sb_2pri.number)
-    session.send(packets.Protocol(o.protocol.number, *policies, flags, 0, o.data_integrity_alg))
+    session.send(protocol_of(packets.Protocol, engine.options, flags))
     for volume in engine.volumes.values():
         volume.peer_uuids = volume.peer_sizes = None
         volume.discard_my_data = engine.discard_my_data
@@ -145,6 +142,13 @@ def _configure(session: Session) -> None:
         peer_state.send_parameters(session, volume)
         if volume.has_disk:
             session.told_of[volume.number] = volume.incarnation
+
+
+def protocol_of(kind: type[packets.Protocol], options: EngineOptions, flags: int = 0) -> packets.Protocol:
+    """PROTOCOL or PROTOCOL_UPDATE with these options."""
+    o = options
+    policies = (o.after_sb_0pri.number, o.after_sb_1pri.number, o.after_sb_2pri.number)
+    return kind(o.protocol.number, *policies, flags, 0, o.data_integrity_alg)
 
 
 def _on_protocol(session: Session, packet: packets.Protocol) -> None:

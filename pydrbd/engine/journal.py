@@ -112,6 +112,10 @@ class Journal:
         cause = causes.resync(f"the device of volume {volume} has {sectors} sectors now")
         self._put(Transition(self.number + 1, cause, observe.snapshot(self._engine)))
 
+    def noted(self, cause: Cause) -> None:
+        """Something was changed that is no state, and belongs into the history."""
+        self._put(Transition(self.number + 1, cause, observe.snapshot(self._engine), noted=True))
+
     def handler(self, call: HandlerCall) -> None:
         """A handler is called, or has ended."""
         word = "was called"

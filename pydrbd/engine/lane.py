@@ -143,8 +143,10 @@ class Lane:
         """The first request is the engine's: it says that the resync has begun over there. So are all where
         applications come first, at a rate."""
         if mode == CLIENT and self._bitmap is not None:
-            volume = self.volume
-            self.table.let_answer(volume.resync.answers.asked and not volume.options.c_min_rate)
+            volume, session = self.volume, self.engine.session
+            digests = session is None or session.agreed.digests
+            asked = volume.resync.answers.asked and not digests
+            self.table.let_answer(asked and not volume.options.c_min_rate)
 
     def answers(self) -> Iterable[tuple[int, int, bool]]:
         """See Table.answers."""
@@ -174,7 +176,7 @@ class Lane:
             return CLOSED
         if state.role == Role.PRIMARY and MdFlag.PRIMARY not in volume.flags_durable:
             return CLOSED  # see Volume.crash_would_tell
-        if engine.options.data_integrity_alg:
+        if engine.options.data_integrity_alg or session.agreed.peer_integrity:
             return CLOSED  # its packets have no digests
         if state.role == Role.PRIMARY:
             if state.suspended or volume.options.read_balancing != PREFER_LOCAL:

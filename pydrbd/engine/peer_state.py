@@ -52,6 +52,16 @@ _MEANS = {
 
 def send_parameters(session: Session, volume: Volume) -> None:
     """SYNC_PARAM89, SIZES, UUIDS (with a disk) and STATE of one volume, in this order."""
+    send_sync_param(session, volume)
+    # A kernel's node that hears FORCED as it connects takes all of its own disk, whatever we have.
+    flags = volume.grown_alone if session.flush_waits else volume.grown_alone & ~SizesFlags.FORCED
+    send_sizes(session, volume, flags)
+    send_uuids(session, volume)
+    session.send(packets.State(volume.state.word, volume.number))
+
+
+def send_sync_param(session: Session, volume: Volume) -> None:
+    """SYNC_PARAM89: the algorithms of the session, the volume's pace."""
     o = volume.options
     rates = (
         o.resync_rate // KIB,
@@ -63,11 +73,6 @@ def send_parameters(session: Session, volume: Volume) -> None:
         o.c_max_rate // KIB,
     )
     session.send(packets.SyncParam(*rates, volume.number))
-    # A kernel's node that hears FORCED as it connects takes all of its own disk, whatever we have.
-    flags = volume.grown_alone if session.flush_waits else volume.grown_alone & ~SizesFlags.FORCED
-    send_sizes(session, volume, flags)
-    send_uuids(session, volume)
-    session.send(packets.State(volume.state.word, volume.number))
 
 
 def send_sizes(

@@ -6,9 +6,9 @@ for it reads the own disk only).
 Why a read at the peer is as good as one here: both disks are UpToDate, no bit of the range is set, and no
 write to it is under way. A write that is over was either acknowledged by the peer or (protocols A and B) is
 ahead of the request on the data socket, and a pydrbd peer keeps overlapping work in the order of arrival; a
-later write is behind the request. A kernel's node gives both to its disk as they come, so under A and B it is
-not asked. So the read sees all writes that were over before it, and none that began since.
-Should the peer not answer it, the own disk does.
+later write is behind the request. A kernel's node gives both to its disk as they come, so where A or B has
+been the protocol of this session it is not asked. So the read sees all writes that were over before it, and
+none that began since. Should the peer not answer it, the own disk does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydrbd.format.bitmap_pages import bits_touched
-from pydrbd.vocabulary import Conn, Disk, Protocol
+from pydrbd.vocabulary import Conn, Disk
 
 if TYPE_CHECKING:
     from pydrbd.engine.connection import Session
@@ -39,7 +39,7 @@ def from_peer(engine: Engine, volume: Volume, offset: int, length: int) -> bool:
     policy, state, session = volume.options.read_balancing, volume.state, engine.session
     if policy == PREFER_LOCAL or session is None or state.conn not in _HEALTHY:
         return False
-    if engine.options.protocol is not Protocol.C and not session.flush_waits:
+    if session.agreed.on_trust and not session.flush_waits:
         return False
     if not state.disk == state.pdsk == Disk.UP_TO_DATE or volume.writes_here_only:
         return False

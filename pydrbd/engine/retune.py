@@ -1,6 +1,7 @@
 """Options that a running engine takes over.
 
-Floor: engine. Neighbours: options; integrations/adjust.py, which knows which ones may change when. What was
+Floor: engine. Neighbours: options; protocol_update (what the peer is told);
+integrations/adjust.py, which knows which ones may change when. What was
 begun under the old value ends under it: requests asked for, the epoch that is open, timers that run.
 """
 
@@ -17,17 +18,18 @@ if TYPE_CHECKING:
 
 _FIXED = ("resource", "node", "peer")
 #: What both nodes have agreed to in the handshake.
-_AGREED = (
+AGREED = (
     *("protocol", "cram_hmac_alg", "shared_secret", "after_sb_0pri", "after_sb_1pri", "after_sb_2pri"),
     *("verify_alg", "csums_alg", "data_integrity_alg"),
 )
 
 
-def take_options(engine: Engine, options: EngineOptions) -> bool:
+def take_options(engine: Engine, options: EngineOptions, *, told: bool = False) -> bool:
     """Take over `options`, which has the same volumes. False: nothing was changed, for a session is there
-    whose handshake the new ones would contradict."""
+    whose handshake the new ones would contradict (unless the peer is `told`)."""
     old = engine.options
-    if engine.session is not None and any(getattr(old, name) != getattr(options, name) for name in _AGREED):
+    differ = any(getattr(old, name) != getattr(options, name) for name in AGREED)
+    if engine.session is not None and differ and not told:
         return False
     assert old.volumes.keys() == options.volumes.keys()
     assert all(getattr(old, name) == getattr(options, name) for name in _FIXED)

@@ -113,3 +113,5 @@ class Transition:
     cause: Cause
     snapshot: ResourceSnapshot
     handler: HandlerCall | None = None
+    #: The cause belongs into the history, although no state has changed.
+    noted: bool = False

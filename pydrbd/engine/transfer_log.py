@@ -18,7 +18,7 @@ from pydrbd.engine.congestion import epoch_bytes, waited_since
 from pydrbd.engine.orders import Ticket
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import SECTOR
-from pydrbd.vocabulary import Disk, Protocol
+from pydrbd.vocabulary import Disk
 from pydrbd.wire.packets import Barrier, BlockAck
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class TransferLog:
         """The write that a NEG_ACK answers, also one that asked for no answer or for one at its receipt; it
         comes before the BARRIER_ACK of the epoch. Raises ProtocolViolation if there is none like it."""
         request = self._find(ack.block_id)
-        if request is None or self.engine.options.protocol is Protocol.C:
+        if request is None or request.written:
             return self.request_of(ack)
         if (request.offset, request.volume.number) != (ack.sector * SECTOR, ack.volume):
             raise ProtocolViolation(f"NEG_ACK for a write that was not sent (sector {ack.sector})")

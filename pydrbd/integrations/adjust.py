@@ -18,11 +18,13 @@ from pydrbd.config.options import Handlers, OptionGroup
 from pydrbd.config.optionspec import value_text
 from pydrbd.config.reader import load
 from pydrbd.config.view import ResourceView, for_node, require_implemented
+from pydrbd.engine.protocol_update import may_tell, tell
 from pydrbd.engine.resize import limit
 from pydrbd.engine.retune import take_options
 from pydrbd.errors import StateRefused, UsageError
 from pydrbd.integrations.describe import describe, structure
 from pydrbd.integrations.given import laid_over
+from pydrbd.node_options import as_running, engine_options, link_options
 from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Refusal
 
@@ -34,23 +36,25 @@ class How(StrEnum):
     """When a changed value takes effect."""
 
     NOW = "now"
+    #: Now, if the nodes are connected and the peer can be told (PROTOCOL_UPDATE); else as RECONNECT.
+    TOLD = "told"
     #: With the next connection: the peer agrees to it in the handshake.
     RECONNECT = "reconnect"
     RESTART = "restart"
 
 
 #: Group of options as the commands call it -> option -> how. Options that do nothing anyway are NOW.
-_NOW, _RECONNECT = How.NOW, How.RECONNECT
+_NOW, _TOLD, _RECONNECT = How.NOW, How.TOLD, How.RECONNECT
 HOW: Mapping[str, Mapping[str, How]] = {
     "net": {
         **dict.fromkeys(("timeout", "ping-timeout", "ping-int", "connect-int", "ko-count"), _NOW),
         **dict.fromkeys(("max-buffers", "max-epoch-size", "use-rle", "tcp-cork", "transport"), _NOW),
         **dict.fromkeys(("socket-check-timeout", "on-congestion", "congestion-fill"), _NOW),
         **dict.fromkeys(("congestion-extents",), _NOW),
-        **dict.fromkeys(("protocol", "cram-hmac-alg", "shared-secret"), _RECONNECT),
+        **dict.fromkeys(("cram-hmac-alg", "shared-secret"), _RECONNECT),
         **dict.fromkeys(("sndbuf-size", "rcvbuf-size"), _RECONNECT),
-        **dict.fromkeys(("after-sb-0pri", "after-sb-1pri", "after-sb-2pri"), _RECONNECT),
-        **dict.fromkeys(("verify-alg", "csums-alg", "data-integrity-alg"), _RECONNECT),
+        **dict.fromkeys(("protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri"), _TOLD),
+        **dict.fromkeys(("verify-alg", "csums-alg", "data-integrity-alg"), _TOLD),
         **dict.fromkeys(("always-asbp", "rr-conflict", "csums-after-crash-only", "fencing"), _NOW),
     },
     "disk": dict.fromkeys(
@@ -147,8 +151,9 @@ def adjust(
 
     `groups`: only these groups of options; empty for all. `given`: what a command says over it, for the one
     group that is named then. Returns what was done (or would be), and what needs a new process. ConfigError,
-    NotImplementedOption, UsageError: nothing was changed.
+    NotImplementedOption, UsageError, CommandFailed before a step: nothing was changed.
     """
+    node.view = running_view(node)
     wanted = node.view if given.base else _configured(node, config)
     if given.options or given.base == DEFAULTS:
         if any(_structure(node.view, wanted)):
@@ -172,7 +177,9 @@ def adjust(
             )
     left = [str(one) for one in found if one.how is How.RESTART]
     todo = [one for one in found if one.how is not How.RESTART]
-    agreed = any(one.how is How.RECONNECT for one in todo)
+    view = _partly(node.view, wanted, todo)
+    told = _can_tell(node, view, todo)
+    agreed = not told and any(one.how in (How.RECONNECT, How.TOLD) for one in todo)
     reconnect = agreed and node.snapshot().connection is not Conn.STANDALONE
     steps = [str(one) for one in todo]
     if reconnect:
@@ -180,7 +187,7 @@ def adjust(
     if todo and not dry_run:
         if reconnect:
             node.driver.run(node.engine.disconnect(False))
-        _apply(node, _partly(node.view, wanted, todo))
+        _apply(node, view, told)
         resized = [one for one in todo if (one.group, one.name) == ("disk", "size")]
         if reconnect:
             node.link.reserve()
@@ -188,6 +195,20 @@ def adjust(
         for one in resized:
             _resize(node, wanted, _volume(one))
     return {"steps": steps, "left": left}
+
+
+def running_view(node: Node) -> ResourceView:
+    """What runs; the peer may have changed it."""
+    return as_running(node.view, node.driver.call(lambda: node.engine.options))
+
+
+def _can_tell(node: Node, view: ResourceView, todo: list[Difference]) -> bool:
+    """Is the connected peer told of what both agree to? CommandFailed: what runs at present uses it."""
+    hows = {one.how for one in todo}
+    if How.TOLD not in hows or How.RECONNECT in hows:
+        return False
+    options = engine_options(view)
+    return node.driver.call(lambda: may_tell(node.engine, options))
 
 
 def _volume(one: Difference) -> int:
@@ -255,14 +276,24 @@ def _waits(wanted: ResourceView) -> dict[int, Device]:
     return {n: one for n, one in wanted.resync_after.items() if volumes[n].disk_options.resync_after}
 
 
-def _apply(node: Node, view: ResourceView) -> None:
-    """All parts of the process take the options of `view`."""
+def _apply(node: Node, view: ResourceView, told: bool) -> None:
+    """All parts of the process take the options of `view`, and the peer is `told`."""
     from pydrbd.node import handlers_of
-    from pydrbd.node_options import engine_options, link_options
 
     options = engine_options(view)
-    if not node.driver.call(lambda: take_options(node.engine, options)):
-        raise StateRefused(view.name, Refusal.IN_TRANSIENT_STATE, "It was connected meanwhile.")
+
+    def take() -> bool:
+        if not told:
+            return take_options(node.engine, options)
+        if not may_tell(node.engine, options):
+            return False
+        tell(node.engine, options)
+        return True
+
+    if not node.driver.call(take):
+        raise StateRefused(
+            view.name, Refusal.IN_TRANSIENT_STATE, "The connection has changed meanwhile; try again."
+        )
     node.link.options = link_options(view)
     node.driver.handlers = handlers_of(node, view)
     node.view = view

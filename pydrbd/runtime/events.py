@@ -125,7 +125,7 @@ class Events:
         transition = dated.transition
         changes = differences(before, transition.snapshot)
         entry = Entry(dated.when, transition.number, transition.cause, changes)
-        if changes or transition.handler is not None:
+        if changes or transition.handler is not None or transition.noted:
             self.history.append(entry)
             self.keep(entry)
         for change in changes:

@@ -27,7 +27,7 @@ from functools import partial
 from pydrbd.hotpath import Outlet
 from pydrbd.runtime.loop import LoopThread
 from pydrbd.wire.integrity import encode
-from pydrbd.wire.packets import Buffer, Packet
+from pydrbd.wire.packets import Buffer, Packet, ProtocolUpdate
 
 #: Bytes and buffers handed to the kernel at once.
 _BATCH_BYTES, _BATCH_BUFFERS = 256 << 10, 256
@@ -59,7 +59,7 @@ class PeerSocket:
         self._drained: Callable[[], None] | None = None
         self._low = 0
         self._blocked = self.closed = False
-        #: data-integrity-alg of what is sent here; '' for none.
+        #: data-integrity-alg of what is sent here; '' for none. PROTOCOL_UPDATE changes it for what follows.
         self.integrity = ""
         #: Bytes that the kernel has taken up to now, but for those of the lane.
         self._progress = 0
@@ -119,6 +119,8 @@ class PeerSocket:
                 self._batch += 1
                 self._taken += len(packet.body()) + _HEADER_BYTES
                 pieces = encode(packet, self.integrity)
+                if type(packet) is ProtocolUpdate:
+                    self.integrity = packet.integrity_alg
                 buffers += pieces
                 size += sum(map(len, pieces))
         if not buffers:

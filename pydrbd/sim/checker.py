@@ -234,6 +234,8 @@ class Checker(PowerChecks, Observer):
     def on_send(self, name: str, packet: Packet) -> None:
         self.verdicts.on_send(name, packet)
         node = self.world.nodes[name]
+        if isinstance(packet, Data | Trim | Zeroes):
+            self.promises.on_send(node, packet)
         if isinstance(packet, Data) and node.engine is not None and peek.usable(node.engine, 0):
             self._check_al(node, packet.sector * SECTOR, len(packet.data), "sent")
         elif isinstance(packet, OvResult):

@@ -81,6 +81,9 @@ class Write:
     volatile: bool = False
     #: The client was told of an error that on-io-error pass_on passes on: the peer may have it all the same.
     passed_on: bool = False
+    #: It was sent, and the answer to the client need not wait until the peer has written it (protocols A and
+    #: B, as its packet says); None: it was not sent.
+    on_trust: bool | None = None
 
     @property
     def value(self) -> int:

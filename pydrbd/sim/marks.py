@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydrbd.engine import marks
 from pydrbd.engine.engine import Engine
-from pydrbd.engine.options import EngineOptions
 from pydrbd.engine.orders import Script
 from pydrbd.engine.retune import take_options
 from pydrbd.errors import PydrbdError
@@ -109,17 +108,17 @@ class MarkActions(Steps):
         volume = replace(
             old.volumes[0], c_max_rate=rng.choice((0, old.volumes[0].c_max_rate + self.world.profile.size))
         )
-        options = replace(
-            old,
-            max_epoch_size=rng.choice((1, 2, 3, 20, 2048)),
-            max_buffers=rng.choice((32, 256, 2048)) * 4096,
-            use_rle=rng.random() < 0.5,
-            ping_int=rng.choice((0.5, 2.0)),
-            volumes={0: volume},
-        )
-        yield from self._command(node, "retune", lambda e: _retuned(e, options))
+        changes = {
+            "max_epoch_size": rng.choice((1, 2, 3, 20, 2048)),
+            "max_buffers": rng.choice((32, 256, 2048)) * 4096,
+            "use_rle": rng.random() < 0.5,
+            "ping_int": rng.choice((0.5, 2.0)),
+            "volumes": {0: volume},
+        }
+        yield from self._command(node, "retune", lambda e: _retuned(e, changes))
 
 
-def _retuned(engine: Engine, options: EngineOptions) -> Script[None]:
+def _retuned(engine: Engine, changes: dict[str, Any]) -> Script[None]:
+    """Not of what the peer may have changed meanwhile."""
     yield from ()
-    assert take_options(engine, options)
+    assert take_options(engine, replace(engine.options, **changes))

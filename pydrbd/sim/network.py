@@ -24,7 +24,7 @@ from pydrbd.sim.net_faults import MOST_DELAY, NetFaults, Way
 from pydrbd.vocabulary import Conn
 from pydrbd.wire.decoder import Decoder, Phase
 from pydrbd.wire.integrity import encode
-from pydrbd.wire.packets import Channel, ConnectionFeatures, Packet
+from pydrbd.wire.packets import Channel, ConnectionFeatures, Packet, ProtocolUpdate
 
 CHANNELS = (Channel.DATA, Channel.META)
 
@@ -39,7 +39,7 @@ class NetProfile:
     spike_chance: float = 0.02
     establish: float = 0.05
     wire_bytes: bool = False
-    #: data-integrity-alg of both nodes; shows in a wire run only.
+    #: data-integrity-alg of both nodes from the start; shows in a wire run only.
     integrity: str = ""
 
 
@@ -51,6 +51,10 @@ class Host:
     def paused_until(self) -> float:
         """Until when the process is stopped: what comes for it waits in its sockets (the past: it runs)."""
         return 0.0
+
+    def integrity(self) -> str:
+        """data-integrity-alg of its running process."""
+        return ""
 
     def link_up(self, resolve_conflicts: bool) -> int | None:
         """Both sockets exist. The session number; None if the process has died."""
@@ -85,7 +89,7 @@ class _Torn:
 class _Pipe:
     """One channel in one direction. A None in the queue is the end of the stream."""
 
-    def __init__(self, source: _End, target: _End, channel: Channel, integrity: str) -> None:
+    def __init__(self, source: _End, target: _End, channel: Channel) -> None:
         self.source = source
         self.target = target
         self.channel = channel
@@ -93,14 +97,23 @@ class _Pipe:
         self.last = 0.0
         self.scheduled = False
         start = Phase.FEATURES if channel is Channel.DATA else Phase.RUNNING
-        self.decoder = Decoder(channel, start=start, integrity_alg=integrity)
+        self.decoder = Decoder(channel, start=start, integrity_alg=target.host.integrity())
+        #: data-integrity-alg of what is sent from here on.
+        self.integrity = source.host.integrity()
+
+    def encode(self, packet: Packet) -> list[bytes]:
+        """The bytes of the next packet."""
+        pieces = [bytes(piece) for piece in encode(packet, self.integrity)]
+        if isinstance(packet, ProtocolUpdate):
+            self.integrity = packet.integrity_alg
+        return pieces
 
 
 class _Link:
-    def __init__(self, one: _End, two: _End, integrity: str) -> None:
+    def __init__(self, one: _End, two: _End) -> None:
         self.ends = {one.host.name: one, two.host.name: two}
         self.pipes = {
-            (source.host.name, channel): _Pipe(source, target, channel, integrity)
+            (source.host.name, channel): _Pipe(source, target, channel)
             for source, target in ((one, two), (two, one))
             for channel in CHANNELS
         }
@@ -245,7 +258,7 @@ class Network:
         if self.partitioned or self.mute or self._wants != set(self.hosts):
             return
         one, two = (_End(host) for host in self.hosts.values())
-        link = self.link = _Link(one, two, self.profile.integrity)
+        link = self.link = _Link(one, two)
         self._wants.clear()
         resolver = self.rng.choice((one, two))
         for end in (one, two):
@@ -320,7 +333,7 @@ class Network:
         for _ in range(self.rng.randint(0, len(pipe.queue))):
             due, lost = pipe.queue.pop()
         if self.faults.torn and isinstance(lost, Packet):
-            stream = b"".join(bytes(piece) for piece in encode(lost, self.profile.integrity))
+            stream = b"".join(pipe.encode(lost))
             pipe.queue.append((due, _Torn(stream[: self.rng.randrange(len(stream))])))
 
     def _waits_for(self, host: Host, action: Callable[..., None], *args: object) -> bool:
@@ -380,7 +393,7 @@ class Network:
             self.clock.note(name, "receives", whole)
             end.host.packets(end.session, pipe.channel, whole)
             return
-        pieces = [bytes(piece) for packet in whole for piece in encode(packet, self.profile.integrity)]
+        pieces = [piece for packet in whole for piece in pipe.encode(packet)]
         if self.flips and pipe.channel is Channel.DATA:
             self._flip(link, whole, pieces)
         stream = b"".join(pieces)

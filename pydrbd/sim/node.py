@@ -206,6 +206,9 @@ class Node(Host):
         return self.driver is not None and any(task.name == name for task in self.driver.running)
 
     # --- the network's view ----------------------------------------------------------------------
+    def integrity(self) -> str:
+        return self.engine.options.data_integrity_alg if self.engine is not None else ""
+
     def link_up(self, resolve_conflicts: bool) -> int | None:
         driver = self.driver
         if driver is None:

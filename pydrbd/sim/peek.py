@@ -101,6 +101,11 @@ def unconfirmed(engine: Engine) -> bool:
     return bool(engine.transfer_log.size)
 
 
+def on_trust(engine: Engine) -> bool:
+    """Writes of this session may be answered before the peer has carried them out."""
+    return engine.session is not None and engine.session.agreed.on_trust
+
+
 def sent(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
     """Byte ranges (start, end) of the writes in the transfer log: the peer has not said that it has them
     durably."""

@@ -25,6 +25,7 @@ from pydrbd.sim.network import NetProfile
 from pydrbd.sim.no_data import NO_DATA_ACTIONS, draw_no_data
 from pydrbd.sim.options_draw import draw_options, draw_policies
 from pydrbd.sim.orderly import ORDERLY_ACTIONS, draw_orderly
+from pydrbd.sim.protocol_update import UPDATE_ACTIONS, draw_update
 from pydrbd.sim.read_balance import with_read_balancing
 from pydrbd.sim.resizing import RESIZE_ACTIONS, Resizing, draw_resizing
 from pydrbd.sim.resume import RESUME_ACTIONS, draw_resume
@@ -66,6 +67,7 @@ WEIGHTS = {
     **ORDERLY_ACTIONS,
     **SIZE_ACTIONS,
     **RESIZE_ACTIONS,
+    **UPDATE_ACTIONS,
 }
 NODES = ("alpha", "beta")
 
@@ -130,7 +132,7 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
     drawn = with_congestion(seed, drawn)
     return replace(
         profile,
-        actions=actions + sizes.actions + resizing.actions,
+        actions=actions + sizes.actions + resizing.actions + draw_update(seed),
         swarm=True,
         sizes=sizes,
         resizing=resizing,

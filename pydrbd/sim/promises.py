@@ -2,9 +2,10 @@
 
 Floor: sim. Neighbours: workload.py (answers), checker.py (what an acknowledged write must be).
 Under protocol C an answered write is acknowledged at once: it survives the loss of either node. Under A and
-B the peer may not have it yet: it is promised from the moment when the peer has it, or when its node goes
-on without the peer and has said so durably (a generation of its own). If the node dies before, the write may
-be lost, and it counts as one that never ended well.
+B the peer may not have it yet. Which of the two counts is said by the packet with which the write was sent,
+whatever has become of the protocol since. Without a written ack it is promised from the moment when the peer
+has it, or when its node goes on without the peer and has said so durably (a generation of its own). If the
+node dies before, the write may be lost, and it counts as one that never ended well.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydrbd.sim import peek
-from pydrbd.sim.history import ZERO, Write
+from pydrbd.sim.history import ZERO, Write, payload
 from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Disk, Protocol
+from pydrbd.wire.packets import Data, DpFlags, Trim, Zeroes
 
 if TYPE_CHECKING:
     from pydrbd.sim.checker import Checker
@@ -34,11 +36,30 @@ class Promises:
         """The client of `node` has its answer."""
         write.ended = self.checker.world.clock.step
         self._looked.pop(node.name, None)
-        if node.options.protocol is Protocol.C:
+        assert node.engine is not None
+        on_trust = write.on_trust
+        if on_trust is None:
+            on_trust = node.engine.options.protocol is not Protocol.C
+        if not on_trust:
             self._keep(node, write)
         else:
             self._open.setdefault(node.name, []).append(write)
             self.look(node)
+
+    def on_send(self, node: Node, packet: Data | Trim | Zeroes) -> None:
+        """A write leaves for the peer: what its answer will promise."""
+        length = len(packet.data) if isinstance(packet, Data) else packet.size
+        for request in self.checker.world.workload.flying[node.name]:
+            write = request.write
+            if write is None or write.on_trust is not None:
+                continue
+            if (write.first, write.sectors) != (packet.sector, length // SECTOR):
+                continue
+            whole = write.kind == "write" and payload(write.number, write.first, write.sectors)
+            if isinstance(packet, Data) and whole and packet.data != whole:
+                continue
+            write.on_trust = not packet.flags & DpFlags.SEND_WRITE_ACK
+            return
 
     def any_open(self) -> bool:
         return any(self._open.values())

@@ -24,6 +24,7 @@ from pydrbd.sim.net_faults import NetActions
 from pydrbd.sim.no_data import NoDataActions
 from pydrbd.sim.orderly import OrderlyActions
 from pydrbd.sim.profile import WEIGHTS
+from pydrbd.sim.protocol_update import UpdateActions
 from pydrbd.sim.resizing import ResizeActions
 from pydrbd.sim.resume import ResumeActions
 from pydrbd.sim.sizes import SizeActions
@@ -55,6 +56,7 @@ class Scenario(
     FenceActions,
     SplitBrainActions,
     SuspendActions,
+    UpdateActions,
     VerifyActions,
 ):
     """Runs one world from its start to its end; raises Violation."""

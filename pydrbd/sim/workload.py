@@ -17,7 +17,7 @@ from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.history import Read, Write, payload
 from pydrbd.sim.resizing import new_spot
 from pydrbd.units import BIT_BYTES, MIB, SECTOR
-from pydrbd.vocabulary import OnIoError, Protocol
+from pydrbd.vocabulary import OnIoError
 
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
@@ -225,10 +225,8 @@ class Workload:
         )
 
     def _unconfirmed(self) -> bool:
-        """Under protocols A and B: has the peer said of everything that was sent that it is written?"""
+        """Under protocols A and B: is there anything of which the peer has not said that it is written?"""
         return any(
-            node.engine is not None
-            and node.options.protocol is not Protocol.C
-            and peek.unconfirmed(node.engine)
+            node.engine is not None and peek.on_trust(node.engine) and peek.unconfirmed(node.engine)
             for node in self.world.nodes.values()
         )

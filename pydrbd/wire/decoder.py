@@ -16,9 +16,16 @@ from typing import NamedTuple
 
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import SECTOR
-from pydrbd.wire import integrity
+from pydrbd.wire import auth, integrity
 from pydrbd.wire.framing import H80, H80_MAGIC, H100, H100_MAGIC, Buffer, Channel, Packet
-from pydrbd.wire.packets import PACKETS, ConnectionFeatures, InitialData, InitialMeta, Sizes
+from pydrbd.wire.packets import (
+    PACKETS,
+    ConnectionFeatures,
+    InitialData,
+    InitialMeta,
+    ProtocolUpdate,
+    Sizes,
+)
 
 #: Bodies from this size on are handed out as a view of the fed `bytes` when they lie in it whole.
 #: Smaller ones are copied, so that a small packet does not keep a large read alive.
@@ -74,7 +81,8 @@ class Decoder:
 
     `integrity_bytes`: length of the digest in DATA, DATA_REPLY and RS_DATA_REPLY (0: no
     data-integrity-alg). `integrity_alg`: that algorithm; the digests are checked too. `wsame`: is feature
-    WSAME agreed? It decides the length of SIZES; None while not known, then both lengths are taken. Both
+    WSAME agreed? It decides the length of SIZES; None while not known, then both lengths are taken. A
+    PROTOCOL_UPDATE changes the algorithm for what comes behind it. Both
     numbers may be set between two packets: since `feed` yields lazily, they count for the very next one.
 
     `channel` BOTH with phase INITIAL is for an accepted socket: the first packet makes it DATA or META.
@@ -165,6 +173,8 @@ class Decoder:
                 packet = rule.parse(self._volume, body, self._digest)
                 if self._digest:
                     integrity.check(packet, self._integrity_alg)
+                elif type(packet) is ProtocolUpdate:
+                    self._change_digests(packet)
                 yield packet
             self._feeding = False
         except ProtocolViolation as violation:
@@ -172,6 +182,13 @@ class Decoder:
             self._body = None
             self._head.clear()
             raise
+
+    def _change_digests(self, packet: ProtocolUpdate) -> None:
+        """What comes behind this packet carries its digests. Raises ProtocolViolation."""
+        algorithm = packet.integrity_alg
+        if algorithm and not auth.digest_available(algorithm):
+            packet.refuse(f"data-integrity-alg {algorithm} is not known")
+        self._integrity_alg, self.integrity_bytes = algorithm, integrity.digest_bytes(algorithm)
 
     def _take_header(self, view: memoryview, position: int) -> int:
         """Take a header from `view` at `position`, or the part of one that is there. The new position."""
