@@ -118,8 +118,7 @@ def test_the_protocol_and_digests_change_under_a_writing_client(
     # The next handshake finds them at one; and a verify with the new algorithm, the disks equal.
     beta.ok("disconnect", "r0")
     beta.ok("connect", "r0")
-    wait_until(lambda: alpha.ok("cstate", "r0") == "Connected\n", 20, "the nodes to meet again")
-    alpha.ok("verify", "r0")
+    wait_until(lambda: alpha("verify", "r0").code == 0, 30, "the nodes to meet again")
     wait_until(lambda: alpha.ok("cstate", "r0") == "Connected\n", 60, "the verify to end")
     assert "out of sync" not in alpha.ok("status", "r0")
 

@@ -115,6 +115,15 @@ def test_protocol_in_both_roles(vm: Vm, protocol: str) -> None:
     )  # fmt: skip
 
 
+def test_net_options_change_while_both_are_connected(vm: Vm) -> None:
+    run(
+        vm,
+        ". $SUPPORT/vm_protocol.sh; fresh; initial_sync_from_us; protocol_scenario; two_primaries_scenario\n"
+        "both_down_and_equal\n",
+        "protocol_changes_under_us", "protocol_changes_under_the_kernel", "two_primaries_refused",
+    )  # fmt: skip
+
+
 def test_each_pulls_ahead_of_the_other(vm: Vm) -> None:
     run(
         vm,

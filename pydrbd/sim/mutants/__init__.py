@@ -3,7 +3,8 @@
 Floor: sim. Each is a mistake that somebody could make, put into one or two functions (edit.py) while it is
 hunted. The tables: writes.py (a write, flushes, marks, the activity log), generations.py (UUIDs, the sync
 decision, roles), resync.py (blocks, bits, start and end; packets that make no sense), lane.py, marks.py,
-congestion.py, orderly.py (down, apply-al), sizes.py, split_brain.py (policies), suspension.py, verify.py.
+congestion.py, orderly.py (down, apply-al), protocol_update.py, sizes.py, split_brain.py (policies),
+suspension.py, verify.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydrbd.sim.mutants.lane import LANE
 from pydrbd.sim.mutants.lane_resync import LANE_RESYNC
 from pydrbd.sim.mutants.marks import MARKS
 from pydrbd.sim.mutants.orderly import ORDERLY
+from pydrbd.sim.mutants.protocol_update import PROTOCOL_UPDATE
 from pydrbd.sim.mutants.resync import RESYNC
 from pydrbd.sim.mutants.sizes import SIZES
 from pydrbd.sim.mutants.split_brain import SPLIT_BRAIN
@@ -39,6 +41,7 @@ MUTANTS: dict[str, Mutant] = {
         LANE_RESYNC,
         MARKS,
         ORDERLY,
+        PROTOCOL_UPDATE,
         SIZES,
         SPLIT_BRAIN,
         SUSPENSION,
