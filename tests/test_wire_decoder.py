@@ -109,7 +109,7 @@ def test_the_dialer_of_the_data_socket_gets_the_features_first() -> None:
 def test_settings_count_for_the_next_packet_of_the_same_read() -> None:
     data = p.Data(0, 1, 2, p.DpFlags.SYNC, b"a" * 512, b"dddd")
     decoder = running()
-    packets = decoder.feed(wire_bytes(p.ProtocolUpdate(3, 0, 0, 0, 0, 0, "crc32c"), data))
+    packets = decoder.feed(wire_bytes(p.Barrier(1), data))
     next(packets)
     decoder.integrity_bytes = 4
     assert list(packets) == [data]

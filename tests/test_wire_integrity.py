@@ -12,6 +12,7 @@ from pydrbd.vocabulary import DIGESTS, HASHES
 from pydrbd.wire import auth, integrity
 from pydrbd.wire import packets as p
 from pydrbd.wire.decoder import Decoder, Phase
+from pydrbd.wire.framing import H100, H100_MAGIC
 
 DATA = bytes(range(256)) * 16
 FLAGS = p.DpFlags.SYNC | p.DpFlags.SEND_WRITE_ACK
@@ -112,3 +113,11 @@ def test_a_protocol_update_changes_the_digests_of_what_is_behind_it() -> None:
     bad = stream(p.ProtocolUpdate(3, 0, 0, 0, 0, 0, "md6"), "")
     with pytest.raises(ProtocolViolation, match="md6 is not known"):
         list(decoder("").feed(bad))
+
+
+@pytest.mark.parametrize("name", [b"s" * 64, b"s" * 65 + b"\0", b"sha 1\0", b"sha1"])
+def test_an_algorithm_that_is_no_name_ends_the_stream(name: bytes) -> None:
+    body = p.ProtocolUpdate(3, 0, 0, 0, 0, 0).head()[:24] + name
+    frame = H100.pack(H100_MAGIC, 0, p.ProtocolUpdate.COMMAND, len(body), 0) + body
+    with pytest.raises(ProtocolViolation, match="PROTOCOL_UPDATE"):
+        list(decoder("").feed(frame))

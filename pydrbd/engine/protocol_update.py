@@ -184,7 +184,9 @@ def on_sync_param(session: Session, packet: packets.SyncParam) -> None:
             text = f"the peer has {theirs or 'none'}, we have {ours or 'none'}"
             engine.refuse_peer(f"incompatible {name} settings: {text}")
             return
-        engine.log("info", f"the peer changes {name} to {theirs or 'none'}")
+        text = f"the peer changes {name} to {theirs or 'none'}"
+        engine.log("info", text)
+        engine.journal.noted(causes.peer(text))
         field = name.replace("-", "_")
         setattr(session, field, theirs)
         engine.options = replace(engine.options, **{field: theirs})  # type: ignore[arg-type]

@@ -99,15 +99,24 @@ class Promises:
     def _arrived(self, node: Node, peer: Node, write: Write, together: bool) -> bool:
         """Does the peer have the write, or what the node itself has there by now?
 
-        Zeros carry no number: those of the peer may be older, until it has confirmed all that was sent.
+        Where the node has lost it with a disk that failed, both may have the same older data. Zeros carry no
+        number: those of the peer may be older, until it has confirmed all that was sent.
         """
         value = self.checker.world.sector
         confirmed = together and not _is_sent(node, write)
         return all(
-            there == write.value != ZERO or (there == value(node, sector) and (there != ZERO or confirmed))
+            there == write.value != ZERO
+            or (
+                there == value(node, sector) and (confirmed if there == ZERO else self._follows(there, write))
+            )
             for sector in range(write.first, write.first + write.sectors)
             for there in (value(peer, sector),)
         )
+
+    def _follows(self, value: int, write: Write) -> bool:
+        """Is the value that of a write under way with this one, or later?"""
+        other = self.checker.writes.get(value)
+        return other is not None and other.ended >= write.invoked
 
     def _alone(self, node: Node) -> bool:
         """Does the node's disk say durably that the peer may lack writes?"""
