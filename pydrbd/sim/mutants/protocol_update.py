@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pydrbd.engine import protocol_update
-from pydrbd.engine.transfer_log import TransferLog
-from pydrbd.sim.disk_faults import DiskFaults
 from pydrbd.sim.mutants.edit import Mutant, edit
 from pydrbd.sim.profile import Profile
 
@@ -24,11 +22,6 @@ def _busy(profile: Profile) -> Profile:
     """Many writes in flight over a slow network."""
     net = replace(profile.net, delay=0.02, spike=4.0, spike_chance=0.05)
     return replace(profile, net=net, depth=16, think=0.002, fresh=False, steps=14)
-
-
-def _failing(profile: Profile) -> Profile:
-    """The same with disks that fail."""
-    return replace(_busy(profile), disk_faults=DiskFaults(full=True))
 
 
 PROTOCOL_UPDATE = (
@@ -49,15 +42,5 @@ PROTOCOL_UPDATE = (
         swarm=True,
         actions=("update_protocol",),
         setting=_busy,
-    ),
-    Mutant(
-        "refusal-judged-by-the-present-protocol",
-        11,
-        "the peer's refusal of a write without an ack counts as a mistake of the peer once the protocol is C",
-        (edit(TransferLog.refused, ("request.written", "self.engine.options.protocol.number == 3")),),
-        swarm=True,
-        actions=("update_protocol", "disk_fails"),
-        focus=True,
-        setting=_failing,
     ),
 )
