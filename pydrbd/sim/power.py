@@ -42,6 +42,7 @@ class PowerChecks:
     def on_flush(self, node: Node, before: int, fua: Write | None = None) -> None:
         """A flush that began with event `before` (or the FUA write `fua`) is acknowledged."""
         peer = self.world.other(node)
+        apart = self.branch[node.name] is not self.branch[peer.name]
         for write in self.branch[node.name].flushed(before, fua):
             lacking = [n for n in (node, peer) if not self._has_durably(n, write)]
             if len(lacking) == 2:
@@ -49,7 +50,9 @@ class PowerChecks:
             for n in lacking:
                 if not self.behind[n.name]:
                     self._check_generation(self.world.other(n), n, write)
-                self.mark(n.name, True)
+                if not (apart and n is peer):
+                    # In a split brain the other one misses nothing of its own history.
+                    self.mark(n.name, True)
 
     def _has_durably(self, node: Node, write: Write) -> bool:
         """Would the write, or one that replaced it, survive a power cut of the node?"""
