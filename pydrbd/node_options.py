@@ -40,6 +40,7 @@ def engine_options(view: ResourceView) -> EngineOptions:
         use_rle=net.use_rle,
         cram_hmac_alg=net.cram_hmac_alg,
         shared_secret=net.shared_secret.encode(),
+        allow_two_primaries=net.allow_two_primaries,
         after_sb_0pri=AfterSb(net.after_sb_0pri),
         after_sb_1pri=AfterSb(net.after_sb_1pri),
         after_sb_2pri=AfterSb(net.after_sb_2pri),

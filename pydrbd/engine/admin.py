@@ -65,7 +65,8 @@ def _refuse(engine: Engine, why: Refusal | None, detail: str = "") -> None:
 
 def _check(engine: Engine, volume: Volume, change: Callable[[State], State]) -> None:
     """Raise StateRefused unless the volume may take this step."""
-    _refuse(engine, refusal(volume.state, imply(change(volume.state))))
+    two = engine.options.allow_two_primaries
+    _refuse(engine, refusal(volume.state, imply(change(volume.state)), two_primaries=two))
 
 
 def _ask_peer(engine: Engine, volume: Volume, mask: int, value: int) -> Script[None]:
@@ -164,7 +165,7 @@ def promotion(engine: Engine) -> Script[None]:
 def _peer_primary_may_go(engine: Engine) -> Script[None]:
     """A peer that is Primary may be dead without our knowing, or its demotion may be on its way to us:
     give it the time of a ping before it counts."""
-    if engine.session is None or engine.peer_role != Role.PRIMARY:
+    if engine.session is None or engine.peer_role != Role.PRIMARY or engine.options.allow_two_primaries:
         return
     engine.session.pings.ask()
     deadline = engine.now + engine.options.ping_timeout + PING_GRACE_SECONDS

@@ -15,14 +15,23 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.engine import checksums, handshake, peer_requests, peer_state, size_change, sync, verify
+from pydrbd.engine import (
+    checksums,
+    conflicts,
+    handshake,
+    peer_requests,
+    peer_state,
+    size_change,
+    sync,
+    verify,
+)
 from pydrbd.engine.handshake import Phase
 from pydrbd.engine.orders import Ticket
 from pydrbd.engine.pings import Pings
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import MAX_DATA_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Refusal
-from pydrbd.wire import auth, packets
+from pydrbd.wire import packets
 from pydrbd.wire.packets import Channel, Features, Packet
 from pydrbd.wire.rle import BitmapReceiver, BitmapRuns
 
@@ -78,6 +87,7 @@ class Session:
         #: beyond that if the disk went meanwhile: what the peer decides may be about that one.
         self.told_of: dict[int, int] = {}
         self.receiver = peer_requests.Receiver(self)
+        self.numbers = conflicts.Numbers(self)
         self.last_meta = engine.now
         self.last_data = engine.now
         #: Packets of the peer that wait until we may say which generation we have; None: none has to.
@@ -138,12 +148,18 @@ class Session:
             if self.phase is not Phase.RUNNING and not isinstance(packet, packets.Ping | packets.PingAck):
                 handshake.take(self, packet)
                 return
-            handler = HANDLERS.get(type(packet))
-            if handler is None:
-                raise ProtocolViolation(f"unexpected packet {type(packet).__name__}")
-            handler(self, packet)
+            if not self.numbers.holds(packet):
+                self.act(packet)
+                self.numbers.go_on()
         except ProtocolViolation as violation:
             self.violation(violation.reason)
+
+    def act(self, packet: Packet) -> None:
+        """The packet's turn has come. Raises ProtocolViolation."""
+        handler = HANDLERS.get(type(packet))
+        if handler is None:
+            raise ProtocolViolation(f"unexpected packet {type(packet).__name__}")
+        handler(self, packet)
 
     def _hold(self, held: list[Packet], packet: Packet) -> None:
         # A node has nothing more to say before it hears of our volumes.
@@ -314,6 +330,7 @@ class Session:
     def _owed(self) -> Iterator[tuple[str, float | None]]:
         """What the peer has to answer (its pings say nothing of that), and since when."""
         yield "a write", self.engine.transfer_log.oldest_unacked()
+        yield "what comes before its next write", self.numbers.since
         yield "a read", next((asked for *_, asked in self.replies.values()), None)
         asked = [t for t in (self.change, self.connection_change) if t is not None and not t.done]
         yield "a state change request", self.asked_at if asked else None
@@ -331,24 +348,7 @@ class Session:
                 change.resolve(Refusal.INTERRUPTED.value)
         self.pings.close()
         self.receiver.close()
-
-
-def _on_sync_param(session: Session, packet: packets.SyncParam) -> None:
-    """While connecting both must have the same algorithms; later the peer's configuration may change."""
-    for name, theirs, ours in (
-        ("verify-alg", packet.verify_alg, session.verify_alg),
-        ("csums-alg", packet.csums_alg, session.csums_alg),
-    ):
-        if theirs == ours:
-            continue
-        volume = session.engine.volumes.get(packet.volume)
-        connected = volume is not None and volume.state.conn >= Conn.CONNECTED
-        if not connected or not (theirs == "" or auth.digest_available(theirs)):
-            text = f"the peer has {theirs or 'none'}, we have {ours or 'none'}"
-            session.engine.refuse_peer(f"incompatible {name} settings: {text}")
-            return
-        session.engine.log("info", f"the peer changes {name} to {theirs or 'none'}")
-        setattr(session, name.replace("-", "_"), theirs)
+        self.numbers.close()
 
 
 def _ignore(_session: Session, _packet: Packet) -> None:
@@ -408,7 +408,7 @@ def _on_barrier_ack(session: Session, packet: packets.BarrierAck) -> None:
 HANDLERS: dict[type[Packet], Handler] = {
     packets.Ping: Session.on_ping,
     packets.PingAck: Session.on_ping_ack,
-    packets.SyncParam: _on_sync_param,
+    packets.SyncParam: peer_state.on_sync_param,
     packets.Sizes: size_change.on_sizes,
     packets.Uuids: peer_state.on_uuids,
     packets.State: size_change.on_state,
@@ -442,6 +442,8 @@ HANDLERS: dict[type[Packet], Handler] = {
     packets.WriteAck: _on_write_ack,
     packets.RsWriteAck: _on_rs_write_ack,
     packets.NegAck: _on_neg_ack,
+    packets.Superseded: conflicts.on_superseded,
+    packets.RetryWrite: conflicts.on_retry,
     packets.BarrierAck: _on_barrier_ack,
     packets.UnplugRemote: _ignore,
     packets.DelayProbe: _ignore,

@@ -137,7 +137,8 @@ def _configure(session: Session) -> None:
     flags = DISCARD_MY_DATA * engine.discard_my_data | DRY_RUN * engine.tentative
     o = engine.options
     policies = (o.after_sb_0pri.number, o.after_sb_1pri.number, o.after_sb_2pri.number)
-    session.send(packets.Protocol(o.protocol.number, *policies, flags, 0, o.data_integrity_alg))
+    two = int(o.allow_two_primaries)
+    session.send(packets.Protocol(o.protocol.number, *policies, flags, two, o.data_integrity_alg))
     for volume in engine.volumes.values():
         volume.peer_uuids = volume.peer_sizes = None
         volume.discard_my_data = engine.discard_my_data
@@ -167,7 +168,7 @@ def protocol_mismatch(packet: packets.Protocol, options: EngineOptions, discard:
             (f"after-sb-{n}pri", number, policy.mirrored.number, after_sb_word(number), policy.value)
             for n, (policy, number) in enumerate(zip(ours, theirs, strict=True))
         ),
-        ("allow-two-primaries", packet.two_primaries, 0, "", ""),
+        ("allow-two-primaries", packet.two_primaries, int(options.allow_two_primaries), "", ""),
         ("data-integrity-alg", packet.integrity_alg, options.data_integrity_alg, "", ""),
     )
     for name, told, fits, word, mine in table:

@@ -176,6 +176,8 @@ class Lane:
             return CLOSED  # see Volume.crash_would_tell
         if engine.options.data_integrity_alg:
             return CLOSED  # its packets have no digests
+        if engine.options.allow_two_primaries:
+            return CLOSED  # it keeps no account of the peer's numbers (see conflicts)
         if state.role == Role.PRIMARY:
             if state.suspended or volume.options.read_balancing != PREFER_LOCAL:
                 return CLOSED

@@ -108,7 +108,8 @@ def invariants(engine: Engine) -> None:
     for v in engine.volumes.values():
         s = v.state
         assert s.conn < Conn.CONNECTED or connected, f"{s.conn.name} without a connection"
-        assert not (s.role == Role.PRIMARY and s.peer == Role.PRIMARY), "two Primaries"
+        two = s.role == s.peer == Role.PRIMARY
+        assert not two or engine.options.allow_two_primaries, "two Primaries"
         assert v.bitmap.count == 0 or v.layout is not None or not v.bitmap.bits, "bits without a disk"
         log = v.activity_log
         assert v.congestion.in_flight >= 0, "more writes have left the transfer log than came"

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pydrbd.engine import conflicts
 from pydrbd.engine.orders import (
     Await,
     IoFailed,
@@ -144,12 +145,16 @@ def on_data(session: Session, packet: Change) -> None:
     """DATA, TRIM or ZEROES: a replicated write."""
     length = len(packet.data) if isinstance(packet, Data) else packet.size
     volume = session.ranged(packet, length)
-    if volume.state.role == Role.PRIMARY:
+    two = session.engine.options.allow_two_primaries
+    if volume.state.role == Role.PRIMARY and not two:
         # A peer that was Primary has said that it is not any more before we became it, on the same socket.
         raise ProtocolViolation(f"{type(packet).__name__} from the peer, but this node is the Primary")
     alone = volume.writes_here_only
     epoch = session.receiver.epochs[-1]
     earlier = session.receiver.epochs[-2] if len(session.receiver.epochs) > 1 else None
+    if (found := conflicts.judge(session, volume, packet.sector * SECTOR, length)) is not None:
+        conflicts.decline(session, volume, packet, length, epoch, found)
+        return
     wait = earlier.flushed if earlier is not None and not session.flush_waits else None
     if wait is None:
         _received(session, volume, packet, length)
@@ -190,6 +195,7 @@ def _over(engine: Engine, volume: Volume, mine: Range, epoch: PeerEpoch, weight:
     """It is carried out, or has failed."""
     del volume.peer_writes[mine]
     volume.ranges.leave(mine)
+    conflicts.passed(engine.transfer_log, volume, mine)
     engine.pressure.receiving -= weight
     volume.counters.unacked -= 1
     volume.counters.received += mine.end - mine.start
@@ -232,6 +238,9 @@ def _write(
         if engine.session is session:
             _received(session, volume, packet, length)
     yield from mine.turn()
+    if not (yield from conflicts.settled(session, mine)):
+        _over(engine, volume, mine, epoch, _weight(packet))
+        return
     extents, log = range(0), volume.activity_log
     if volume.has_disk and (alone or volume.writes_here_only):
         # Our disk is the only one: the peer cannot keep the books for us.

@@ -15,7 +15,7 @@ from pydrbd.engine.state import State, imply, refusal, sync_start_refusal, verif
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import KIB, MAX_DATA_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk, Refusal, Role
-from pydrbd.wire import packets
+from pydrbd.wire import auth, packets
 from pydrbd.wire.packets import Features, SizesFlags, UuidFlags
 from pydrbd.wire.packets_config import NO_SIZES_FLAGS, NO_UUID_FLAGS
 from pydrbd.wire.stateword import (
@@ -130,6 +130,24 @@ def say_again(engine: Engine) -> Script[None]:
 # --- being told --------------------------------------------------------------------------------
 
 
+def on_sync_param(session: Session, packet: packets.SyncParam) -> None:
+    """While connecting both must have the same algorithms; later the peer's configuration may change."""
+    for name, theirs, ours in (
+        ("verify-alg", packet.verify_alg, session.verify_alg),
+        ("csums-alg", packet.csums_alg, session.csums_alg),
+    ):
+        if theirs == ours:
+            continue
+        volume = session.engine.volumes.get(packet.volume)
+        connected = volume is not None and volume.state.conn >= Conn.CONNECTED
+        if not connected or not (theirs == "" or auth.digest_available(theirs)):
+            text = f"the peer has {theirs or 'none'}, we have {ours or 'none'}"
+            session.engine.refuse_peer(f"incompatible {name} settings: {text}")
+            return
+        session.engine.log("info", f"the peer changes {name} to {theirs or 'none'}")
+        setattr(session, name.replace("-", "_"), theirs)
+
+
 def on_uuids(session: Session, packet: packets.Uuids) -> None:
     """UUIDS: remember; skip the initial sync if the peer says so; refuse other data to a diskless Primary."""
     engine = session.engine
@@ -165,7 +183,8 @@ def on_state(session: Session, packet: packets.State) -> None:
     peer = unpack_state(packet.word)
     volume.negotiation.peer_attaching = peer.disk == Disk.NEGOTIATING
     old = volume.state
-    if old.conn >= Conn.CONNECTED and old.role == peer.role == Role.PRIMARY:
+    beside = old.role == peer.role == Role.PRIMARY and not engine.options.allow_two_primaries
+    if old.conn >= Conn.CONNECTED and beside:
         raise ProtocolViolation(f"volume {volume.number}: the peer says it is Primary, and so is this node")
     peer_disk = _real_peer_disk(volume, peer)
     if _says_finished(volume, peer, peer_disk):
@@ -221,7 +240,8 @@ def on_state(session: Session, packet: packets.State) -> None:
         disk = Disk.OUTDATED if volume.attached_as > Disk.INCONSISTENT else Disk.INCONSISTENT
     paused = peer.aftr_isp or peer.user_isp
     new = imply(replace(old, conn=conn, disk=disk, peer=peer.role, pdsk=peer_disk, peer_isp=paused))
-    why = refusal(old, new) if old.conn < Conn.CONNECTED else None
+    two = engine.options.allow_two_primaries
+    why = refusal(old, new, two_primaries=two) if old.conn < Conn.CONNECTED else None
     if why is not None:
         engine.refuse_peer(f"volume {volume.number}: {why.text}")
         return
@@ -367,7 +387,7 @@ def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest)
             # It has not read that it is to be a target, and as Primary would refuse.
             return Refusal.IN_TRANSIENT_STATE.value
     new = imply(wanted)
-    why = refusal(old, new)
+    why = refusal(old, new, two_primaries=engine.options.allow_two_primaries)
     if why is not None:
         return why.value
     starts = new.conn != old.conn and new.conn in _SYNC_STARTS

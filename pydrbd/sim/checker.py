@@ -32,11 +32,12 @@ from pydrbd.sim.power import PowerChecks
 from pydrbd.sim.promises import Promises
 from pydrbd.sim.resizing import check_end
 from pydrbd.sim.sizes import LITTER, check_size, compared
+from pydrbd.sim.two_primaries import Parted
 from pydrbd.sim.verdicts import Verdicts
 from pydrbd.sim.verify import Rotten
 from pydrbd.units import AL_EXTENT_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk
-from pydrbd.wire.packets import Data, OvResult, Packet, Trim, Zeroes
+from pydrbd.wire.packets import Data, OvResult, Packet, RetryWrite, Superseded, Trim, Zeroes
 
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
@@ -76,6 +77,7 @@ class Checker(PowerChecks, Observer):
         self.verdicts = Verdicts(self)
         self.rotten = Rotten(world)
         self.ahead = AheadChecks(self)
+        self.parted = Parted(self)
         self._disk_state: dict[str, Disk] = {}
         self._was_primary: dict[str, bool] = {}
 
@@ -240,6 +242,8 @@ class Checker(PowerChecks, Observer):
             self.rotten.judge(name, packet)
         elif isinstance(packet, Trim | Zeroes) and node.engine is not None and peek.usable(node.engine, 0):
             self._check_al(node, packet.sector * SECTOR, packet.size, "sent")
+        elif isinstance(packet, Superseded | RetryWrite):
+            self.world.counts[f"conflicts {type(packet).__name__}"] += 1
 
     def _check_al(self, node: Node, offset: int, length: int, what: str) -> None:
         if {MdFlag.PRIMARY, MdFlag.AL_DISABLED} <= set(node.disk.superblock().flags):
@@ -326,6 +330,7 @@ class Checker(PowerChecks, Observer):
         world.withheld.look(node)
         world.manager.look(node)
         self.ahead.look(world, node, peer)
+        self.parted.look(node, peer)
         check_size(node, s.disk, world.profile.size)
         check_end(world, node)
         if s.disk != self._disk_state[name]:
@@ -361,6 +366,7 @@ class Checker(PowerChecks, Observer):
                 and peek.is_primary(peer.engine)
                 and peek.connected(peer.engine)
                 and world.linked()
+                and not node.options.allow_two_primaries
             ):
                 raise Violation("two primaries", f"{self.describe(node)}; {self.describe(peer)}")
         for each in (node, peer):
@@ -399,6 +405,7 @@ class Checker(PowerChecks, Observer):
     def restarted(self, name: str) -> None:
         self._disk_state[name] = Disk.DISKLESS
         self._was_primary[name] = False
+        self.parted.restarted(name)
         if self.asked_beside_primary == name:
             self.asked_beside_primary = ""
 

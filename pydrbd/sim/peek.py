@@ -77,6 +77,12 @@ def logged(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
     for request in engine.transfer_log.by_id.values():
         if request.volume.number == volume and request.extents:
             yield request.offset, request.offset + request.length
+    for request in engine.transfer_log.postponed:
+        yield request.offset, request.offset + request.length
+    for active in engine.volumes[volume].ranges.active:
+        # The peer has it durably, and the own disk not yet.
+        if active.request is not None and active.request.extents:
+            yield active.start, active.end
     yield from _lane_members(engine)
     table = table_of(engine)
     for slot in table.slots.values() if table is not None else ():
@@ -129,3 +135,8 @@ def in_work(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
     for slot in table.slots.values() if table is not None else ():
         if not slot.taken and slot.local != WRITTEN:
             yield slot.offset, slot.offset + slot.length
+
+
+def works_for_peer(engine: Engine, volume: int) -> bool:
+    """Is a write of the peer under way?"""
+    return bool(engine.volumes[volume].peer_writes)

@@ -42,7 +42,8 @@ class PowerChecks:
     def on_flush(self, node: Node, before: int, fua: Write | None = None) -> None:
         """A flush that began with event `before` (or the FUA write `fua`) is acknowledged."""
         peer = self.world.other(node)
-        for write in self.branch[node.name].flushed(before, fua):
+        whose = node.name if node.options.allow_two_primaries else ""
+        for write in self.branch[node.name].flushed(before, fua, whose):
             lacking = [n for n in (node, peer) if not self._has_durably(n, write)]
             if len(lacking) == 2:
                 raise Violation("flush", f"{node.name}: flushed write {write.number} is durable on no disk")

@@ -30,6 +30,7 @@ from pydrbd.sim.sizes import SizeActions
 from pydrbd.sim.split_brain import SplitBrainActions
 from pydrbd.sim.steps import Standstill
 from pydrbd.sim.suspend import SuspendActions
+from pydrbd.sim.two_primaries import TwoPrimariesActions
 from pydrbd.sim.verify import VerifyActions
 from pydrbd.vocabulary import Conn, Disk
 
@@ -55,6 +56,7 @@ class Scenario(
     FenceActions,
     SplitBrainActions,
     SuspendActions,
+    TwoPrimariesActions,
     VerifyActions,
 ):
     """Runs one world from its start to its end; raises Violation."""
@@ -88,6 +90,7 @@ class Scenario(
             if profile.split_brain and step == profile.steps // 2:
                 yield from self._split_brain()
             yield self.rng.expovariate(1 / profile.pause)
+            yield from self._meet_again()
             if names:
                 name = self.rng.choices(names, [WEIGHTS[n] for n in names])[0]
                 self.clock.note("", f"action {name}")
@@ -151,6 +154,7 @@ class Scenario(
                     self._boot(node)
                 elif node.primary and node.name not in self.manual and self.promoting is None:
                     self.world.workload.open(node)
+            self._promote_second()
             if self.world.primary() is None and self.rng.random() < 0.4 and not self.manual:
                 self._promote(self.rng.choice(self.nodes))
 

@@ -1,0 +1,128 @@
+"""Deliberate faults with two Primaries: who decides over overlapping writes, and what is known by then.
+
+Floor: sim. Neighbours: edit (how they get in), the other tables of this package; engine/conflicts.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydrbd.engine import conflicts, requests
+from pydrbd.engine.conflicts import Numbers
+from pydrbd.engine.transfer_log import TransferLog
+from pydrbd.sim.driver import DiskProfile
+from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
+from pydrbd.sim.profile import Profile
+from pydrbd.units import MIB
+
+
+def _crowded(profile: Profile) -> Profile:
+    """Many writes meet, on disks that are slow at times, and extents are cold at times."""
+    profile = replace(with_volumes(profile, al_extents=7), size=48 * MIB, spots=12, depth=8, fresh=False)
+    return replace(profile, think=0.004, steps=8, disk=DiskProfile(0.0005, 20.0, 0.1))
+
+
+_ACTIONS = ("both_write", "one_leaves", "partition", "crash_primary", "detach", "slow_node")
+
+
+def _mutant(name: str, invariant: int, what: str, *faults: object) -> Mutant:
+    return Mutant(
+        name,
+        invariant,
+        what,
+        faults,  # type: ignore[arg-type]
+        two_primaries=True,
+        actions=_ACTIONS,
+        focus=True,
+        setting=_crowded,
+    )
+
+
+TWO_PRIMARIES = (
+    _mutant(
+        "conflict-decided-by-nobody",
+        13,
+        "with two Primaries, a write of the peer that meets one on its way to the peer is carried out",
+        edit(conflicts.judge, ("if not session.resolve_conflicts or not", "if True or not")),
+    ),
+    _mutant(
+        "conflict-part-for-whole",
+        13,
+        "a write of the peer that lies only partly within one on its way counts as overwritten by it",
+        edit(conflicts.judge, ("if own.start <= offset and end <= own.end:", "if True:")),
+    ),
+    _mutant(
+        "conflict-with-what-is-over",
+        13,
+        "a write that the peer has acknowledged counts as one on its way, until the own disk has it",
+        edit(conflicts.judge, ("or own.request.net.done or", "or")),
+    ),
+    _mutant(
+        "conflict-undecided-there",
+        13,
+        "who does not decide carries a write of the peer out before it knows what becomes of its own below",
+        edit(conflicts.settled, ("yield from mine.answered()", "yield from ()")),
+    ),
+    _mutant(
+        "conflict-place-at-arrival",
+        13,
+        "a client's write takes its place in the order when it comes, not when it is sent",
+        edit(requests._change, ("late=engine.options.allow_two_primaries", "late=False")),
+    ),
+    _mutant(
+        "conflict-numbers-ignored",
+        13,
+        "who decides takes a write before the acknowledgements that were sent before it",
+        edit(Numbers._is_early, ("return _after(", "return False and _after(")),
+    ),
+    _mutant(
+        "superseded-before-written",
+        1,
+        "SUPERSEDED goes out before the write that comes after it is on the disk",
+        edit(conflicts._declined, ("if not own.local.done:", "if False:")),
+    ),
+    _mutant(
+        "superseded-not-durable",
+        2,
+        "an epoch is confirmed without a flush where its writes were superseded",
+        edit(conflicts._declined, ("if volume.has_disk:", "if False:")),
+    ),
+    _mutant(
+        "retry-forgotten",
+        13,
+        "a write that the peer has not carried out counts as complete",
+        edit(
+            conflicts.on_retry,
+            (
+                "request.acked = request.postponed = True\n"
+                "        session.engine.transfer_log.postponed[request] = None",
+                "request.acked = request.net_ok = True",
+            ),
+        ),
+    ),
+    _mutant(
+        "retry-in-no-book",
+        3,
+        "a write that is to be sent again is not marked when the connection is lost",
+        edit(
+            TransferLog.lose,
+            (
+                "            request.volume.set_out_of_sync(request.offset, request.length)\n"
+                "            request.passed.resolve()",
+                "            request.passed.resolve()",
+            ),
+        ),
+    ),
+    _mutant(
+        "retry-extent-freed",
+        4,
+        "a write that is to be sent again gives its extents back",
+        edit(TransferLog.settle, ("if request in self.postponed:", "if False:")),
+    ),
+    _mutant(
+        "undecided-after-loss",
+        6,
+        "a write of the peer that waited for a decision is carried out although the connection was lost",
+        edit(conflicts.settled, ("return session.engine.session is session", "return True")),
+    ),
+)
