@@ -143,8 +143,12 @@ def decline(
     epoch: PeerEpoch,
     found: Found,
 ) -> None:
-    """The write counts in its epoch, and is answered as `found` says."""
-    epoch.count += 1
+    """The write belongs to its epoch, and is answered as `found` says. A kernel's node takes it out of its
+    log then, and does not expect it to be counted."""
+    if session.flush_waits:
+        epoch.count += 1
+    else:
+        epoch.declined = True
     epoch.active += 1
     volume.counters.unacked += 1
     script = _declined(session, volume, packet, length, epoch, found)
@@ -163,7 +167,6 @@ def _declined(
     if not own.local.done:
         yield Await(own.local)
     volume.counters.unacked -= 1
-    epoch.active -= 1
     if session.engine.session is not session:
         return
     if volume.has_disk:
@@ -171,7 +174,12 @@ def _declined(
         epoch.written.add((volume.number, volume.incarnation))
     sequence = session.next_sequence(volume.number)
     session.send_meta(answer(packet.sector, packet.block_id, length, sequence, volume.number))
-    session.receiver.settle()
+    if not session.flush_waits and own.request is not None and not own.request.net.done:
+        # What is to be sent again stays in its log until then.
+        yield Await(own.request.net)
+    epoch.active -= 1
+    if session.engine.session is session:
+        session.receiver.settle()
 
 
 # --- the other node ------------------------------------------------------------------------------
@@ -182,7 +190,7 @@ def on_superseded(session: Session, packet: Superseded) -> None:
     request = _declined_request(session, packet)
     if not request.lost:
         request.acked = request.net_ok = True
-        request.net.resolve()
+        _answered(session, request)
 
 
 def on_retry(session: Session, packet: RetryWrite) -> None:
@@ -191,7 +199,13 @@ def on_retry(session: Session, packet: RetryWrite) -> None:
     if not request.lost:
         request.acked = request.postponed = True
         session.engine.transfer_log.postponed[request] = None
-        request.net.resolve()
+        _answered(session, request)
+
+
+def _answered(session: Session, request: Request) -> None:
+    request.net.resolve()
+    if not session.flush_waits:
+        session.engine.transfer_log.declined(request)
 
 
 def _declined_request(session: Session, packet: BlockAck) -> Request:

@@ -138,6 +138,9 @@ def _configure(session: Session) -> None:
     o = engine.options
     policies = (o.after_sb_0pri.number, o.after_sb_1pri.number, o.after_sb_2pri.number)
     two = int(o.allow_two_primaries)
+    if two:
+        decides = "this node" if session.resolve_conflicts else "the peer"
+        engine.log("info", f"allow-two-primaries: where writes of both nodes meet, {decides} decides")
     session.send(packets.Protocol(o.protocol.number, *policies, flags, two, o.data_integrity_alg))
     for volume in engine.volumes.values():
         volume.peer_uuids = volume.peer_sizes = None

@@ -68,7 +68,8 @@ class Pressure:
                     continue
                 # Only a BARRIER_ACK makes room, and it needs a BARRIER.
                 log.close_epoch()
-                yield Await(log.sent[0].done)
+                epoch = log.unconfirmed()
+                yield Await(epoch.done if epoch is not None else self._engine.timer(1.0))
             else:
                 return
 

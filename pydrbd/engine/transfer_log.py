@@ -109,12 +109,14 @@ class Request:
 class Epoch:
     """Writes between two BARRIERs."""
 
-    __slots__ = ("bytes", "done", "number", "opened", "requests")
+    __slots__ = ("bytes", "declined", "done", "number", "opened", "requests")
 
     def __init__(self, number: int, opened: float) -> None:
         self.number = number
         self.requests: list[Request] = []
         self.bytes = 0
+        #: The peer has declined writes of it, which are not counted any more.
+        self.declined = False
         self.opened = opened
         #: Resolves at BARRIER_ACK (True: the peer has its writes durably), or when the peer is lost (False).
         self.done = Ticket()
@@ -190,6 +192,9 @@ class TransferLog:
         self.adopt()
         if not self.sent:
             raise ProtocolViolation(f"BARRIER_ACK {number} although no epoch is open")
+        while len(self.sent) > 1 and self.sent[0].declined and self.sent[0].number != number:
+            # A kernel's node never confirms such an epoch by itself, but has flushed since.
+            self._confirmed(self.sent[0])
         epoch = self.sent[0]
         in_lane = unacked = 0
         lane = None
@@ -200,17 +205,23 @@ class TransferLog:
             raise ProtocolViolation(
                 f"BARRIER_ACK {number} with {count} writes, expected {epoch.number} with {expected}"
             )
-        if unacked or any(r.wants_ack and not r.acked for r in epoch.requests):
+        if unacked:
             raise ProtocolViolation(f"BARRIER_ACK {number} before all its writes were acknowledged")
-        self.sent.popleft()
-        self.heard_at = self.engine.now
+        self._confirmed(epoch)
         if lane is not None:  # also when the engine has taken all its writes of this epoch over
             lane.table.confirmed()
             lane.volume.activity_log.look_again()
+        epoch.done.resolve(True)
+
+    def _confirmed(self, epoch: Epoch) -> None:
+        """The oldest epoch is durable on the peer. Raises ProtocolViolation if it cannot be."""
+        if any(r.wants_ack and not r.acked for r in epoch.requests):
+            raise ProtocolViolation(f"BARRIER_ACK {epoch.number} before all its writes were acknowledged")
+        self.sent.popleft()
+        self.heard_at = self.engine.now
         for request in epoch.requests:
             request.net_ok = not (request.lost or request.postponed)
             self._leave(request)
-        epoch.done.resolve(True)
 
     def _find(self, ident: int) -> Request | None:
         if ident not in self.by_id and self.lane is not None:
@@ -261,9 +272,7 @@ class TransferLog:
         """The peer, or its disk of one volume, is gone: mark what it may not have, end the waits."""
         if self.lane is not None:
             self.lane.close()
-        for request in [r for r in self.postponed if volume is None or r.volume is volume]:
-            request.volume.set_out_of_sync(request.offset, request.length)
-            request.passed.resolve()
+        self._lose_postponed(volume)
         for request in [r for r in self.by_id.values() if volume is None or r.volume is volume]:
             request.volume.set_out_of_sync(request.offset, request.length)
             request.lost = True
@@ -285,11 +294,29 @@ class TransferLog:
             self.current.done.resolve(False)
             self.current = Epoch(1, self.engine.now)
 
+    def _lose_postponed(self, volume: Volume | None) -> None:
+        for request in [r for r in self.postponed if volume is None or r.volume is volume]:
+            request.volume.set_out_of_sync(request.offset, request.length)
+            request.passed.resolve()
+
+    def declined(self, request: Request) -> None:
+        """A kernel's node has not carried the write out. It does not confirm the epoch any more, and its own
+        log does not count such a write either: nobody waits for that, as nobody does in the kernel."""
+        epoch = next(e for e in (*self.sent, self.current) if request in e.requests)
+        epoch.requests.remove(request)
+        epoch.declined = True
+        self._leave(request)
+        epoch.done.resolve(True)
+
+    def unconfirmed(self) -> Epoch | None:
+        """The oldest epoch that the peer is to confirm."""
+        return next((e for e in self.sent if not e.declined), None)
+
     def oldest_unacked(self) -> float | None:
         """Since when the oldest write, barrier or takeover of a failed disk has waited for the peer."""
         waiting = [r.sent_at for r in self.by_id.values() if r.wants_ack and not r.acked]
-        if self.sent:
-            waiting.append(self.sent[0].opened)
+        if (epoch := self.unconfirmed()) is not None:
+            waiting.append(epoch.opened)
         if self.lane is not None and (since := self.lane.table.oldest_sent()) is not None:
             waiting.append(since)
         waiting += [v.takeover_since for v in self.engine.volumes.values() if v.takeover is not None]

@@ -10,6 +10,7 @@ and (through peek) bitmaps, states and transfer logs. The numbers are those of t
  6 older data never replaces newer                                _changed
  8, 10 good data, equal disks at the end                          history, finish
  9 no two Primaries connected; divergence never resolved silently after_step, _claim, Verdicts
+14 two Primaries: equal disks (history for both nodes together)  _covered, finish, two_primaries.Parted
 """
 
 from __future__ import annotations

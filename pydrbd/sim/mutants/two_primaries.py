@@ -5,6 +5,7 @@ Floor: sim. Neighbours: edit (how they get in), the other tables of this package
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from pydrbd.engine import conflicts, requests
@@ -25,7 +26,20 @@ def _crowded(profile: Profile) -> Profile:
 _ACTIONS = ("both_write", "one_leaves", "partition", "crash_primary", "detach", "slow_node")
 
 
-def _mutant(name: str, invariant: int, what: str, *faults: object) -> Mutant:
+def _short_epochs(profile: Profile) -> Profile:
+    """Epochs whose only write was superseded."""
+    profile = _crowded(profile)
+    options = {name: replace(node, max_epoch_size=1) for name, node in profile.options.items()}
+    return replace(profile, options=options, spots=3, disk=DiskProfile(0.002, 5.0, 0.1))
+
+
+def _mutant(
+    name: str,
+    invariant: int,
+    what: str,
+    *faults: object,
+    setting: Callable[[Profile], Profile] = _crowded,
+) -> Mutant:
     return Mutant(
         name,
         invariant,
@@ -34,44 +48,45 @@ def _mutant(name: str, invariant: int, what: str, *faults: object) -> Mutant:
         two_primaries=True,
         actions=_ACTIONS,
         focus=True,
-        setting=_crowded,
+        setting=setting,
     )
 
 
 TWO_PRIMARIES = (
     _mutant(
         "conflict-decided-by-nobody",
-        13,
+        14,
         "with two Primaries, a write of the peer that meets one on its way to the peer is carried out",
         edit(conflicts.judge, ("if not session.resolve_conflicts or not", "if True or not")),
+        edit(conflicts.settled, ("yield from mine.answered()", "yield from ()")),
     ),
     _mutant(
         "conflict-part-for-whole",
-        13,
+        14,
         "a write of the peer that lies only partly within one on its way counts as overwritten by it",
         edit(conflicts.judge, ("if own.start <= offset and end <= own.end:", "if True:")),
     ),
     _mutant(
         "conflict-with-what-is-over",
-        13,
+        14,
         "a write that the peer has acknowledged counts as one on its way, until the own disk has it",
         edit(conflicts.judge, ("or own.request.net.done or", "or")),
     ),
     _mutant(
         "conflict-undecided-there",
-        13,
+        14,
         "who does not decide carries a write of the peer out before it knows what becomes of its own below",
         edit(conflicts.settled, ("yield from mine.answered()", "yield from ()")),
     ),
     _mutant(
         "conflict-place-at-arrival",
-        13,
+        14,
         "a client's write takes its place in the order when it comes, not when it is sent",
         edit(requests._change, ("late=engine.options.allow_two_primaries", "late=False")),
     ),
     _mutant(
         "conflict-numbers-ignored",
-        13,
+        14,
         "who decides takes a write before the acknowledgements that were sent before it",
         edit(Numbers._is_early, ("return _after(", "return False and _after(")),
     ),
@@ -86,10 +101,11 @@ TWO_PRIMARIES = (
         2,
         "an epoch is confirmed without a flush where its writes were superseded",
         edit(conflicts._declined, ("if volume.has_disk:", "if False:")),
+        setting=_short_epochs,
     ),
     _mutant(
         "retry-forgotten",
-        13,
+        14,
         "a write that the peer has not carried out counts as complete",
         edit(
             conflicts.on_retry,
@@ -105,11 +121,11 @@ TWO_PRIMARIES = (
         3,
         "a write that is to be sent again is not marked when the connection is lost",
         edit(
-            TransferLog.lose,
+            TransferLog._lose_postponed,
             (
-                "            request.volume.set_out_of_sync(request.offset, request.length)\n"
-                "            request.passed.resolve()",
-                "            request.passed.resolve()",
+                "        request.volume.set_out_of_sync(request.offset, request.length)\n"
+                "        request.passed.resolve()",
+                "        request.passed.resolve()",
             ),
         ),
     ),
