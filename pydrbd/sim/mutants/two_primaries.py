@@ -15,6 +15,7 @@ from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
 from pydrbd.sim.profile import Profile
 from pydrbd.units import MIB
+from pydrbd.wire.packets import Channel
 
 
 def _crowded(profile: Profile) -> Profile:
@@ -31,6 +32,13 @@ def _short_epochs(profile: Profile) -> Profile:
     profile = _crowded(profile)
     options = {name: replace(node, max_epoch_size=1) for name, node in profile.options.items()}
     return replace(profile, options=options, spots=3, disk=DiskProfile(0.002, 5.0, 0.1))
+
+
+def _stalled(profile: Profile) -> Profile:
+    """Acknowledgements are fast and data slow: epochs end before what was declined is sent again."""
+    profile = _short_epochs(profile)
+    faults = replace(profile.net_faults, slower={(name, Channel.DATA): 100.0 for name in profile.options})
+    return replace(profile, net_faults=faults, spots=40, depth=16, disk=DiskProfile(0.0003, 5.0, 0.05))
 
 
 def _mutant(
@@ -117,28 +125,10 @@ TWO_PRIMARIES = (
         ),
     ),
     _mutant(
-        "retry-in-no-book",
-        3,
-        "a write that is to be sent again is not marked when the connection is lost",
-        edit(
-            TransferLog._lose_postponed,
-            (
-                "        request.volume.set_out_of_sync(request.offset, request.length)\n"
-                "        request.passed.resolve()",
-                "        request.passed.resolve()",
-            ),
-        ),
-    ),
-    _mutant(
         "retry-extent-freed",
         4,
         "a write that is to be sent again gives its extents back",
         edit(TransferLog.settle, ("if request in self.postponed:", "if False:")),
-    ),
-    _mutant(
-        "undecided-after-loss",
-        6,
-        "a write of the peer that waited for a decision is carried out although the connection was lost",
-        edit(conflicts.settled, ("return session.engine.session is session", "return True")),
+        setting=_stalled,
     ),
 )
