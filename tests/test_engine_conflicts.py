@@ -10,6 +10,8 @@ import pytest
 from pydrbd.engine import admin
 from pydrbd.engine.orders import WriteBlocks
 from pydrbd.errors import StateRefused
+from pydrbd.integrations.events2 import promotion
+from pydrbd.integrations.picture import Identity, Picture
 from pydrbd.vocabulary import Conn, Refusal, Role
 from pydrbd.wire.packets import BarrierAck, Channel, Data, Packet, RetryWrite, Superseded, WriteAck
 from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
@@ -184,6 +186,15 @@ def test_a_declined_write_is_marked_when_the_connection_is_lost_before_it_is_sen
     pair.settle()
     assert other.results["theirs"] is None
     assert not other.engine.transfer_log.postponed
+
+
+def test_a_secondary_says_that_it_may_be_promoted_beside_a_primary() -> None:
+    pair, judge, other = both_primary()
+    assert pair.run(judge, judge.engine.demote()) is None
+    picture = Picture(judge.engine.snapshot(), Identity())
+    assert picture.snapshot.peer_role is Role.PRIMARY
+    assert promotion(picture)[0]
+    assert not promotion(Picture(other.engine.snapshot(), Identity()))[0]
 
 
 def test_verify_is_refused_beside_another_primary() -> None:

@@ -93,6 +93,7 @@ def snapshot(engine: Engine) -> ResourceSnapshot:
         last_disconnect=engine.last_disconnect,
         resynced=sum(v.counters.resynced for v in volumes),
         volumes=tuple(volume_snapshot(v) for v in volumes),
+        two_primaries=engine.options.allow_two_primaries,
     )
 
 
