@@ -357,7 +357,7 @@ class Checker(PowerChecks, Observer):
             self.mark(name, False)
         elif primary and not self._was_primary[name] and s.disk < Disk.UP_TO_DATE == s.pdsk:
             # Promoted as a target: what its clients write and see from now on is the peer's history.
-            self._follow(node, peer)
+            self.follow(node, peer)
         self._was_primary[name] = primary
         if primary:
             if s.conn < Conn.CONNECTED:
@@ -388,9 +388,9 @@ class Checker(PowerChecks, Observer):
     def _claim(self, node: Node, peer: Node) -> None:
         """The node has become UpToDate by agreement with its peer."""
         self.mark(node.name, False)
-        self._follow(node, peer)
+        self.follow(node, peer)
 
-    def _follow(self, node: Node, peer: Node) -> None:
+    def follow(self, node: Node, peer: Node) -> None:
         """The node goes on in its peer's history: it may have acknowledged nothing in one of its own."""
         mine, theirs = self.branch[node.name], self.branch[peer.name]
         if mine is theirs:

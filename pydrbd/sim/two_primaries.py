@@ -55,6 +55,9 @@ class Parted:
         was, self._connected[node.name] = self._connected[node.name], s.conn >= Conn.CONNECTED
         if node.name in self._visitors:
             self._let_go(node)
+        if s.conn >= Conn.CONNECTED and node.primary and s.disk < Disk.UP_TO_DATE == s.pdsk and not was:
+            # Its clients are served from what the other one has, who may have gone on alone.
+            self._checker.follow(node, peer)
         if not was or s.conn >= Conn.CONNECTED or not (node.primary and peer.primary):
             return
         checker = self._checker
