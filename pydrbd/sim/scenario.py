@@ -162,6 +162,10 @@ class Scenario(
         checker, other = self.world.checker, self.world.other(node)
         if not node.up or self.promoting is not None or other.primary or node.primary:
             return False
+        if checker.stale[node.name] and self._disk(node) in (Disk.ATTACHING, Disk.NEGOTIATING):
+            # It waits for the attach. If the peer is lost until then, nothing tells this disk, which was put
+            # away while the other one went on, from a good one: as with DRBD 8.4.
+            return False
         if self._conn(node) >= Conn.CONNECTED:
             good = any(not checker.stale[n.name] and self._disk(n) == Disk.UP_TO_DATE for n in self.nodes)
             return good and self._conn(other) >= Conn.CONNECTED and self.world.linked()
@@ -401,7 +405,14 @@ class Scenario(
             # Neither is complete; the winner's content is the truth from here on. (A policy may choose the
             # other one: that is for Verdicts to see.)
             self.world.checker.branch[self.victim.name].discarded = True
-            self.world.fork(self.world.other(self.victim))
+            winner = self.world.other(self.victim)
+            before = self.world.checker.branch[winner.name]
+            own = self.world.fork(winner)
+            for request in self.world.workload.flying[winner.name]:
+                if request.write is not None:
+                    own.take_over(request.write)
+                if request.read is not None:
+                    before.move_read(request.read, own)
         return self.victim
 
     def _healthy(self) -> bool:

@@ -132,23 +132,23 @@ class TwoPrimariesActions(Steps):
         names = [node for node in self.nodes if not node.primary]
         if len(names) != 1 or not self._healthy() or not self.world.linked() or self.rng.random() < 0.5:
             return
-        if self._disk(names[0]) in (Disk.ATTACHING, Disk.NEGOTIATING):
-            # It would wait for the attach, and the peer may be lost until then: what was detached while its peer
-            # went on is not told from a good disk (as with DRBD 8.4).
-            return
         self._promote_beside(names[0])
 
     def _promote_beside(self, node: Node) -> None:
         self.promoting = node.name
         mine = node.driver
+        checker = self.world.checker
+        checker.asked_beside_primary = node.name
 
         def done(_result: object, _error: object) -> None:
             self.promoting = None
+            checker.asked_beside_primary = ""
 
         def watch() -> Process:
             yield lambda: self.promoting != node.name or node.driver is not mine
             if self.promoting == node.name:
                 self.promoting = None
+                checker.asked_beside_primary = ""
 
         node.command("promote", lambda e: e.promote(), done)
         self.clock.spawn(watch())
