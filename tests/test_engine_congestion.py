@@ -11,6 +11,7 @@ from pydrbd.engine import marks
 from pydrbd.engine.generations import masked
 from pydrbd.engine.options import VolumeOptions
 from pydrbd.engine.orders import FlushDisk, IoFailed, RunHandler, WriteBlocks
+from pydrbd.engine.retune import take_options
 from pydrbd.sim.disk import BLOCK
 from pydrbd.vocabulary import Conn, Disk, OnCongestion, Protocol
 from pydrbd.wire import packets as p
@@ -118,6 +119,26 @@ def test_extents_of_the_activity_log_count_too(fill_bytes: int) -> None:
     assert pair.conns()[0] == Conn.AHEAD
     causes = [each.cause.text for each in pair.one.engine.out.transitions]
     assert "congestion: writes hold 2 extents of the activity log" in causes
+
+
+def test_without_a_policy_any_more_busy_extents_do_not_keep_it_ahead() -> None:
+    """`adjust` has taken the policy back, and a client writes all the time (simulator, seed 523)."""
+    pair = congested(congestion_extents=1)
+    fill(pair, blocks=2)
+    assert pair.conns()[0] == Conn.AHEAD
+    go_on(pair.two)
+    pair.one.hold = lambda order: isinstance(order, WriteBlocks)
+    pair.one.start("write", pair.one.engine.write(0, 30 * BLOCK, DATA))
+    pair.pass_time(3.0)
+    assert pair.one.volume.activity_log.references, "the write holds its extent"
+    assert pair.conns()[0] == Conn.AHEAD, "the next write would be too much again"
+    assert take_options(pair.one.engine, replace(pair.one.engine.options, on_congestion=OnCongestion.BLOCK))
+    pair.pass_time(3.0)
+    assert pair.conns()[0] != Conn.AHEAD
+    go_on(pair.one)
+    pair.pass_time(2.0)
+    assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
+    assert same_disks(pair)
 
 
 def test_a_flush_does_not_wait_for_a_peer_that_is_behind() -> None:

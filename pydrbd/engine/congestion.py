@@ -233,7 +233,8 @@ class Congestion:
         volume, resync = self._volume, self._volume.resync
         options, pressure = volume.engine.options, volume.engine.pressure
         sent = self.in_flight or resync.answers or self.serving or resync.courtesy.waiting
-        free = len(volume.activity_log.references) < options.congestion_extents
+        # Without a policy (`adjust` may have taken it back) no number of extents is too many.
+        free = not is_on(options) or len(volume.activity_log.references) < options.congestion_extents
         return not sent and free and self._heard and pressure.congested is None and volume.minting is None
 
     # --- Behind -------------------------------------------------------------------------------------
