@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydrbd.vocabulary import Conn, Disk
-from tests.support.load import Ledger, Load, read_image
-from tests.support.nbd_load import BLOCK
+from tests.support.load import Load
 from tests.support.netns import NetPair, Network
 from tests.support.waiting import wait_until
-from tests.test_e2e_failover import loss_noticed, take_down
+from tests.support.waiting_client import client_sees_no_error
+from tests.test_e2e_failover import loss_noticed
 
 MIB = 1 << 20
 SECTIONS = """
@@ -19,31 +19,11 @@ SECTIONS = """
 
 
 def test_clients_wait_for_the_peer_and_for_the_disk(run_dir: Path, tmp_path: Path) -> None:
-    with Network() as network:
-        pair = NetPair(network, tmp_path, run_dir, size=32 * MIB, sections=SECTIONS)
-        load = None
-        try:
-            pair.up_to_date()
-            pair.alpha.call("primary")
-            blocks = pair.alpha.call("status")["volumes"][0]["size"] // BLOCK
-            load = Load(pair.alpha, tmp_path / "journal", blocks=blocks)
-            load.wait_records(500)
-            _disk_then_peer(network, pair, load)
-            _peer_then_disk(network, pair, load)
-            assert load.stop() == 0, "the client saw an error"
-            ledger = Ledger(blocks)
-            ledger.add(load.writes())
-            assert ledger.unanswered == 0
-            pair.wait_synced()
-            pair.alpha.call("secondary")
-            pair.beta.call("primary")
-            ledger.check(read_image(pair.beta))
-            pair.beta.call("secondary")
-            take_down(pair)
-        finally:
-            if load is not None:
-                load.close()
-            pair.close()
+    def both(network: Network, pair: NetPair, load: Load) -> None:
+        _disk_then_peer(network, pair, load)
+        _peer_then_disk(network, pair, load)
+
+    client_sees_no_error(run_dir, tmp_path, SECTIONS, both)
 
 
 def _disk_then_peer(network: Network, pair: NetPair, load: Load) -> None:

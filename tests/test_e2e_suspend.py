@@ -6,41 +6,18 @@ import time
 from pathlib import Path
 
 from pydrbd.vocabulary import Conn
-from tests.support.load import Ledger, Load, read_image
-from tests.support.nbd_load import BLOCK
+from tests.support.load import Load
 from tests.support.netns import NetPair, Network
 from tests.support.waiting import wait_until
-from tests.test_e2e_failover import loss_noticed, take_down
+from tests.support.waiting_client import client_sees_no_error
+from tests.test_e2e_failover import loss_noticed
 
 MIB = 1 << 20
 NET = "net { protocol C; connect-int 1; ping-int 1; ping-timeout 5; timeout 9; }"
 
 
 def test_a_client_waits_while_the_network_goes_and_comes(run_dir: Path, tmp_path: Path) -> None:
-    with Network() as network:
-        pair = NetPair(network, tmp_path, run_dir, size=32 * MIB, sections=NET)
-        load = None
-        try:
-            pair.up_to_date()
-            pair.alpha.call("primary")
-            blocks = pair.alpha.call("status")["volumes"][0]["size"] // BLOCK
-            load = Load(pair.alpha, tmp_path / "journal", blocks=blocks)
-            load.wait_records(500)
-            _suspend_cut_heal_resume(network, pair, load)
-            assert load.stop() == 0, "the client saw an error"
-            ledger = Ledger(blocks)
-            ledger.add(load.writes())
-            assert ledger.unanswered == 0
-            pair.wait_synced()
-            pair.alpha.call("secondary")
-            pair.beta.call("primary")
-            ledger.check(read_image(pair.beta))
-            pair.beta.call("secondary")
-            take_down(pair)
-        finally:
-            if load is not None:
-                load.close()
-            pair.close()
+    client_sees_no_error(run_dir, tmp_path, NET, _suspend_cut_heal_resume)
 
 
 def _suspend_cut_heal_resume(network: Network, pair: NetPair, load: Load) -> None:

@@ -21,9 +21,7 @@ def vm() -> Vm:
 
 
 def run(vm: Vm, script: str, *expected: str) -> None:
-    result = vm.run(PREPARE + script, timeout=1100).check()
-    missing = [name for name in expected if f"ok {name}\n" not in result.output]
-    assert not missing, f"{missing} did not run:\n{result.output}"
+    vm.scenarios(PREPARE + script, *expected)
 
 
 def test_kernel_is_primary_without_a_secret(vm: Vm) -> None:

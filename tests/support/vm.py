@@ -77,6 +77,12 @@ class Vm:
     def __init__(self, booted: Image | None = None) -> None:
         self._image = booted or image()
 
+    def scenarios(self, script: str, *expected: str, timeout: float = 1100) -> None:
+        """Run `script`, and demand a line "ok NAME" of each scenario that is `expected` of it."""
+        result = self.run(script, timeout=timeout).check()
+        missing = [name for name in expected if f"ok {name}\n" not in result.output]
+        assert not missing, f"{missing} did not run:\n{result.output}"
+
     def run(
         self,
         script: str,
