@@ -16,9 +16,10 @@ from pydrbd.engine.pacing import Pace
 from pydrbd.engine.resize import resize
 from pydrbd.engine.volume import Volume
 from pydrbd.errors import UsageError
-from pydrbd.integrations.adjust import DEFAULTS, RUNNING, Given, adjust, running_view
+from pydrbd.integrations.adjust import Given, adjust, running_view
 from pydrbd.integrations.changed import out_of_sync
 from pydrbd.integrations.describe import describe
+from pydrbd.integrations.given import DEFAULTS, RUNNING
 from pydrbd.integrations.repair import repair
 from pydrbd.integrations.yielding import role_mark, yield_changes
 from pydrbd.units import SECTOR

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import click
 
+from pydrbd.cli.amounts import SECTORS, amount
 from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resource_arguments
 from pydrbd.errors import UsageError
 from pydrbd.units import SECTOR
 
-_NUMBER = re.compile(r"([0-9]{1,19})([sSkKmMgGtTpP]?)", re.ASCII)
-_UNITS = {"": SECTOR, "s": SECTOR, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+_UNITS = {**SECTORS, "t": 1 << 40, "p": 1 << 50}
 #: Largest device of DRBD 8.4.
 _MOST = 1 << 50
 #: An option that may stand without a value.
@@ -26,8 +25,7 @@ _ASSUME: dict[str, Any] = {
 
 def device_size(text: str) -> int:
     """What --size says, in bytes: sectors, or a number with a unit. UsageError."""
-    match = _NUMBER.fullmatch(text)
-    size = int(match[1]) * _UNITS[match[2].lower()] if match else -1
+    size = amount(text, _UNITS)
     if not 0 <= size <= _MOST or size % SECTOR:
         raise UsageError(f"--size takes sectors, or a number with a unit such as 20G, not {text[:40]!r}")
     return size

@@ -6,28 +6,25 @@ Neighbours: comparing.py (follows a verify to its end), repair.py.
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import click
 
+from pydrbd.cli.amounts import BINARY, SECTORS, amount
 from pydrbd.cli.comparing import Comparison, begin, follow, interrupted, joined
 from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resource_arguments
 from pydrbd.cli.repair import check, not_repaired, repair
 from pydrbd.errors import UsageError
 from pydrbd.integrations.repair import Direction
-from pydrbd.units import SECTOR
+from pydrbd.units import KIB
 
-_NUMBER = re.compile(r"([0-9]{1,19})([kKmMgGsS]?)", re.ASCII)
-_UNITS = {"": SECTOR, "s": SECTOR, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 #: Beyond every device.
 _MOST = 1 << 62
 
 
 def position(option: str, text: str) -> int:
     """A position on a volume in bytes: sectors, or bytes with k, m or g. UsageError."""
-    match = _NUMBER.fullmatch(text)
-    value = int(match[1]) * _UNITS[match[2].lower()] if match else -1
+    value = amount(text, SECTORS)
     if not 0 <= value <= _MOST:
         raise UsageError(f"{option} takes a sector or a position such as 64M, not {text[:40]!r}")
     return value
@@ -35,10 +32,8 @@ def position(option: str, text: str) -> int:
 
 def bytes_a_second(text: str) -> int:
     """What --rate says: KiB, or with a unit (k, M, G). UsageError."""
-    match = _NUMBER.fullmatch(text)
-    unit = match[2].lower() if match else "s"
-    value = int(match[1]) * _UNITS[unit or "k"] if match and unit != "s" else 0
-    if not _UNITS["k"] <= value <= _MOST:
+    value = amount(text, {"": KIB, **BINARY})
+    if not KIB <= value <= _MOST:
         raise UsageError(f"--rate takes a number of KiB, or one with a unit, such as 20M, not {text[:40]!r}")
     return value
 

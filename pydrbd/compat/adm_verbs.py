@@ -64,13 +64,6 @@ _WAITS = (
 )
 _SKIPS = _options(NONE, "skip-disk skip-net")
 
-
-def _group(name: str) -> tuple[Option, ...]:
-    """The options of net-options and its like: those of the configuration. `_name` is drbdadm's own word."""
-    found = group_options(name)
-    return (*found, Option("_name", REQUIRED)) if name == "net" else found
-
-
 _RES, _VOL, _ONE, _NONE = Takes.RESOURCES, Takes.VOLUMES, Takes.VOLUME, Takes.NOTHING
 
 
@@ -89,7 +82,7 @@ def _commands() -> dict[str, AdmVerb]:
         "cstate": AdmVerb(_RES, act.query, to.on_peer("cstate")),
         "detach": AdmVerb(_VOL, act.same, to.on_minors("detach"), _FORCE),
         "disconnect": AdmVerb(_RES, act.same, to.on_peer("disconnect"), _FORCE),
-        "disk-options": AdmVerb(_VOL, act.options, to.disk_options, _group("disk")),
+        "disk-options": AdmVerb(_VOL, act.options, to.disk_options, group_options("disk")),
         "down": AdmVerb(_RES, act.same, to.on_resource("down")),
         "dstate": AdmVerb(_VOL, act.query, to.setup_then_meta(to.on_minors("dstate"), "dstate"), _FORCE),
         "dump": AdmVerb(Takes.NAMES, act.dump, None),
@@ -104,12 +97,14 @@ def _commands() -> dict[str, AdmVerb]:
             (*_FORCE, *_options(REQUIRED, "sync-from-peer-node-id")),
         ),
         "invalidate-remote": AdmVerb(_VOL, act.same, to.on_peer_devices("invalidate-remote")),
-        "net-options": AdmVerb(_RES, act.options, to.net_options, _group("net")),
+        "net-options": AdmVerb(_RES, act.options, to.net_options, group_options("net")),
         "new-path": AdmVerb(_RES, act.has_peer, to.new_path),
         "new-peer": AdmVerb(_RES, act.has_peer, to.new_peer),
         "outdate": AdmVerb(_VOL, act.same, to.setup_then_meta(to.on_minors("outdate"), "outdate")),
         "pause-sync": AdmVerb(_VOL, act.same, to.on_peer_devices("pause-sync")),
-        "peer-device-options": AdmVerb(_VOL, act.options, to.peer_device_options, _group("peer-device")),
+        "peer-device-options": AdmVerb(
+            _VOL, act.options, to.peer_device_options, group_options("peer-device")
+        ),
         "primary": AdmVerb(_RES, act.primary, to.on_resource("primary"), _OLD_FORCE),
         "resize": AdmVerb(
             _VOL,
@@ -117,7 +112,7 @@ def _commands() -> dict[str, AdmVerb]:
             to.on_minors("resize"),
             (*_options(REQUIRED, "size"), *_options(OPTIONAL, "assume-clean assume-peer-has-space")),
         ),
-        "resource-options": AdmVerb(_RES, act.options, to.resource_options, _group("resource")),
+        "resource-options": AdmVerb(_RES, act.options, to.resource_options, group_options("resource")),
         "resume-sync": AdmVerb(_VOL, act.same, to.on_peer_devices("resume-sync")),
         "role": AdmVerb(_RES, act.query, to.on_resource("role")),
         "secondary": AdmVerb(_RES, act.same, to.on_resource("secondary")),

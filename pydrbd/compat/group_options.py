@@ -12,7 +12,7 @@ from pydrbd.compat.getopt import NONE, OPTIONAL, REQUIRED, Option
 from pydrbd.compat.run import Ended
 from pydrbd.config.optionspec import Kind
 from pydrbd.errors import UsageError
-from pydrbd.integrations.given import CLASSES, parsed, spec_of
+from pydrbd.integrations.given import CLASSES, DEFAULTS, RUNNING, parsed, spec_of
 
 if TYPE_CHECKING:
     from pydrbd.compat.setup_verbs import Call
@@ -24,18 +24,18 @@ _NO_OPTIONS = ("_name", "set-defaults")
 
 
 def group_options(group: str) -> tuple[Option, ...]:
-    """The options of `GROUP-options`."""
-    return tuple(
+    """The options of `GROUP-options`; those of a connection have the tools' own `_name` as well."""
+    found = tuple(
         Option(spec.name, OPTIONAL if spec.kind is Kind.FLAG else REQUIRED)
         for spec in CLASSES[group].specs()
         if not spec.ours
     )
+    return (*found, Option("_name", REQUIRED)) if group == "net" else found
 
 
 def setup_options(group: str) -> tuple[Option, ...]:
     """Those of drbdsetup's."""
-    name = (Option("_name", REQUIRED),) if group == "net" else ()
-    return (*group_options(group), Option("set-defaults", NONE), *name)
+    return (*group_options(group), Option("set-defaults", NONE))
 
 
 def as_values(verb: str, options: list[str]) -> list[str]:
@@ -64,7 +64,7 @@ def take(call: Call) -> int:
         "groups": group,
         "options": texts,
         "volumes": [int(number)] if slash else [],
-        "base": "defaults" if call.parsed.flag("set-defaults") else "running",
+        "base": DEFAULTS if call.parsed.flag("set-defaults") else RUNNING,
     }
     answer = process.call("adjust", **asked)
     if answer["left"]:

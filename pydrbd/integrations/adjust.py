@@ -23,7 +23,7 @@ from pydrbd.engine.resize import limit
 from pydrbd.engine.retune import take_options
 from pydrbd.errors import StateRefused, UsageError
 from pydrbd.integrations.describe import describe, structure
-from pydrbd.integrations.given import laid_over
+from pydrbd.integrations.given import DEFAULTS, laid_over
 from pydrbd.node_options import as_running, engine_options, link_options
 from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Refusal
@@ -70,8 +70,6 @@ HOW: Mapping[str, Mapping[str, How]] = {
     "resource": dict.fromkeys(("auto-promote", "on-no-data-accessible"), _NOW),
     "handlers": dict.fromkeys((spec.name for spec in Handlers.specs()), _NOW),
 }
-#: What Given.base says: the options that the process has; the defaults.
-RUNNING, DEFAULTS = "running", "defaults"
 #: Parts of a description that are only names here.
 _NAMES = ("device", "minor", "config")
 
@@ -79,7 +77,7 @@ _NAMES = ("device", "minor", "config")
 @dataclass(frozen=True, slots=True)
 class Given:
     """Options of a command: name -> text, for `volumes` (None: all), over `base`: '' (the configuration),
-    RUNNING or DEFAULTS."""
+    RUNNING or DEFAULTS (of given)."""
 
     options: Mapping[str, str] = field(default_factory=dict)
     volumes: Collection[int] | None = None

@@ -23,6 +23,8 @@ from pydrbd.config.view import ResourceView
 from pydrbd.errors import UsageError
 
 Group = TypeVar("Group", bound=OptionGroup)
+#: What options are given over (adjust.Given.base): those that the process has; the defaults.
+RUNNING, DEFAULTS = "running", "defaults"
 #: Group as commands name it (`GROUP-options`) -> its class.
 CLASSES: Mapping[str, type[OptionGroup]] = {
     "net": NetOptions,
