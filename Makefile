@@ -4,6 +4,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
+JOBS ?= 2
 DEMO_ARGS ?=
 SEEDS ?= 1000
 ROUNDS ?= 50
@@ -29,8 +30,8 @@ setup-test: ## the same, and what only the tests need
 demo: setup ## two nodes on this machine: sync, mount, kill one, fail over, resync
 	@.venv/bin/pydrbd demo $(DEMO_ARGS)
 
-test: setup-test lint types ## lint, types and all tests, virtual machine and container ones included
-	$(PYTHON) -m pytest $(PYTEST_ARGS)
+test: setup-test lint types ## lint, types and all tests in JOBS (2) processes, one of which has the virtual machines
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 lint: setup ## ruff: rules and formatting
 	$(PYTHON) -m ruff check .

@@ -20,6 +20,14 @@ from tests.support.waiting import DeadlineError, wait_until
 GRACE = 10.0
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers, one of them has the virtual machines, one after the other."""
+    for item in items:
+        if item.get_closest_marker("vm"):
+            item.add_marker(pytest.mark.xdist_group("vm"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def session_folder(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

@@ -26,6 +26,15 @@ def _run(*command: str, **options: Any) -> None:
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
 
 
+def inside(namespace: str, *command: str) -> list[str]:
+    """The command, run in the network namespace.
+
+    Not with `ip netns exec`: that makes a mount namespace too, and what was mounted at this moment (by
+    another test, say) would stay in it, and keep its device busy, after it has been unmounted.
+    """
+    return ["nsenter", f"--net=/run/netns/{namespace}", *command]
+
+
 class Network:
     """The two namespaces; use it as a context manager."""
 
@@ -90,9 +99,8 @@ class NetMember(Member):
     namespace = ""
 
     def start(self) -> int:
-        command = ["ip", "netns", "exec", self.namespace, sys.executable, "-c", _START]
+        command = inside(self.namespace, sys.executable, "-c", _START)
         arguments = [str(self.config), self.resource, self.name, str(self.run_dir)]
-        # sysfs is mounted anew by `ip netns exec`, in a mount namespace of the process's own.
         _run(*command, *arguments, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
         return 0
 

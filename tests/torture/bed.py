@@ -16,7 +16,7 @@ from pathlib import Path
 from pydrbd.errors import PydrbdError
 from pydrbd.runtime import launch
 from pydrbd.vocabulary import Disk, Role
-from tests.support.netns import NetMember, NetPair, Network
+from tests.support.netns import NetMember, NetPair, Network, inside
 from tests.support.waiting import wait_until
 
 #: Seconds that any command may take; the longest time-outs of the configuration add up to far less.
@@ -40,7 +40,7 @@ class Node(NetMember):
 
     def command_line(self, *words: str) -> list[str]:
         program = [sys.executable, "-m", "pydrbd.cli.main", "-c", str(self.config), "--node", self.name]
-        return ["ip", "netns", "exec", self.namespace, *program, *words]
+        return inside(self.namespace, *program, *words)
 
     def environment(self) -> dict[str, str]:
         own = {"PYDRBD_RUN_DIR": str(self.run_dir), "PYDRBD_SIZES": str(self.run_dir / "sizes")}
