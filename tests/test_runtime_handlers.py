@@ -31,6 +31,16 @@ def test_a_handler_gets_its_environment_and_answers_its_status(tmp_path: Path) -
     assert out.read_text() == "VOLUME 3\n"
 
 
+def test_a_handler_does_not_inherit_what_this_process_says_to_its_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    monkeypatch.setenv("HANDLER_SEES", "this")
+    out = tmp_path / "out"
+    assert handlers(f"echo $HANDLER_SEES ${{PYTHONHOME-unset}} > {out}").run(ORDER) == 0
+    assert out.read_text() == "this unset\n"
+
+
 def test_a_handler_that_is_not_there_is_no_error() -> None:
     assert handlers("").run(ORDER) is None
     assert handlers("/no/such/command").run(ORDER) == 127

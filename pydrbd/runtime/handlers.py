@@ -29,6 +29,11 @@ _OUTPUT = 2000
 _KILLED, _NOT_RUN = signal.SIGKILL.value, 127
 
 
+def _inherited() -> dict[str, str]:
+    """Without what launch.environment() says to the Python of this process: a handler may be another's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
 class Handlers:
     """`commands`: handler name to command line, '' for none; `environment(volume)`: what it gets to know."""
 
@@ -92,7 +97,7 @@ class Handlers:
                     stdin=subprocess.DEVNULL,
                     stdout=said,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **self._environment(order.volume), **dict(order.details)},
+                    env={**_inherited(), **self._environment(order.volume), **dict(order.details)},
                     start_new_session=True,
                 )
             with started as process:

@@ -132,15 +132,19 @@ def nbdkit_command(
 
 
 def environment() -> dict[str, str]:
-    """The process's environment: nbdkit embeds the system's Python, which must find this one's packages."""
+    """The process's environment: nbdkit embeds the system's Python, which must find this one's packages.
+
+    And it must find its own library: left alone it takes that of the first python3 in PATH, which may
+    be another one's (pyenv, conda).
+    """
     spec = importlib.util.find_spec("pydrbd")
     assert spec is not None
     assert spec.origin is not None
     folders = [str(Path(spec.origin).parent.parent)]
     folders += [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    # Threads hand the interpreter lock around all the time; glibc's arenas would keep freed blocks.
-    return {**env, "PYTHONPATH": os.pathsep.join(dict.fromkeys(folders)), "PYTHONNOUSERSITE": "1"}
+    path = os.pathsep.join(dict.fromkeys(folders))
+    return {**env, "PYTHONHOME": sys.base_prefix, "PYTHONPATH": path, "PYTHONNOUSERSITE": "1"}
 
 
 def start(
@@ -374,9 +378,8 @@ def _why_it_ended(code: int, log_file: Path, begin: int) -> str:
 
 def _plugin_problem() -> str:
     """What is wrong with nbdkit's Python plugin; '' if nothing is."""
-    dump = subprocess.run(
-        ["nbdkit", "--dump-plugin", "python"], capture_output=True, text=True, check=False, timeout=10
-    )
+    command = ["nbdkit", "--dump-plugin", "python"]
+    dump = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=10)
     if dump.returncode:
         return "nbdkit has no Python plugin (Debian: apt install nbdkit-plugin-python)"
     found = dict(line.split("=", 1) for line in dump.stdout.splitlines() if "=" in line)
