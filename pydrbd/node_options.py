@@ -44,6 +44,7 @@ def engine_options(view: ResourceView) -> EngineOptions:
         use_rle=net.use_rle,
         cram_hmac_alg=net.cram_hmac_alg,
         shared_secret=net.shared_secret.encode(),
+        allow_two_primaries=net.allow_two_primaries,
         after_sb_0pri=AfterSb(net.after_sb_0pri),
         after_sb_1pri=AfterSb(net.after_sb_1pri),
         after_sb_2pri=AfterSb(net.after_sb_2pri),
@@ -81,7 +82,8 @@ def engine_options(view: ResourceView) -> EngineOptions:
 
 def as_running(view: ResourceView, options: EngineOptions) -> ResourceView:
     """`view` with the net options that the peer may have changed since."""
-    changes: dict[str, Any] = {name: str(getattr(options, name)) for name in CHANGING}
+    changes: dict[str, Any] = {name: getattr(options, name) for name in CHANGING}
+    changes = {name: value if isinstance(value, bool) else str(value) for name, value in changes.items()}
     return replace(view, net=replace(view.net, **changes))
 
 

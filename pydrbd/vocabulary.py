@@ -307,6 +307,7 @@ class Failure(IntEnum):
     RESOURCE_NOT_KNOWN = 158
     RESOURCE_IN_USE = 159
     INVALID_REQUEST = 162
+    NEED_ALLOW_TWO_PRIMARIES = 164
     METADATA_UNCLEAN = 165
     IMPLICIT_SHRINK = 170
 
@@ -342,5 +343,8 @@ _FAILURE_TEXTS = {
     Failure.RESOURCE_IN_USE: "Resource still in use (delete all minors first)",
     Failure.INVALID_REQUEST: "Invalid configuration request",
     Failure.METADATA_UNCLEAN: "unclean meta-data found",
+    Failure.NEED_ALLOW_TWO_PRIMARIES: (
+        "Can not clear allow_two_primaries as long as\nthere a primaries on both sides"
+    ),
     Failure.IMPLICIT_SHRINK: "Implicit device shrinking not allowed.",
 }

@@ -154,11 +154,11 @@ def test_create_md_refuses_what_is_there(make_pair: MakePair) -> None:
 
 
 def test_an_option_that_is_not_implemented_is_refused_by_name(make_pair: MakePair) -> None:
-    pair = make_pair(net="allow-two-primaries yes;")
+    pair = make_pair(net="allow-remote-read no;")
     pair.alpha.ok("create-md", "r0")
     refused = pair.alpha("up", "r0")
     assert refused.code == 10
-    assert "net/allow-two-primaries" in refused.err
+    assert "net/allow-remote-read" in refused.err
     assert pair.alpha.pid is None
 
 

@@ -231,12 +231,12 @@ def test_the_options_that_pydrbd_implements() -> None:
     names = {f"{s.section}/{s.name}" for s in _rows(implemented=True)}
     refused = {f"{s.section}/{s.name}" for s in _rows(implemented=False)}
     assert {"net/protocol", "net/shared-secret", "disk/resync-rate", "options/auto-promote"} <= names
-    assert {"net/allow-two-primaries", "disk/disk-timeout", "handlers/quorum-lost"} <= refused
+    assert {"net/allow-remote-read", "disk/disk-timeout", "handlers/quorum-lost"} <= refused
     assert unimplemented(_view("net { verify-alg crc32c; cram-hmac-alg sha1; }")) == []
     # crc32c is no hash for a secret.
     assert unimplemented(_view("net { cram-hmac-alg crc32c; }")) == ["net/cram-hmac-alg crc32c"]
     assert unimplemented(_view("disk { c-min-rate 10; }")) == []
-    assert unimplemented(_view("net { rr-conflict violently; }")) == []
+    assert unimplemented(_view("net { rr-conflict violently; allow-two-primaries; }")) == []
     assert unimplemented(_view("net { rr-conflict retry-connect; }")) == ["net/rr-conflict retry-connect"]
 
 

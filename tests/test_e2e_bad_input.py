@@ -402,7 +402,7 @@ def test_commands_on_a_resource_whose_process_was_killed(pair: Pair) -> None:
         ("on beta", "on alpha", ("pair.res:", "alpha")),
         ("device /dev/drbd0", "devise /dev/drbd0", ("pair.res:4:", "devise", "device")),
         ("resource r0 {", "resource r0 { {", ("pair.res:2:",)),
-        ("connect-int 1;", "allow-two-primaries yes;", ("allow-two-primaries",)),
+        ("protocol C", "protocol B; allow-two-primaries yes", ("allow-two-primaries", "protocol C")),
         ("connect-int 1;", "rr-conflict retry-connect;", ("rr-conflict",)),
         ("resource r0", "\0\xff resource r0", ("pair.res:",)),
     ],

@@ -140,3 +140,56 @@ def _comes_back(network: Network, pair: NetPair) -> None:
     pair.wait_synced()
     assert alpha.state()[:2] == (Role.SECONDARY, Role.PRIMARY)
     assert "Split-Brain" not in alpha.log() + pair.beta.log()
+
+
+def test_of_two_primaries_one_has_the_other_one_shot(run_dir: Path, tmp_path: Path) -> None:
+    """Both stand still when they lose each other, and nothing is acknowledged until one is gone."""
+    script = tmp_path / "manager"
+    script.write_text(SCRIPT.format(folder=tmp_path))
+    script.chmod(0o755)
+    sections = SECTIONS.replace("protocol C;", "protocol C; allow-two-primaries yes;").format(script=script)
+    with Network() as network:
+        pair = NetPair(network, tmp_path, run_dir, size=32 * MIB, sections=sections)
+        loads: list[Load] = []
+        try:
+            pair.up_to_date()
+            alpha, beta = pair.alpha, pair.beta
+            for node in (alpha, beta):
+                node.call("primary")
+            blocks = alpha.call("status")["volumes"][0]["size"] // BLOCK
+            lost = Load(alpha, tmp_path / "journal.alpha", blocks=blocks)
+            loads.append(lost)
+            lost.wait_records(500)
+            network.cut("beta")
+            for number, node in enumerate((alpha, beta)):
+                loss_noticed(node)
+                asked = tmp_path / f"asked.{number}"
+                wait_until(asked.exists, 10, "fence-peer to be called")
+                assert _stands_still(node)
+            still = _records_at_rest(lost)
+            kept = Load(beta, tmp_path / "journal.beta", blocks=blocks, first=1_000_000, seed=2)
+            loads.append(kept)
+            pid = launch.running(alpha.run_dir, alpha.name, alpha.resource)
+            (tmp_path / "pid").write_text(f"{pid}\n")
+            assert lost.records() == still
+            assert _records_at_rest(kept) == kept.records(), "a write was answered before the peer was fenced"
+            _answer(tmp_path, 1, 7)
+            alpha.wait_gone()
+            _answer(tmp_path, 0, 1)
+            assert lost.ended() == 3, "the client loses its server"
+            kept.wait_records(500)
+            assert kept.stop() == 0
+            ledger = Ledger(blocks)
+            for load in loads:
+                ledger.add(load.writes())
+            ledger.check(read_image(beta))
+            network.heal()
+            alpha.up()
+            pair.wait_synced()
+            assert "Split-Brain" not in alpha.log() + beta.log()
+            beta.call("secondary")
+            take_down(pair)
+        finally:
+            for load in loads:
+                load.close()
+            pair.close()

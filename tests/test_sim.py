@@ -91,6 +91,14 @@ def test_a_swarm_with_the_full_fault_model_keeps_every_invariant() -> None:
     assert {f"action {name}" for name in {**NET_ACTIONS, **DISK_ACTIONS}} <= counts.keys()
 
 
+def test_two_primaries_keep_every_invariant() -> None:
+    counts: Counter[str] = Counter()
+    for result in run_seeds(range(24), two_primaries=True):
+        assert result.ok, _explain(result, " --two-primaries")
+        counts += result.counts
+    assert {"conflicts Superseded", "conflicts RetryWrite", "two Primaries parted"} <= counts.keys()
+
+
 @pytest.mark.parametrize("seed", FORMER_SWARM)
 def test_swarm_seeds_that_found_a_fault_once(seed: int) -> None:
     result = run_seed(seed, swarm=True)
@@ -179,7 +187,7 @@ def test_a_deliberate_fault_is_found_and_the_seed_is_sound_without_it(name: str)
 
 
 def test_every_invariant_has_deliberate_faults_that_still_change_the_engine() -> None:
-    assert {mutant.invariant for mutant in MUTANTS.values()} == set(range(1, 14))
+    assert {mutant.invariant for mutant in MUTANTS.values()} == set(range(1, 15))
     assert len(MUTANTS) >= 40
     for mutant in MUTANTS.values():
         with mutant.applied():

@@ -22,7 +22,6 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("net", "verify-alg"): _HASHES,
     ("net", "csums-alg"): _HASHES,
     ("net", "data-integrity-alg"): _HASHES,
-    ("net", "allow-two-primaries"): "writes that meet are not settled yet",
     ("net", "rr-conflict"): f"retry-connect, auto-discard: {_NINE}",
     ("net", "allow-remote-read"): _NINE,
     ("net", "transport"): "the peer is reached by TCP only, as with DRBD 8.4",

@@ -135,7 +135,7 @@ class NetOptions(OptionGroup):
     csums_alg: str = _text(_DIGESTS, 63)
     csums_after_crash_only: bool = _flag(False, ANY)
     data_integrity_alg: str = _text(_DIGESTS, 63)
-    allow_two_primaries: bool = _flag(False)
+    allow_two_primaries: bool = _flag(False, ANY)
     after_sb_0pri: str = _choice(
         "disconnect discard-younger-primary discard-older-primary discard-zero-changes "
         "discard-least-changes discard-local discard-remote",

@@ -203,7 +203,7 @@ def require_implemented(view: ResourceView) -> None:
 
 
 def _require_agreement(view: ResourceView) -> None:
-    """Raises ConfigError where options contradict each other (DRBD: failures 154 and 155)."""
+    """Raises ConfigError where options contradict each other (DRBD: failures 139, 154 and 155)."""
     net = view.net
     if net.fencing == "resource-and-stonith" and net.protocol == "A":
         place = net.origins["fencing"].place if "fencing" in net.origins else view.place
@@ -216,6 +216,10 @@ def _require_agreement(view: ResourceView) -> None:
             f"in resource {view.name}: on-congestion policy pull-ahead only with prot A allowed"
             f" (on-congestion {net.on_congestion}, protocol {net.protocol})"
         )
+    if net.allow_two_primaries and net.protocol != "C":
+        origin = net.origins.get("allow-two-primaries")
+        place = origin.place if origin else view.place
+        raise place.error(f"in resource {view.name}: allow-two-primaries needs protocol C (139)")
 
 
 def _refused(view: ResourceView) -> Iterator[tuple[str, Place, OptionSpec]]:

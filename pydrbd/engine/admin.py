@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from pydrbd.engine import causes, exposure, generations, peer_state, sync
+from pydrbd.engine import causes, conflicts, exposure, generations, peer_state, sync
 from pydrbd.engine.disk_admin import attach, close_disk, forget_disk, refuse_failed
 from pydrbd.engine.openers import clients_leave, open_clients
 from pydrbd.engine.orders import Await, LinkAction, Script, Ticket
@@ -65,7 +65,8 @@ def _refuse(engine: Engine, why: Refusal | None, detail: str = "") -> None:
 
 def _check(engine: Engine, volume: Volume, change: Callable[[State], State]) -> None:
     """Raise StateRefused unless the volume may take this step."""
-    _refuse(engine, refusal(volume.state, imply(change(volume.state))))
+    two = conflicts.two_allowed(engine)
+    _refuse(engine, refusal(volume.state, imply(change(volume.state)), two_primaries=two))
 
 
 def _ask_peer(engine: Engine, volume: Volume, mask: int, value: int) -> Script[None]:
@@ -164,7 +165,7 @@ def promotion(engine: Engine) -> Script[None]:
 def _peer_primary_may_go(engine: Engine) -> Script[None]:
     """A peer that is Primary may be dead without our knowing, or its demotion may be on its way to us:
     give it the time of a ping before it counts."""
-    if engine.session is None or engine.peer_role != Role.PRIMARY:
+    if engine.session is None or engine.peer_role != Role.PRIMARY or conflicts.two_allowed(engine):
         return
     engine.session.pings.ask()
     deadline = engine.now + engine.options.ping_timeout + PING_GRACE_SECONDS

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydrbd.engine import (
+    arrivals,
     checksums,
+    conflicts,
     handshake,
     peer_requests,
     peer_state,
@@ -29,7 +31,7 @@ from pydrbd.engine.handshake import Phase
 from pydrbd.engine.orders import Ticket
 from pydrbd.engine.pings import Pings
 from pydrbd.errors import ProtocolViolation
-from pydrbd.units import MAX_DATA_BYTES, SECTOR
+from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Disk, Refusal
 from pydrbd.wire import packets
 from pydrbd.wire.packets import Channel, Features, Packet
@@ -88,6 +90,8 @@ class Session:
         #: beyond that if the disk went meanwhile: what the peer decides may be about that one.
         self.told_of: dict[int, int] = {}
         self.receiver = peer_requests.Receiver(self)
+        self.numbers = conflicts.Numbers(self)
+        self.earlier = conflicts.Earlier()
         self.last_meta = engine.now
         self.last_data = engine.now
         #: Packets of the peer that wait until we may say which generation we have; None: none has to.
@@ -148,10 +152,23 @@ class Session:
             if self.phase is not Phase.RUNNING and not isinstance(packet, packets.Ping | packets.PingAck):
                 handshake.take(self, packet)
                 return
-            handler = HANDLERS.get(type(packet))
-            if handler is None:
-                raise ProtocolViolation(f"unexpected packet {type(packet).__name__}")
-            handler(self, packet)
+            if not self.numbers.holds(packet):
+                self.act(packet)
+                self.numbers.go_on()
+        except ProtocolViolation as violation:
+            self.violation(violation.reason)
+
+    def act(self, packet: Packet) -> None:
+        """The packet's turn has come. Raises ProtocolViolation."""
+        handler = HANDLERS.get(type(packet))
+        if handler is None:
+            raise ProtocolViolation(f"unexpected packet {type(packet).__name__}")
+        handler(self, packet)
+
+    def go_on_with_held(self) -> None:
+        """What waited for the peer's numbers may have its turn."""
+        try:
+            self.numbers.go_on()
         except ProtocolViolation as violation:
             self.violation(violation.reason)
 
@@ -324,6 +341,7 @@ class Session:
     def _owed(self) -> Iterator[tuple[str, float | None]]:
         """What the peer has to answer (its pings say nothing of that), and since when."""
         yield "a write", self.engine.transfer_log.oldest_unacked()
+        yield "what comes before its next write", self.numbers.since
         yield "a read", next((asked for *_, asked in self.replies.values()), None)
         asked = [t for t in (self.change, self.connection_change) if t is not None and not t.done]
         yield "a state change request", self.asked_at if asked else None
@@ -341,59 +359,11 @@ class Session:
                 change.resolve(Refusal.INTERRUPTED.value)
         self.pings.close()
         self.receiver.close()
+        self.numbers.close()
 
 
 def _ignore(_session: Session, _packet: Packet) -> None:
     pass
-
-
-def _on_write_ack(session: Session, packet: packets.BlockAck) -> None:
-    session.engine.write_acked(packet, in_sync=isinstance(packet, packets.RsWriteAck))
-
-
-def _on_rs_write_ack(session: Session, packet: packets.RsWriteAck) -> None:
-    if packet.block_id == packets.RESYNC_ID:
-        session.ranged(packet, packet.size).resync.acknowledged(packet.sector, packet.size)
-    else:
-        _on_write_ack(session, packet)
-
-
-def _on_neg_ack(session: Session, packet: packets.NegAck) -> None:
-    if packet.block_id == packets.RESYNC_ID:
-        session.ranged(packet, packet.size).resync.not_written(packet.sector, packet.size)
-    else:
-        session.engine.write_refused(packet)
-
-
-def _on_resync_request(session: Session, packet: packets.RsDataRequest | packets.RsThinRequest) -> None:
-    if packet.size > MAX_DATA_BYTES:
-        raise ProtocolViolation(f"resync request of {packet.size} bytes")
-    session.ranged(packet, packet.size).resync.asked(session, packet)
-
-
-def _on_resync_reply(session: Session, packet: packets.RsDataReply) -> None:
-    session.ranged(packet, len(packet.data)).resync.answered(session, packet)
-
-
-def _on_deallocated(session: Session, packet: packets.RsDeallocated) -> None:
-    session.ranged(packet, packet.size).resync.answered(session, packet)
-
-
-def _on_resync_refused(session: Session, packet: packets.NegRsDReply) -> None:
-    session.ranged(packet, packet.size).resync.refused(packet.sector, packet.size)
-
-
-def _on_resync_cancelled(session: Session, packet: packets.RsCancel) -> None:
-    session.ranged(packet, packet.size).congestion.cancelled(session, packet)
-
-
-def _on_out_of_sync(session: Session, packet: packets.OutOfSync) -> None:
-    session.ranged(packet, packet.size).set_out_of_sync(packet.sector * SECTOR, packet.size)
-
-
-def _on_barrier_ack(session: Session, packet: packets.BarrierAck) -> None:
-    session.engine.transfer_log.barrier_acked(packet.number, packet.count)
-    session.peer_flushed = True
 
 
 #: What each packet does once the handshake is over; one that is not here closes the connection.
@@ -419,23 +389,25 @@ HANDLERS: dict[type[Packet], Handler] = {
     packets.DataRequest: peer_requests.on_read,
     packets.DataReply: Session.on_data_reply,
     packets.NegDReply: Session.on_neg_reply,
-    packets.RsDataRequest: _on_resync_request,
-    packets.RsThinRequest: _on_resync_request,
+    packets.RsDataRequest: arrivals.on_resync_request,
+    packets.RsThinRequest: arrivals.on_resync_request,
     packets.CsumRsRequest: checksums.on_request,
     packets.RsIsInSync: checksums.on_in_sync,
-    packets.RsDataReply: _on_resync_reply,
-    packets.RsDeallocated: _on_deallocated,
-    packets.NegRsDReply: _on_resync_refused,
-    packets.RsCancel: _on_resync_cancelled,
-    packets.OutOfSync: _on_out_of_sync,
+    packets.RsDataReply: arrivals.on_resync_reply,
+    packets.RsDeallocated: arrivals.on_deallocated,
+    packets.NegRsDReply: arrivals.on_resync_refused,
+    packets.RsCancel: arrivals.on_resync_cancelled,
+    packets.OutOfSync: arrivals.on_out_of_sync,
     packets.OvRequest: verify.on_request,
     packets.OvReply: verify.on_reply,
     packets.OvResult: verify.on_result,
-    packets.RecvAck: _on_write_ack,
-    packets.WriteAck: _on_write_ack,
-    packets.RsWriteAck: _on_rs_write_ack,
-    packets.NegAck: _on_neg_ack,
-    packets.BarrierAck: _on_barrier_ack,
+    packets.RecvAck: arrivals.on_write_ack,
+    packets.WriteAck: arrivals.on_write_ack,
+    packets.RsWriteAck: arrivals.on_rs_write_ack,
+    packets.NegAck: arrivals.on_neg_ack,
+    packets.Superseded: conflicts.on_superseded,
+    packets.RetryWrite: conflicts.on_retry,
+    packets.BarrierAck: arrivals.on_barrier_ack,
     packets.UnplugRemote: _ignore,
     packets.DelayProbe: _ignore,
 }

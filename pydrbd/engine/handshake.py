@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.engine import causes, peer_state, relocation
+from pydrbd.engine import causes, conflicts, peer_state, relocation
 from pydrbd.engine.orders import Await, Script
 from pydrbd.errors import ProtocolViolation
 from pydrbd.version import PROTOCOL_MAX, PROTOCOL_MIN
@@ -77,6 +77,8 @@ def _on_features(session: Session, packet: packets.ConnectionFeatures) -> None:
         return
     session.features = packet.features & our_features(session.engine.options.data_integrity_alg)
     session.flush_waits = packet.reserved.startswith(FLUSH_WAITS_MARK)
+    if conflicts.asks_for_tie(session):
+        return
     if session.engine.options.cram_hmac_alg:
         session.challenge = session.engine.entropy(packets.CHALLENGE_BYTES)
         session.send(packets.AuthChallenge(session.challenge))
@@ -134,6 +136,8 @@ def _configure(session: Session) -> None:
     engine = session.engine
     session.dry_run = engine.tentative
     flags = DISCARD_MY_DATA * engine.discard_my_data | DRY_RUN * engine.tentative
+    if engine.options.allow_two_primaries:
+        conflicts.say_who_decides(session)
     session.send(protocol_of(packets.Protocol, engine.options, flags))
     for volume in engine.volumes.values():
         volume.peer_uuids = volume.peer_sizes = None
@@ -148,7 +152,7 @@ def protocol_of(kind: type[packets.Protocol], options: EngineOptions, flags: int
     """PROTOCOL or PROTOCOL_UPDATE with these options."""
     o = options
     policies = (o.after_sb_0pri.number, o.after_sb_1pri.number, o.after_sb_2pri.number)
-    return kind(o.protocol.number, *policies, flags, 0, o.data_integrity_alg)
+    return kind(o.protocol.number, *policies, flags, int(o.allow_two_primaries), o.data_integrity_alg)
 
 
 def _on_protocol(session: Session, packet: packets.Protocol) -> None:
@@ -171,7 +175,7 @@ def protocol_mismatch(packet: packets.Protocol, options: EngineOptions, discard:
             (f"after-sb-{n}pri", number, policy.mirrored.number, after_sb_word(number), policy.value)
             for n, (policy, number) in enumerate(zip(ours, theirs, strict=True))
         ),
-        ("allow-two-primaries", packet.two_primaries, 0, "", ""),
+        ("allow-two-primaries", packet.two_primaries, int(options.allow_two_primaries), "", ""),
         ("data-integrity-alg", packet.integrity_alg, options.data_integrity_alg, "", ""),
     )
     for name, told, fits, word, mine in table:

@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import peer_requests, requests
+from pydrbd.engine import conflicts, peer_requests, requests
 from pydrbd.engine.handshake import Phase
 from pydrbd.engine.lane_table import (
     CLIENT,
@@ -111,7 +111,7 @@ class Lane:
         mode = self._permitted()
         state = volume.state
         good = state.role == Role.PRIMARY and state.disk == Disk.UP_TO_DATE and not state.suspended
-        reads = good and volume.options.read_balancing == PREFER_LOCAL
+        reads = good and volume.options.read_balancing == PREFER_LOCAL and not conflicts.falls_behind(volume)
         if reads is not self._reads:
             self._reads = reads
             table.serve_reads(reads, volume.size)
@@ -178,6 +178,8 @@ class Lane:
             return CLOSED  # see Volume.crash_would_tell
         if engine.options.data_integrity_alg or session.agreed.peer_integrity:
             return CLOSED  # its packets have no digests
+        if engine.options.allow_two_primaries:
+            return CLOSED  # it keeps no account of the peer's numbers (see conflicts)
         if state.role == Role.PRIMARY:
             if state.suspended or volume.options.read_balancing != PREFER_LOCAL:
                 return CLOSED

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydrbd.engine import conflicts
 from pydrbd.engine.lane_table import CLIENT
 from pydrbd.engine.snapshot import ResourceSnapshot, ResyncSnapshot, VolumeSnapshot
 from pydrbd.units import BIT_BYTES
@@ -93,6 +94,7 @@ def snapshot(engine: Engine) -> ResourceSnapshot:
         last_disconnect=engine.last_disconnect,
         resynced=sum(v.counters.resynced for v in volumes),
         volumes=tuple(volume_snapshot(v) for v in volumes),
+        two_primaries=conflicts.two_allowed(engine),
     )
 
 
@@ -108,7 +110,8 @@ def invariants(engine: Engine) -> None:
     for v in engine.volumes.values():
         s = v.state
         assert s.conn < Conn.CONNECTED or connected, f"{s.conn.name} without a connection"
-        assert not (s.role == Role.PRIMARY and s.peer == Role.PRIMARY), "two Primaries"
+        two = s.role == s.peer == Role.PRIMARY
+        assert not two or engine.options.allow_two_primaries, "two Primaries"
         assert v.bitmap.count == 0 or v.layout is not None or not v.bitmap.bits, "bits without a disk"
         log = v.activity_log
         assert v.congestion.in_flight >= 0, "more writes have left the transfer log than came"

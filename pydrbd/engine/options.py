@@ -63,6 +63,8 @@ class EngineOptions:
     #: Who sends and receives the packets puts the digests on and checks them (wire/integrity.py).
     data_integrity_alg: str = ""
     auto_promote: bool = False
+    #: Both nodes may be Primary at once (protocol C only).
+    allow_two_primaries: bool = False
     #: Names of the handlers that are configured.
     handlers: frozenset[str] = frozenset()
     after_sb_0pri: AfterSb = AfterSb.DISCONNECT

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pydrbd.engine import conflicts
 from pydrbd.engine.orders import (
     Await,
     IoFailed,
@@ -57,13 +58,15 @@ Change = Data | Trim | Zeroes
 class PeerEpoch:
     """The peer's writes between two BARRIERs."""
 
-    __slots__ = ("active", "count", "flushed", "number", "written")
+    __slots__ = ("active", "count", "declined", "flushed", "number", "written")
 
     def __init__(self) -> None:
         #: The BARRIER's number once it has come.
         self.number: int | None = None
         self.count = 0
         self.active = 0
+        #: Has writes that are not counted (see conflicts.decline).
+        self.declined = False
         #: Volume and incarnation of its disk, for each that has writes of this epoch.
         self.written: set[tuple[int, int]] = set()
         #: True: it is durable; False: the session ended before.
@@ -122,7 +125,8 @@ class Receiver:
             for epoch in complete:
                 self.epochs.popleft()
                 assert epoch.number is not None
-                engine.out.meta.append(BarrierAck(epoch.number, epoch.count))
+                if epoch.count or not epoch.declined:
+                    engine.out.meta.append(BarrierAck(epoch.number, epoch.count))
                 epoch.flushed.resolve(True)
         self.flushing = False
 
@@ -144,12 +148,16 @@ def on_data(session: Session, packet: Change) -> None:
     """DATA, TRIM or ZEROES: a replicated write."""
     length = len(packet.data) if isinstance(packet, Data) else packet.size
     volume = session.ranged(packet, length)
-    if volume.state.role == Role.PRIMARY:
+    two = session.engine.options.allow_two_primaries
+    if volume.state.role == Role.PRIMARY and not two:
         # A peer that was Primary has said that it is not any more before we became it, on the same socket.
         raise ProtocolViolation(f"{type(packet).__name__} from the peer, but this node is the Primary")
     alone = volume.writes_here_only
     epoch = session.receiver.epochs[-1]
     earlier = session.receiver.epochs[-2] if len(session.receiver.epochs) > 1 else None
+    if (found := conflicts.judge(session, volume, packet.sector * SECTOR, length)) is not None:
+        conflicts.decline(session, volume, packet, length, epoch, found)
+        return
     wait = earlier.flushed if earlier is not None and not session.flush_waits else None
     if wait is None:
         _received(session, volume, packet, length)
@@ -190,6 +198,7 @@ def _over(engine: Engine, volume: Volume, mine: Range, epoch: PeerEpoch, weight:
     """It is carried out, or has failed."""
     del volume.peer_writes[mine]
     volume.ranges.leave(mine)
+    conflicts.passed(engine.transfer_log, volume, mine)
     engine.pressure.receiving -= weight
     volume.counters.unacked -= 1
     volume.counters.received += mine.end - mine.start
@@ -232,6 +241,9 @@ def _write(
         if engine.session is session:
             _received(session, volume, packet, length)
     yield from mine.turn()
+    if not (yield from conflicts.settled(session, mine)):
+        _over(engine, volume, mine, epoch, _weight(packet))
+        return
     extents, log = range(0), volume.activity_log
     if volume.has_disk and (alone or volume.writes_here_only):
         # Our disk is the only one: the peer cannot keep the books for us.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import aftermath, causes, disk_faults, exposure, initial_sync, sync, takeover
+from pydrbd.engine import aftermath, causes, conflicts, disk_faults, exposure, initial_sync, sync, takeover
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal, verify_refusal
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import KIB, MAX_DATA_BYTES, SECTOR
@@ -170,7 +170,8 @@ def on_state(session: Session, packet: packets.State) -> None:
     peer = unpack_state(packet.word)
     volume.negotiation.peer_attaching = peer.disk == Disk.NEGOTIATING
     old = volume.state
-    if old.conn >= Conn.CONNECTED and old.role == peer.role == Role.PRIMARY:
+    beside = old.role == peer.role == Role.PRIMARY and not conflicts.two_allowed(engine)
+    if old.conn >= Conn.CONNECTED and beside:
         raise ProtocolViolation(f"volume {volume.number}: the peer says it is Primary, and so is this node")
     peer_disk = _real_peer_disk(volume, peer)
     if _says_finished(volume, peer, peer_disk):
@@ -226,7 +227,8 @@ def on_state(session: Session, packet: packets.State) -> None:
         disk = Disk.OUTDATED if volume.attached_as > Disk.INCONSISTENT else Disk.INCONSISTENT
     paused = peer.aftr_isp or peer.user_isp
     new = imply(replace(old, conn=conn, disk=disk, peer=peer.role, pdsk=peer_disk, peer_isp=paused))
-    why = refusal(old, new) if old.conn < Conn.CONNECTED else None
+    two = conflicts.two_allowed(engine)
+    why = refusal(old, new, two_primaries=two) if old.conn < Conn.CONNECTED else None
     if why is not None:
         engine.refuse_peer(f"volume {volume.number}: {why.text}")
         return
@@ -339,14 +341,24 @@ def overlay(state: State, mask: int, value: int) -> State:
 
 
 def on_change_request(session: Session, packet: packets.StateChangeRequest) -> None:
-    """STATE_CHG_REQ: the peer wants to change something that concerns both; answer at once."""
+    """STATE_CHG_REQ: the peer wants to change something that concerns both; answer at once, unless it is a
+    second promotion (see conflicts)."""
     engine = session.engine
     volume = session.volume(packet)
+    if packet.mask & ROLE_MASK and session.earlier.under_way():
+        engine.spawn("second promotion", _answer_later(session, packet))
+        return
     result = _judge(session, volume, packet)
     session.send_meta(packets.StateChangeReply(result, volume.number))
     if result < SUCCESS:
         text = Refusal(result).text
         engine.log("info", f"volume {volume.number}: refused a state change of the peer: {text}")
+
+
+def _answer_later(session: Session, packet: packets.StateChangeRequest) -> Script[None]:
+    yield from session.earlier.end()
+    if session.engine.session is session:
+        on_change_request(session, packet)
 
 
 def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest) -> int:
@@ -372,7 +384,7 @@ def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest)
             # It has not read that it is to be a target, and as Primary would refuse.
             return Refusal.IN_TRANSIENT_STATE.value
     new = imply(wanted)
-    why = refusal(old, new)
+    why = refusal(old, new, two_primaries=conflicts.two_allowed(engine))
     if why is not None:
         return why.value
     starts = new.conn != old.conn and new.conn in _SYNC_STARTS

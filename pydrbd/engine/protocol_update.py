@@ -15,6 +15,8 @@ algorithm is one of each direction. The flags (discard-my-data, dry run) mean no
 - The lane is closed first, so its writes are Requests by then, with the answers of protocol C.
 - Under A and B a kernel's node may have an answered write still in work, also when C has come since: reads go
   to its disk no more in this session (`Agreed.on_trust`).
+- A second Primary comes only when what began before allow-two-primaries is over (conflicts.Earlier), and the
+  option does not go while there are two.
 - An answer of the lane to a resync's request may overtake packets that wait to be sent. So it gives none in a
   session in which there have been digests (`Agreed.digests`).
 """
@@ -24,11 +26,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import causes, handshake, peer_state
+from pydrbd.engine import causes, conflicts, handshake, peer_state
 from pydrbd.engine.retune import AGREED, take_options
 from pydrbd.engine.state import VERIFYING
-from pydrbd.errors import CommandFailed, ProtocolViolation
-from pydrbd.vocabulary import AfterSb, Conn, Failure, Fencing, OnCongestion, Protocol, Role, after_sb_word
+from pydrbd.errors import CommandFailed, ProtocolViolation, StateRefused
+from pydrbd.vocabulary import (
+    AfterSb,
+    Conn,
+    Failure,
+    Fencing,
+    OnCongestion,
+    Protocol,
+    Refusal,
+    Role,
+    after_sb_word,
+)
 from pydrbd.wire import auth, packets
 
 if TYPE_CHECKING:
@@ -55,13 +67,13 @@ _IN_USE = (
     ("verify_alg", VERIFYING, Failure.VERIFY_RUNNING),
 )
 #: Options of the engine that the peer may change while we are connected.
-CHANGING = ("protocol", *(name for name, _ in _POLICIES), "verify_alg", "csums_alg")
+CHANGING = ("protocol", *(name for name, _ in _POLICIES), "allow_two_primaries", "verify_alg", "csums_alg")
 
 
 class Agreed:
     """What has become of a session's settings since its handshake."""
 
-    __slots__ = ("digests", "on_trust", "peer_integrity")
+    __slots__ = ("digests", "on_trust", "peer_integrity", "two_primaries")
 
     def __init__(self, options: EngineOptions) -> None:
         #: data-integrity-alg of what the peer sends; that of what we send is in the options.
@@ -70,11 +82,14 @@ class Agreed:
         self.digests = bool(options.data_integrity_alg)
         #: Writes were answered before the peer had carried them out (protocols A and B).
         self.on_trust = options.protocol is not Protocol.C
+        #: Two Primaries were allowed.
+        self.two_primaries = options.allow_two_primaries
 
     def changed(self, options: EngineOptions) -> None:
         """The settings are these from now on."""
         self.digests |= bool(options.data_integrity_alg or self.peer_integrity)
         self.on_trust |= options.protocol is not Protocol.C
+        self.two_primaries |= options.allow_two_primaries
 
 
 def on_update(session: Session, packet: packets.ProtocolUpdate) -> None:
@@ -83,6 +98,8 @@ def on_update(session: Session, packet: packets.ProtocolUpdate) -> None:
     new = _with(old, packet)
     if (why := contradiction(new, primary=engine.role == Role.PRIMARY)) is not None:
         raise ProtocolViolation(f"the peer changes the protocol to {new.protocol}: {why}")
+    if old.allow_two_primaries and not new.allow_two_primaries and _both_primary(engine):
+        raise ProtocolViolation("the peer changes allow-two-primaries to no, and both nodes are Primary")
     said = [
         f"{name.replace('_', '-')} to {getattr(new, name)}"
         for name in CHANGING
@@ -96,6 +113,8 @@ def on_update(session: Session, packet: packets.ProtocolUpdate) -> None:
         engine.lane.close()
     engine.options = new
     session.agreed.changed(new)
+    if new.allow_two_primaries and not old.allow_two_primaries:
+        conflicts.allowed(session)
     if said:
         text = f"the peer changes {', '.join(said)}"
         engine.log("info", text)
@@ -113,17 +132,20 @@ def _with(options: EngineOptions, packet: packets.ProtocolUpdate) -> EngineOptio
         if number >= len(_WORDS) or _WORDS[number] not in allowed:
             raise ProtocolViolation(f"PROTOCOL_UPDATE: {name.replace('_', '-')} {after_sb_word(number)}")
         policies[name] = _WORDS[number].mirrored
-    if packet.two_primaries:
-        raise ProtocolViolation("the peer changes allow-two-primaries, which this node does not have")
+    if packet.two_primaries > 1:
+        raise ProtocolViolation(f"PROTOCOL_UPDATE with two-primaries {packet.two_primaries}")
     if packet.integrity_alg and not auth.digest_available(packet.integrity_alg):
         raise ProtocolViolation(f"the peer changes data-integrity-alg to {packet.integrity_alg}: not known")
-    return replace(options, protocol=protocol, **policies)  # type: ignore[arg-type]
+    two = bool(packet.two_primaries)
+    return replace(options, protocol=protocol, allow_two_primaries=two, **policies)  # type: ignore[arg-type]
 
 
 def contradiction(options: EngineOptions, *, primary: bool) -> str | None:
     """Why this node cannot work with these settings, whatever the peer wants; None if it can."""
     if options.fencing is Fencing.RESOURCE_AND_STONITH and options.protocol is Protocol.A:
         return "fencing resource-and-stonith needs protocol B or C (154)"
+    if options.allow_two_primaries and options.protocol is not Protocol.C:
+        return "allow-two-primaries needs protocol C (139)"
     blocks = options.on_congestion is OnCongestion.BLOCK
     if primary and not blocks and options.protocol is not Protocol.A:
         return f"this Primary has on-congestion {options.on_congestion}, which needs protocol A"
@@ -132,13 +154,22 @@ def contradiction(options: EngineOptions, *, primary: bool) -> str | None:
 
 def may_tell(engine: Engine, options: EngineOptions) -> bool:
     """Can the connected peer be told of what separates `options` from the running ones? If not, the
-    connection has to be made anew. CommandFailed: not now, for what runs uses the algorithm."""
+    connection has to be made anew. CommandFailed: not now, for what runs uses the algorithm, or there are two
+    Primaries. StateRefused: not now, for there may be."""
     session, old = engine.session, engine.options
     if session is None or any(v.state.conn < Conn.CONNECTED for v in engine.volumes.values()):
         return False
     others = [name for name in AGREED if name not in CHANGING and name != "data_integrity_alg"]
     if any(getattr(old, name) != getattr(options, name) for name in others):
         return False
+    if old.allow_two_primaries and not options.allow_two_primaries:
+        if _both_primary(engine):
+            raise CommandFailed(old.resource, Failure.NEED_ALLOW_TWO_PRIMARIES)
+        if engine.busy is not None:
+            text = "A command runs, which may be making this node the second Primary. Try again after it."
+            raise StateRefused(old.resource, Refusal.IN_TRANSIENT_STATE, text)
+    if options.allow_two_primaries and not session.flush_waits and not session.resolve_conflicts:
+        return False  # see conflicts.two_allowed
     for name, states, why in _IN_USE:
         changes = getattr(old, name) != getattr(options, name)
         if changes and any(v.state.conn in states for v in engine.volumes.values()):
@@ -149,6 +180,10 @@ def may_tell(engine: Engine, options: EngineOptions) -> bool:
     return not (begins and session.features & packets.Features.WZEROES and not session.flush_waits)
 
 
+def _both_primary(engine: Engine) -> bool:
+    return any(volume.state.two_primaries for volume in engine.volumes.values())
+
+
 def tell(engine: Engine, options: EngineOptions) -> None:
     """Take `options` over, and tell the peer in the same step; only if it may be told."""
     session, old = engine.session, engine.options
@@ -156,6 +191,8 @@ def tell(engine: Engine, options: EngineOptions) -> None:
     changed = [name for name in AGREED if getattr(old, name) != getattr(options, name)]
     take_options(engine, options, told=True)
     session.agreed.changed(options)
+    if options.allow_two_primaries and not old.allow_two_primaries:
+        conflicts.allowed(session)
     if set(changed) - {"verify_alg", "csums_alg"}:
         session.send(handshake.protocol_of(packets.ProtocolUpdate, options))
     if (options.verify_alg, options.csums_alg) != (session.verify_alg, session.csums_alg):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import read_balance
+from pydrbd.engine import conflicts, read_balance
 from pydrbd.engine.orders import (
     Await,
     IoFailed,
@@ -104,6 +104,8 @@ def read(engine: Engine, volume: Volume, offset: int, length: int) -> Script[byt
 
 
 def _readable_here(volume: Volume, offset: int, length: int) -> bool:
+    if conflicts.falls_behind(volume) and volume.state.pdsk == Disk.UP_TO_DATE:
+        return False
     if volume.state.disk == Disk.UP_TO_DATE:
         return True
     if volume.state.disk != Disk.INCONSISTENT or volume.resync.bits_elsewhere:
@@ -204,7 +206,7 @@ def _change(engine: Engine, volume: Volume, offset: int, change: Change) -> Scri
     # and would wait for this write. Once this write has a place, its blocks are not asked for.
     while (resync := volume.resync.requested_overlap(offset, change.length)) is not None:
         yield Await(resync)
-    mine = volume.ranges.enter(offset, change.length)
+    mine = volume.ranges.enter(offset, change.length, late=engine.options.allow_two_primaries)
     try:
         yield from mine.turn(altogether=True)
         return (yield from _submit(engine, volume, offset, change, mine))
@@ -216,14 +218,29 @@ def _change(engine: Engine, volume: Volume, offset: int, change: Change) -> Scri
 def _submit(
     engine: Engine, volume: Volume, offset: int, change: Change, mine: Range
 ) -> Script[IoFailed | None]:
-    request = yield from _take_extents(volume, offset, change.length)
-    if not _may_write(volume):
-        request.local_done = True
-        engine.transfer_log.settle(request)
-        return _NO_DATA
-    _send(engine, request, change)
-    yield from _write_local(engine, request, change, mine)
-    return (yield from answered(engine, request, mine))
+    log, before = engine.transfer_log, None
+    while True:
+        request = yield from _take_extents(volume, offset, change.length)
+        if (busy := volume.ranges.in_the_way(mine)) is not None:
+            conflicts.give_back(log, request)
+            yield Await(busy.done)
+            continue
+        if before is not None:
+            conflicts.goes_again(log, before)
+        if not _may_write(volume):
+            conflicts.give_back(log, request)
+            if before is not None:
+                volume.set_out_of_sync(offset, change.length)
+            return _NO_DATA
+        mine.claim(request)
+        _send(engine, request, change)
+        yield from _write_local(engine, request, change, mine)
+        if not request.net.done:
+            yield Await(request.net)
+        if not request.postponed:
+            return (yield from answered(engine, request, mine))
+        before = request
+        yield from conflicts.wait_for_rival(mine, request)
 
 
 def answered(engine: Engine, request: Request, mine: Range) -> Script[IoFailed | None]:

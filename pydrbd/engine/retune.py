@@ -20,7 +20,7 @@ _FIXED = ("resource", "node", "peer")
 #: What both nodes have agreed to in the handshake.
 AGREED = (
     *("protocol", "cram_hmac_alg", "shared_secret", "after_sb_0pri", "after_sb_1pri", "after_sb_2pri"),
-    *("verify_alg", "csums_alg", "data_integrity_alg"),
+    *("verify_alg", "csums_alg", "data_integrity_alg", "allow_two_primaries"),
 )
 
 

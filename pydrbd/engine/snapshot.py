@@ -94,6 +94,8 @@ class ResourceSnapshot:
     #: Resync bytes moved since the process started, over all volumes (both directions).
     resynced: int
     volumes: tuple[VolumeSnapshot, ...]
+    #: allow-two-primaries
+    two_primaries: bool = False
 
 
 @dataclass(frozen=True, slots=True)

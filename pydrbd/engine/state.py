@@ -41,6 +41,10 @@ class State:
         return self.susp_user or self.susp_nod or self.susp_fen
 
     @property
+    def two_primaries(self) -> bool:
+        return self.role == self.peer == Role.PRIMARY
+
+    @property
     def word(self) -> int:
         """The 32-bit state word of packet STATE."""
         return pack_state(
@@ -161,8 +165,9 @@ IMPLICATIONS: tuple[Implication, ...] = (
     ),
     (
         # DRBD 8.4 would call both disks UpToDate here, whatever they are.
-        "a verify compares two good disks, and ends where one is not",
-        lambda s: s.conn in VERIFYING and not s.disk == s.pdsk == Disk.UP_TO_DATE,
+        # It would also let two Primaries write beside it, and take what is under way for differences.
+        "a verify compares two good disks with one Primary at the most, and ends where that is not so",
+        lambda s: s.conn in VERIFYING and (not s.disk == s.pdsk == Disk.UP_TO_DATE or s.two_primaries),
         lambda s: replace(s, conn=Conn.CONNECTED),
     ),
     (
@@ -202,7 +207,7 @@ _SHARING = (Conn.CONNECTED, Conn.WF_BITMAP_S, Conn.SYNC_SOURCE, Conn.PAUSED_SYNC
 
 #: A state that breaks one of these may not be entered: (refusal, when).
 REFUSALS: tuple[tuple[Refusal, Callable[[State], bool]], ...] = (
-    (Refusal.TWO_PRIMARIES, lambda s: s.role == Role.PRIMARY and s.peer == Role.PRIMARY),
+    (Refusal.TWO_PRIMARIES, lambda s: s.two_primaries),
     (
         Refusal.NO_UP_TO_DATE_DISK,
         lambda s: s.role == Role.PRIMARY and s.conn < Conn.CONNECTED and s.disk < Disk.UP_TO_DATE,
@@ -262,8 +267,9 @@ STEP_REFUSALS: tuple[tuple[Refusal, Callable[[State, State], bool]], ...] = (
 )
 
 
-def refusal(old: State, new: State) -> Refusal | None:
-    """Why the step from `old` to the completed state `new` is refused, or None.
+def refusal(old: State, new: State, *, two_primaries: bool = False) -> Refusal | None:
+    """Why the step from `old` to the completed state `new` is refused, or None. `two_primaries`: the
+    configuration allows two Primaries (allow-two-primaries).
 
     A rule that `old` breaks already does not hold a change back (a lone Primary that lost its
     data may still change its connection); refused is what makes things worse.
@@ -272,7 +278,8 @@ def refusal(old: State, new: State) -> Refusal | None:
         if step(old, new):
             return why
     for why, broken in REFUSALS:
-        if broken(new) and not broken(old):
+        allowed = two_primaries and why is Refusal.TWO_PRIMARIES
+        if broken(new) and not broken(old) and not allowed:
             return why
     return None
 
@@ -303,6 +310,7 @@ def verify_refusal(old: State, algorithm: str) -> Refusal | None:
         (Refusal.NEED_CONNECTION, old.conn < Conn.CONNECTED),
         (Refusal.RESYNC_RUNNING, old.conn > Conn.CONNECTED),
         (Refusal.NO_UP_TO_DATE_DISK, not old.disk == old.pdsk == Disk.UP_TO_DATE),
+        (Refusal.IN_TRANSIENT_STATE, old.two_primaries),
     )
     return next((why for why, broken in table if broken), None)
 

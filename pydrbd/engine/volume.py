@@ -405,9 +405,9 @@ class Volume:
         return (yield from bitmap_disk.write(self, pages))
 
     def peer_writes_end(self) -> Script[None]:
-        """Wait until no write of the peer is under way."""
-        while self.peer_writes:
-            yield Await(next(iter(self.peer_writes)).done)
+        """Wait until no write of the peer is under way that is now."""
+        for write in list(self.peer_writes):
+            yield Await(write.done)
 
     def settled(self) -> Script[None]:
         """Wait until neither disk can be taken for one that has the writes that it lacks: no new current

@@ -26,7 +26,7 @@ from pydrbd.integrations.describe import describe, structure
 from pydrbd.integrations.given import DEFAULTS, laid_over
 from pydrbd.node_options import as_running, engine_options, link_options
 from pydrbd.units import SECTOR
-from pydrbd.vocabulary import Conn, Refusal
+from pydrbd.vocabulary import Conn, Refusal, Role
 
 if TYPE_CHECKING:
     from pydrbd.node import Node
@@ -54,7 +54,7 @@ HOW: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("cram-hmac-alg", "shared-secret"), _RECONNECT),
         **dict.fromkeys(("sndbuf-size", "rcvbuf-size"), _RECONNECT),
         **dict.fromkeys(("protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri"), _TOLD),
-        **dict.fromkeys(("verify-alg", "csums-alg", "data-integrity-alg"), _TOLD),
+        **dict.fromkeys(("verify-alg", "csums-alg", "data-integrity-alg", "allow-two-primaries"), _TOLD),
         **dict.fromkeys(("always-asbp", "rr-conflict", "csums-after-crash-only", "fencing"), _NOW),
     },
     "disk": dict.fromkeys(
@@ -184,6 +184,7 @@ def adjust(
         steps = [f"disconnect {node.view.name}", *steps, f"connect {node.view.name}"]
     if todo and not dry_run:
         if reconnect:
+            _refuse_between_primaries(node)
             node.driver.run(node.engine.disconnect(False))
         _apply(node, view, told)
         resized = [one for one in todo if (one.group, one.name) == ("disk", "size")]
@@ -235,6 +236,14 @@ def _configured(node: Node, config: str) -> ResourceView:
 
     loaded = load(Path(config) if config else None)
     return for_node(loaded, node.view.name, node.view.node_name, is_local)
+
+
+def _refuse_between_primaries(node: Node) -> None:
+    """Two Primaries that let go of each other would be a split brain."""
+    seen = node.snapshot()
+    if seen.role is seen.peer_role is Role.PRIMARY:
+        text = "Both nodes are Primary, and would have to part for it. Demote one of them first."
+        raise StateRefused(node.view.name, Refusal.IN_TRANSIENT_STATE, text)
 
 
 def _partly(running: ResourceView, wanted: ResourceView, todo: list[Difference]) -> ResourceView:

@@ -104,7 +104,7 @@ def promotion(picture: Picture) -> tuple[bool, int]:
         return False, 0
     own = sum(v.disk is Disk.UP_TO_DATE for v in snap.volumes)
     attached = all(v.disk in (Disk.UP_TO_DATE, Disk.CONSISTENT, Disk.INCONSISTENT) for v in snap.volumes)
-    free = Role.PRIMARY not in (snap.role, snap.peer_role)
+    free = snap.role is not Role.PRIMARY and (snap.two_primaries or snap.peer_role is not Role.PRIMARY)
     return free, 10000 * attached + 100 * min(own, _MOST) + min(fewest, _MOST)
 
 

@@ -29,12 +29,14 @@ def _parser() -> argparse.ArgumentParser:
         "--mutants", action="store_true", help="find each deliberate fault within --seeds seeds"
     )
     parser.add_argument("--swarm", action="store_true", help="the full fault model, drawn by each seed")
+    parser.add_argument("--two-primaries", action="store_true", help="both nodes Primary at once")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
     return parser
 
 
 def _replay(result: Result, args: argparse.Namespace) -> str:
     more = " --swarm" if args.swarm else ""
+    more += " --two-primaries" if args.two_primaries else ""
     more += f" --mutant {args.mutant}" if args.mutant else ""
     more += f" --steps {args.steps}" if args.steps is not None else ""
     return f"replay: python -m pydrbd.sim --seed {result.seed} --trace{more}"
@@ -54,6 +56,7 @@ def _one(args: argparse.Namespace) -> int:
         steps=args.steps,
         mutant=args.mutant or "",
         swarm=args.swarm,
+        two_primaries=args.two_primaries,
         harmless=args.harmless,
         printer=printer,
     )
@@ -69,7 +72,8 @@ def _one(args: argparse.Namespace) -> int:
 
 def _many(args: argparse.Namespace) -> int:
     seeds = range(args.start, args.start + args.seeds)
-    results = run_seeds(seeds, jobs=args.jobs, steps=args.steps, mutant=args.mutant or "", swarm=args.swarm)
+    kind = {"swarm": args.swarm, "two_primaries": args.two_primaries}
+    results = run_seeds(seeds, jobs=args.jobs, steps=args.steps, mutant=args.mutant or "", **kind)
     tally = Tally(len(seeds))
     try:
         with tally.shown():

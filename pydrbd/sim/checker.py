@@ -10,6 +10,7 @@ and (through peek) bitmaps, states and transfer logs. The numbers are those of t
  6 older data never replaces newer                                _changed
  8, 10 good data, equal disks at the end                          history, finish
  9 no two Primaries connected; divergence never resolved silently after_step, _claim, Verdicts
+14 two Primaries: equal disks (history for both nodes together)  _covered, finish, two_primaries.Parted
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from pydrbd.sim.power import PowerChecks
 from pydrbd.sim.promises import Promises
 from pydrbd.sim.resizing import check_end
 from pydrbd.sim.sizes import LITTER, check_size, compared
+from pydrbd.sim.two_primaries import Parted
 from pydrbd.sim.verdicts import Verdicts
 from pydrbd.sim.verify import Rotten
 from pydrbd.units import AL_EXTENT_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk
-from pydrbd.wire.packets import Data, OvResult, Packet, Trim, Zeroes
+from pydrbd.wire.packets import Data, OvResult, Packet, RetryWrite, Superseded, Trim, Zeroes
 
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
@@ -76,6 +78,7 @@ class Checker(PowerChecks, Observer):
         self.verdicts = Verdicts(self)
         self.rotten = Rotten(world)
         self.ahead = AheadChecks(self)
+        self.parted = Parted(self)
         self._disk_state: dict[str, Disk] = {}
         self._was_primary: dict[str, bool] = {}
 
@@ -242,6 +245,8 @@ class Checker(PowerChecks, Observer):
             self.rotten.judge(name, packet)
         elif isinstance(packet, Trim | Zeroes) and node.engine is not None and peek.usable(node.engine, 0):
             self._check_al(node, packet.sector * SECTOR, packet.size, "sent")
+        elif isinstance(packet, Superseded | RetryWrite):
+            self.world.counts[f"conflicts {type(packet).__name__}"] += 1
 
     def _check_al(self, node: Node, offset: int, length: int, what: str) -> None:
         if {MdFlag.PRIMARY, MdFlag.AL_DISABLED} <= set(node.disk.superblock().flags):
@@ -328,6 +333,7 @@ class Checker(PowerChecks, Observer):
         world.withheld.look(node)
         world.manager.look(node)
         self.ahead.look(world, node, peer)
+        self.parted.look(node, peer)
         check_size(node, s.disk, world.profile.size)
         check_end(world, node)
         if s.disk != self._disk_state[name]:
@@ -350,10 +356,11 @@ class Checker(PowerChecks, Observer):
             # Asked for while the peer was in sight, done after it was lost: both go on by themselves.
             if self.branch[name] is self.branch[peer.name]:
                 self.world.fork(node)
+                self.parted.left_by(node, peer)
             self.mark(name, False)
         elif primary and not self._was_primary[name] and s.disk < Disk.UP_TO_DATE == s.pdsk:
             # Promoted as a target: what its clients write and see from now on is the peer's history.
-            self._follow(node, peer)
+            self.follow(node, peer)
         self._was_primary[name] = primary
         if primary:
             if s.conn < Conn.CONNECTED:
@@ -363,6 +370,7 @@ class Checker(PowerChecks, Observer):
                 and peek.is_primary(peer.engine)
                 and peek.connected(peer.engine)
                 and world.linked()
+                and not node.engine.options.allow_two_primaries
             ):
                 raise Violation("two primaries", f"{self.describe(node)}; {self.describe(peer)}")
         for each in (node, peer):
@@ -383,9 +391,9 @@ class Checker(PowerChecks, Observer):
     def _claim(self, node: Node, peer: Node) -> None:
         """The node has become UpToDate by agreement with its peer."""
         self.mark(node.name, False)
-        self._follow(node, peer)
+        self.follow(node, peer)
 
-    def _follow(self, node: Node, peer: Node) -> None:
+    def follow(self, node: Node, peer: Node) -> None:
         """The node goes on in its peer's history: it may have acknowledged nothing in one of its own."""
         mine, theirs = self.branch[node.name], self.branch[peer.name]
         if mine is theirs:
@@ -401,6 +409,7 @@ class Checker(PowerChecks, Observer):
     def restarted(self, name: str) -> None:
         self._disk_state[name] = Disk.DISKLESS
         self._was_primary[name] = False
+        self.parted.restarted(name)
         if self.asked_beside_primary == name:
             self.asked_beside_primary = ""
 

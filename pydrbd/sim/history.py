@@ -155,10 +155,12 @@ class Branch:
         self._unflushed.append(write)
         _prune(self._possible, write)
 
-    def flushed(self, before: int, fua: Write | None = None) -> list[Write]:
+    def flushed(self, before: int, fua: Write | None = None, node: str = "") -> list[Write]:
         """A flush that began with event `before` is acknowledged, or the FUA write `fua` is: the writes that
-        from now on survive the power of both nodes."""
+        from now on survive the power of both nodes. `node`: of two Primaries, the one whose flush it is; it
+        says nothing of what was written through the other one."""
         covered = [write for write in self._unflushed if write.ended < before or write is fua]
+        covered = [write for write in covered if node in ("", write.node)]
         if covered:
             self._unflushed = [write for write in self._unflushed if write not in covered]
         for write in covered:
@@ -175,6 +177,32 @@ class Branch:
         for read in self._reads:
             for sector in read.may:
                 read.may[sector] |= self.possible(sector)
+
+    # --- another node's writes ------------------------------------------------------------------
+    def visit(self, write: Write) -> None:
+        """A write that may still reach the disk that counts here, although its node is gone or goes on in a
+        history of its own."""
+        self._flying.add(write)
+        for sector in range(write.first, write.first + write.sectors):
+            self._possible.setdefault(sector, {ZERO: None})[_key(write)] = write
+            self._weak.setdefault(sector, {ZERO: None})[_key(write)] = write
+        for read in self._reads:
+            if write.overlaps(read.first, read.sectors):
+                for sector in _common(write, read):
+                    read.may[sector].add(write.value)
+                    read.quiet.discard(sector)
+
+    def leaves(self, write: Write) -> None:
+        """It cannot any more."""
+        self._flying.discard(write)
+
+    def move_read(self, read: Read, to: Branch) -> None:
+        """Its node goes on in another history, which began with what its disk held."""
+        self._reads.discard(read)
+        to._reads.add(read)
+        read.quiet.clear()
+        for sector in read.may:
+            read.may[sector] |= to.possible(sector)
 
     # --- reads ----------------------------------------------------------------------------------
     def begin_read(self, first: int, sectors: int) -> Read:
@@ -244,7 +272,12 @@ class Branch:
         branch = Branch(name, self.writes)
         self.acked = 0
         for sector in set(self._possible) | set(content):
-            branch._settle(sector, content.get(sector, ZERO))
+            branch._settle(sector, value := content.get(sector, ZERO))
+            # Zeros do not say which trim they are of, and a write under way may have been before it.
+            known = self._possible.get(sector, {}).items()
+            same = {key: write for key, write in known if write is not None and write.value == value}
+            if same:
+                branch._possible[sector] = dict[int, Write | None](same)
             # What the disk holds may still be in a cache: older content comes back if it is lost.
             branch._weak[sector] = {**self._weak.get(sector, {ZERO: None}), **branch._possible[sector]}
         return branch

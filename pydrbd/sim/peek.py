@@ -77,6 +77,12 @@ def logged(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
     for request in engine.transfer_log.by_id.values():
         if request.volume.number == volume and request.extents:
             yield request.offset, request.offset + request.length
+    for request in engine.transfer_log.postponed:
+        yield request.offset, request.offset + request.length
+    for active in engine.volumes[volume].ranges.active:
+        # The peer has it durably, and the own disk not yet.
+        if active.request is not None and active.request.extents:
+            yield active.start, active.end
     yield from _lane_members(engine)
     table = table_of(engine)
     for slot in table.slots.values() if table is not None else ():
@@ -134,3 +140,8 @@ def in_work(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
     for slot in table.slots.values() if table is not None else ():
         if not slot.taken and slot.local != WRITTEN:
             yield slot.offset, slot.offset + slot.length
+
+
+def work_for_peer(engine: Engine, volume: int) -> set[tuple[int, int]]:
+    """(start, end) of the peer's writes that are under way."""
+    return {(write.start, write.end) for write in engine.volumes[volume].peer_writes}

@@ -43,7 +43,8 @@ class PowerChecks:
         """A flush that began with event `before` (or the FUA write `fua`) is acknowledged."""
         peer = self.world.other(node)
         apart = self.branch[node.name] is not self.branch[peer.name]
-        for write in self.branch[node.name].flushed(before, fua):
+        whose = node.name if self.world.profile.two_primaries else ""
+        for write in self.branch[node.name].flushed(before, fua, whose):
             lacking = [n for n in (node, peer) if not self._has_durably(n, write)]
             if len(lacking) == 2:
                 raise Violation("flush", f"{node.name}: flushed write {write.number} is durable on no disk")

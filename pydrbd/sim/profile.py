@@ -32,6 +32,7 @@ from pydrbd.sim.resume import RESUME_ACTIONS, draw_resume
 from pydrbd.sim.sizes import SIZE_ACTIONS, Sizes, draw_sizes
 from pydrbd.sim.squeeze import Squeeze, draw_squeeze
 from pydrbd.sim.suspend import SUSPEND_ACTIONS, draw_suspend
+from pydrbd.sim.two_primaries_draw import TWO_PRIMARIES_ACTIONS, two_primaries_options
 from pydrbd.sim.verify import VERIFY_ACTIONS, draw_verify, with_algorithms
 from pydrbd.units import KIB, MIB, SECTOR
 
@@ -68,6 +69,7 @@ WEIGHTS = {
     **SIZE_ACTIONS,
     **RESIZE_ACTIONS,
     **UPDATE_ACTIONS,
+    **TWO_PRIMARIES_ACTIONS,
 }
 NODES = ("alpha", "beta")
 
@@ -99,14 +101,21 @@ class Profile:
     resizing: Resizing = field(default_factory=Resizing)
     #: The nodes have lanes (engine/lane.py), as with the compiled hot path.
     lanes: tuple[str, ...] = ()
+    #: Both nodes are to be Primary at once, whenever that is possible.
+    two_primaries: bool = False
 
 
-def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) -> Profile:
+def make_profile(
+    seed: int, steps: int | None = None, *, swarm: bool = False, two_primaries: bool = False
+) -> Profile:
     """The profile of a seed; `steps`: number of scenario actions instead of the seed's own.
 
-    `swarm`: the full fault model on top, each kind of fault drawn by the seed.
+    `swarm`: the full fault model on top, each kind of fault drawn by the seed. `two_primaries`: instead of
+    it, both nodes Primary, with the faults that belong to that.
     """
     profile = _plain(seed, steps)
+    if two_primaries:
+        return with_two_primaries(seed, profile)
     if not swarm:
         return profile
     disk_faults, disk_actions = draw_disk_faults(seed)
@@ -142,6 +151,28 @@ def make_profile(seed: int, steps: int | None = None, *, swarm: bool = False) ->
         squeeze=squeeze,
         options={name: broken.options(squeeze.options(options)) for name, options in drawn.items()},
         net=_net(profile.net, torn=net_faults.torn, integrity=next(iter(drawn.values())).data_integrity_alg),
+    )
+
+
+def with_two_primaries(seed: int, profile: Profile) -> Profile:
+    """The profile with both nodes Primary."""
+    net_faults, net_actions = draw_net_faults(seed)
+    # What a kernel's node makes of epochs with overlapping writes is not simulated.
+    net_faults = replace(net_faults, features=None)
+    options = two_primaries_options(seed, profile.options)
+    actions = tuple(a for a in profile.actions if a not in ("promote", "power_cut"))
+    return replace(
+        profile,
+        split_brain=False,
+        two_primaries=True,
+        swarm=True,
+        actions=actions + net_actions + tuple(TWO_PRIMARIES_ACTIONS),
+        steps=profile.steps * 2,
+        # Closed while two are allowed, and open at times while not.
+        lanes=_draw_lanes(seed),
+        net_faults=net_faults,
+        options=options,
+        net=_net(profile.net, torn=net_faults.torn, integrity=""),
     )
 
 

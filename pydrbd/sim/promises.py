@@ -130,7 +130,10 @@ class Promises:
 
     def _keep(self, node: Node, write: Write) -> None:
         counts = self.checker.on_ack(node, write)
-        self.checker.branch[node.name].end(write, write.ended, acked=counts)
+        branch = self.checker.branch[node.name]
+        branch.end(write, write.ended, acked=counts)
+        if counts and self.checker.parted.arrived(node, write):
+            branch.acked -= 1  # it does not vanish with this history
 
 
 def _is_sent(node: Node, write: Write) -> bool:

@@ -64,7 +64,10 @@ class UpdateActions(Steps):
             return
         wanted = node.options
         options = replace(
-            node.engine.options, protocol=wanted.protocol, data_integrity_alg=wanted.data_integrity_alg
+            node.engine.options,
+            protocol=wanted.protocol,
+            data_integrity_alg=wanted.data_integrity_alg,
+            allow_two_primaries=wanted.allow_two_primaries,
         )
         if options == node.engine.options:
             return

@@ -56,17 +56,19 @@ def run_seed(
     steps: int | None = None,
     mutant: str = "",
     swarm: bool = False,
+    two_primaries: bool = False,
     harmless: bool = False,
     printer: Callable[[str], None] | None = None,
 ) -> Result:
     """Run one seed. `mutant`: name of a deliberate fault (mutants.MUTANTS) in both engines; `harmless`: its
     profile without the fault.
 
-    `swarm`: with the full fault model.
+    `swarm`: with the full fault model. `two_primaries`: with both nodes Primary.
     """
     began = time.perf_counter()
     swarm = swarm or (bool(mutant) and mutants.MUTANTS[mutant].swarm)
-    profile = make_profile(seed, steps, swarm=swarm)
+    two_primaries = two_primaries or (bool(mutant) and mutants.MUTANTS[mutant].two_primaries)
+    profile = make_profile(seed, steps, swarm=swarm, two_primaries=two_primaries)
     if mutant:
         profile = mutants.adapted(mutant, profile)
     with mutants.applied("" if harmless else mutant):
@@ -92,9 +94,9 @@ def run_seed(
     )
 
 
-def _job(job: tuple[int, int | None, str, bool]) -> Result:
-    seed, steps, mutant, swarm = job
-    result = run_seed(seed, steps=steps, mutant=mutant, swarm=swarm)
+def _job(job: tuple[int, int | None, str, bool, bool]) -> Result:
+    seed, steps, mutant, swarm, two = job
+    result = run_seed(seed, steps=steps, mutant=mutant, swarm=swarm, two_primaries=two)
     gc.collect()
     return result
 
@@ -116,9 +118,10 @@ def run_seeds(
     steps: int | None = None,
     mutant: str = "",
     swarm: bool = False,
+    two_primaries: bool = False,
 ) -> Generator[Result, None, None]:
     """Results in the order of the seeds."""
-    work = ((seed, steps, mutant, swarm) for seed in seeds)
+    work = ((seed, steps, mutant, swarm, two_primaries) for seed in seeds)
     if jobs <= 1:
         yield from map(_job, work)
         return

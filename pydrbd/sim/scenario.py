@@ -31,6 +31,7 @@ from pydrbd.sim.sizes import SizeActions
 from pydrbd.sim.split_brain import SplitBrainActions
 from pydrbd.sim.steps import Standstill
 from pydrbd.sim.suspend import SuspendActions
+from pydrbd.sim.two_primaries import TwoPrimariesActions
 from pydrbd.sim.verify import VerifyActions
 from pydrbd.vocabulary import Conn, Disk
 
@@ -57,6 +58,7 @@ class Scenario(
     SplitBrainActions,
     SuspendActions,
     UpdateActions,
+    TwoPrimariesActions,  # it uses UpdateActions
     VerifyActions,
 ):
     """Runs one world from its start to its end; raises Violation."""
@@ -90,6 +92,7 @@ class Scenario(
             if profile.split_brain and step == profile.steps // 2:
                 yield from self._split_brain()
             yield self.rng.expovariate(1 / profile.pause)
+            yield from self._settle_divorce()
             if names:
                 name = self.rng.choices(names, [WEIGHTS[n] for n in names])[0]
                 self.clock.note("", f"action {name}")
@@ -153,12 +156,17 @@ class Scenario(
                     self._boot(node)
                 elif node.primary and node.name not in self.manual and self.promoting is None:
                     self.world.workload.open(node)
+            self._promote_second()
             if self.world.primary() is None and self.rng.random() < 0.4 and not self.manual:
                 self._promote(self.rng.choice(self.nodes))
 
     def may_promote(self, node: Node) -> bool:
         checker, other = self.world.checker, self.world.other(node)
         if not node.up or self.promoting is not None or other.primary or node.primary:
+            return False
+        if checker.stale[node.name] and self._disk(node) in (Disk.ATTACHING, Disk.NEGOTIATING):
+            # It waits for the attach. If the peer is lost until then, nothing tells this disk, which was put
+            # away while the other one went on, from a good one: as with DRBD 8.4.
             return False
         if self._conn(node) >= Conn.CONNECTED:
             good = any(not checker.stale[n.name] and self._disk(n) == Disk.UP_TO_DATE for n in self.nodes)
@@ -399,7 +407,10 @@ class Scenario(
             # Neither is complete; the winner's content is the truth from here on. (A policy may choose the
             # other one: that is for Verdicts to see.)
             self.world.checker.branch[self.victim.name].discarded = True
-            self.world.fork(self.world.other(self.victim))
+            winner = self.world.other(self.victim)
+            before = self.world.checker.branch[winner.name]
+            self.world.fork(winner)
+            self.world.checker.parted.take_along(winner, before)
         return self.victim
 
     def _healthy(self) -> bool:

@@ -83,6 +83,7 @@ class Tally:
             ("actions", _ACTION),
             ("split brains", _SPLIT_BRAIN),
             ("standstills", _STANDSTILL),
+            ("conflicts", "conflicts "),
         ):
             found = sorted(
                 (name.removeprefix(prefix), n) for name, n in self.counts.items() if name.startswith(prefix)

@@ -122,6 +122,7 @@ class Workload:
         for request in self.flying[node.name]:
             if request.write is not None:
                 branch.end(request.write, self.world.clock.step, acked=False)
+                self.world.checker.parted.left_behind(node, request.write)
                 self.counts["lost"] += 1
             if request.read is not None:
                 branch.drop_read(request.read)

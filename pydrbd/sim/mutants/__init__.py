@@ -4,7 +4,7 @@ Floor: sim. Each is a mistake that somebody could make, put into one or two func
 hunted. The tables: writes.py (a write, flushes, marks, the activity log), generations.py (UUIDs, the sync
 decision, roles), resync.py (blocks, bits, start and end; packets that make no sense), lane.py, marks.py,
 congestion.py, orderly.py (down, apply-al), protocol_update.py, sizes.py, split_brain.py (policies),
-suspension.py, verify.py.
+suspension.py, two_primaries.py, verify.py.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pydrbd.sim.mutants.resync import RESYNC
 from pydrbd.sim.mutants.sizes import SIZES
 from pydrbd.sim.mutants.split_brain import SPLIT_BRAIN
 from pydrbd.sim.mutants.suspension import SUSPENSION
+from pydrbd.sim.mutants.two_primaries import TWO_PRIMARIES
 from pydrbd.sim.mutants.verify import VERIFY
 from pydrbd.sim.mutants.writes import WRITES
 from pydrbd.sim.profile import ACTIONS, Profile
@@ -46,6 +47,7 @@ MUTANTS: dict[str, Mutant] = {
         SPLIT_BRAIN,
         SUSPENSION,
         VERIFY,
+        TWO_PRIMARIES,
     )
     for mutant in table
 }

@@ -91,6 +91,8 @@ class Mutant:
     setting: Callable[[Profile], Profile] | None = None
     #: Its seeds have two Primaries out of each other's sight.
     split_brain: bool = False
+    #: Its seeds have two Primaries that are connected.
+    two_primaries: bool = False
 
     @contextmanager
     def applied(self) -> Iterator[None]:

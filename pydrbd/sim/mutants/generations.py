@@ -207,12 +207,15 @@ GENERATIONS = (
         "a node may become Primary while its peer is",
         (
             _without(Refusal.TWO_PRIMARIES),
-            edit(peer_requests.on_data, ("if volume.state.role == Role.PRIMARY:", "if False:")),
+            edit(
+                peer_requests.on_data,
+                ("if volume.state.role == Role.PRIMARY and not two:", "if False:"),
+            ),
             edit(
                 peer_state.on_state,
                 (
-                    "if old.conn >= Conn.CONNECTED and old.role == peer.role",
-                    "if False and old.role == peer.role",
+                    "if old.conn >= Conn.CONNECTED and beside:",
+                    "if False:",
                 ),
             ),
         ),

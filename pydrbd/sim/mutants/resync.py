@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydrbd.engine import bitmap_disk, checksums, connection, handler_calls, requests, sync
+from pydrbd.engine import arrivals, bitmap_disk, checksums, handler_calls, requests, sync
 from pydrbd.engine.connection import Session
 from pydrbd.engine.resync import Resync
 from pydrbd.engine.transfer_log import TransferLog
@@ -240,7 +240,7 @@ RESYNC = (
         "an answer of a resync that was never asked for is written",
         (
             edit(
-                connection._on_resync_reply,
+                arrivals.on_resync_reply,
                 (
                     "session.ranged(packet, len(packet.data)).resync.answered(session, packet)",
                     "resync = session.ranged(packet, len(packet.data)).resync\n"

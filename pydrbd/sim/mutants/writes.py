@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydrbd.engine import aftermath, connection, disk_admin, disk_faults, peer_requests, requests
+from pydrbd.engine import aftermath, arrivals, disk_admin, disk_faults, peer_requests, requests
 from pydrbd.engine.activity_log import ActivityLog
 from pydrbd.engine.group_commit import GroupCommit
 from pydrbd.engine.transfer_log import TransferLog
@@ -192,7 +192,7 @@ WRITES = (
         "out-of-sync-ignored",
         3,
         "the target of a resync ignores OUT_OF_SYNC",
-        (edit(connection._on_out_of_sync, (".set_out_of_sync(packet.sector * SECTOR, packet.size)", "")),),
+        (edit(arrivals.on_out_of_sync, (".set_out_of_sync(packet.sector * SECTOR, packet.size)", "")),),
     ),
     Mutant(
         "neg-ack-unmarked",

@@ -1,0 +1,169 @@
+"""Deliberate faults with two Primaries: who decides over overlapping writes, and what is known by then.
+
+Floor: sim. Neighbours: edit (how they get in), the other tables of this package; engine/conflicts.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pydrbd.engine import conflicts, peer_state, requests
+from pydrbd.engine.conflicts import Numbers
+from pydrbd.engine.transfer_log import TransferLog
+from pydrbd.sim.driver import DiskProfile
+from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
+from pydrbd.sim.profile import Profile
+from pydrbd.units import MIB
+from pydrbd.wire.packets import Channel
+
+
+def _crowded(profile: Profile) -> Profile:
+    """Many writes meet, on disks that are slow at times, and extents are cold at times."""
+    profile = replace(with_volumes(profile, al_extents=7), size=48 * MIB, spots=12, depth=8, fresh=False)
+    return replace(profile, think=0.004, steps=8, disk=DiskProfile(0.0005, 20.0, 0.1))
+
+
+_ACTIONS = ("both_write", "one_leaves", "partition", "crash_primary", "detach", "slow_node")
+
+
+def _short_epochs(profile: Profile) -> Profile:
+    """Epochs whose only write was superseded."""
+    profile = _crowded(profile)
+    options = {name: replace(node, max_epoch_size=1) for name, node in profile.options.items()}
+    return replace(profile, options=options, spots=3, disk=DiskProfile(0.002, 5.0, 0.1))
+
+
+def _stalled(profile: Profile) -> Profile:
+    """Acknowledgements are fast and data slow: epochs end before what was declined is sent again."""
+    profile = _short_epochs(profile)
+    faults = replace(profile.net_faults, slower={(name, Channel.DATA): 100.0 for name in profile.options})
+    return replace(profile, net_faults=faults, spots=40, depth=16, disk=DiskProfile(0.0003, 5.0, 0.05))
+
+
+def _allowed_anew(profile: Profile) -> Profile:
+    """The option goes and comes while clients write."""
+    profile = _crowded(profile)
+    disk = DiskProfile(0.01, 5.0, 0.1)
+    return replace(profile, lanes=tuple(profile.options), spots=2, depth=16, think=0.002, disk=disk)
+
+
+_ANEW = ("both_write", "allow_anew", "slow_node")
+
+
+def _mutant(
+    name: str,
+    invariant: int,
+    what: str,
+    *faults: object,
+    setting: Callable[[Profile], Profile] = _crowded,
+    actions: tuple[str, ...] = _ACTIONS,
+) -> Mutant:
+    return Mutant(
+        name,
+        invariant,
+        what,
+        faults,  # type: ignore[arg-type]
+        two_primaries=True,
+        actions=actions,
+        focus=True,
+        setting=setting,
+    )
+
+
+TWO_PRIMARIES = (
+    _mutant(
+        "conflict-decided-by-nobody",
+        14,
+        "with two Primaries, a write of the peer that meets one on its way to the peer is carried out",
+        edit(conflicts.judge, ("if not session.resolve_conflicts or not", "if True or not")),
+        edit(conflicts.settled, ("yield from mine.answered()", "yield from ()")),
+    ),
+    _mutant(
+        "conflict-part-for-whole",
+        14,
+        "a write of the peer that lies only partly within one on its way counts as overwritten by it",
+        edit(conflicts.judge, ("if own.start <= offset and end <= own.end:", "if True:")),
+    ),
+    _mutant(
+        "conflict-with-what-is-over",
+        14,
+        "a write that the peer has acknowledged counts as one on its way, until the own disk has it",
+        edit(conflicts.judge, ("or own.request.net.done or", "or")),
+    ),
+    _mutant(
+        "conflict-undecided-there",
+        14,
+        "who does not decide carries a write of the peer out before it knows what becomes of its own below",
+        edit(conflicts.settled, ("yield from mine.answered()", "yield from ()")),
+    ),
+    _mutant(
+        "conflict-place-at-arrival",
+        14,
+        "a client's write takes its place in the order when it comes, not when it is sent",
+        edit(requests._change, ("late=engine.options.allow_two_primaries", "late=False")),
+    ),
+    _mutant(
+        "conflict-numbers-ignored",
+        14,
+        "who decides takes a write before the acknowledgements that were sent before it",
+        edit(Numbers._is_early, ("return _after(", "return False and _after(")),
+    ),
+    _mutant(
+        "superseded-before-written",
+        1,
+        "SUPERSEDED goes out before the write that comes after it is on the disk",
+        edit(conflicts._declined, ("if not own.local.done:", "if False:")),
+    ),
+    _mutant(
+        "superseded-not-durable",
+        2,
+        "an epoch is confirmed without a flush where its writes were superseded",
+        edit(conflicts._declined, ("if volume.has_disk:", "if False:")),
+        setting=_short_epochs,
+    ),
+    _mutant(
+        "retry-forgotten",
+        14,
+        "a write that the peer has not carried out counts as complete",
+        edit(
+            conflicts.on_retry,
+            (
+                "request.acked = request.postponed = True\n"
+                "        session.engine.transfer_log.postponed[request] = None",
+                "request.acked = request.net_ok = True",
+            ),
+        ),
+    ),
+    _mutant(
+        "retry-extent-freed",
+        4,
+        "a write that is to be sent again gives its extents back",
+        edit(TransferLog.settle, ("if request in self.postponed:", "if False:")),
+        setting=_stalled,
+    ),
+    _mutant(
+        "allowed-beside-early-writes",
+        14,
+        "a second Primary comes while writes are under way that began without allow-two-primaries",
+        edit(peer_state.on_change_request, ("session.earlier.under_way()", "False")),
+        setting=_allowed_anew,
+        actions=_ANEW,
+    ),
+    _mutant(
+        "allowed-with-numbers-of-nothing",
+        14,
+        "the peer's numbers do not count when allow-two-primaries is set while connected",
+        edit(Numbers._is_early, ("if not self._asking:", "return False\n    if not self._asking:")),
+        setting=_allowed_anew,
+        actions=_ANEW,
+    ),
+    _mutant(
+        "two-reads-while-disk-goes",
+        14,
+        "a disk that its node lets go of answers reads although the other Primary writes without it",
+        edit(conflicts.falls_behind, ("return volume", "return False and volume")),
+        setting=_crowded,
+        actions=("both_write", "detach", "slow_node"),
+    ),
+)
