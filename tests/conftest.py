@@ -22,13 +22,9 @@ GRACE = 10.0
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several workers, one of them begins with the virtual machines: they take longest."""
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        if item.get_closest_marker("vm"):
-            item.add_marker(pytest.mark.xdist_group("vm"))
-    items.sort(key=lambda item: item.get_closest_marker("vm") is None)
+    """Several workers begin with the virtual machines: they take longest."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("vm") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

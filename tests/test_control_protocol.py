@@ -298,6 +298,22 @@ def test_a_stale_socket_is_replaced_and_a_live_one_kept(tmp_path: Path, node: Fa
     assert not path.exists()
 
 
+def test_a_process_that_is_just_ending_keeps_the_next_one_from_nothing(
+    tmp_path: Path, node: FakeNode
+) -> None:
+    """The kernel closes its files one by one: the lock may be free while the socket still answers."""
+    path = tmp_path / "r0.sock"
+    ending = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    ending.bind(str(path))
+    ending.listen()
+    closing = threading.Timer(0.3, ending.close)
+    closing.start()
+    server = ControlServer(node, path)
+    server.start()
+    closing.join()
+    server.stop()
+
+
 def test_long_paths(tmp_path: Path, node: FakeNode) -> None:
     folder = tmp_path / ("x" * 200)
     folder.mkdir()

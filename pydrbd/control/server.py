@@ -27,6 +27,8 @@ from pydrbd.errors import ControlError, PydrbdError
 MAX_CLIENTS = 32
 #: Seconds a client may take for a whole request, or to take a reply.
 IDLE = 30.0
+#: Seconds in which a process that is just ending may still answer: its lock is released before all else is.
+ENDING = 3.0
 #: Seconds that one client too many may take of the acceptor's time, which others wait for.
 REFUSAL = 0.05
 
@@ -116,16 +118,24 @@ class ControlServer:
                 thread.join(timeout / (len(clients) + 1))
 
     def _remove_stale(self) -> None:
-        if not self._path.is_socket():
-            return
+        """Take away the file that an ended process has left. ControlError: another one answers on it."""
+        deadline = time.monotonic() + ENDING
+        while self._path.is_socket():
+            if not self._answers():
+                self._path.unlink(missing_ok=True)
+                return
+            if time.monotonic() > deadline:
+                raise ControlError(f"another process already answers on the control socket {self._path}")
+            time.sleep(0.02)
+
+    def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, address_of(self._path) as address:
             probe.settimeout(2.0)
             try:
                 probe.connect(address)
             except (ConnectionRefusedError, FileNotFoundError):
-                self._path.unlink(missing_ok=True)
-                return
-        raise ControlError(f"another process already answers on the control socket {self._path}")
+                return False
+        return True
 
     def _accept(self) -> None:
         assert self._listener is not None
