@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydrbd.sim import peek
 from pydrbd.sim.clock import Violation
 from pydrbd.sim.disk import BLOCK
 from pydrbd.sim.history import ZERO, Branch, Write, values_of
 from pydrbd.units import SECTOR
+from pydrbd.vocabulary import Disk
 
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
@@ -80,7 +82,7 @@ class PowerChecks:
         """What the node had not flushed may be gone."""
         other = next(n for n in self.stale if n != name)
         if not self.behind[name]:
-            if not self.stale[other]:
+            if not self.stale[other] and not self._calls_itself_worse(other):
                 self.stale[name] = True
             else:
                 # Nobody has all that was acknowledged: what was flushed is what counts from here on.
@@ -91,6 +93,12 @@ class PowerChecks:
                     self.branch[other].widen()
                     self.stale[other] = False
         self.covered_after_loss()
+
+    def _calls_itself_worse(self, name: str) -> bool:
+        """The node has a disk that it gives nobody, though nothing is missing on it: writes were failed with
+        it, and it has come back since. So the other one's is the only good copy."""
+        engine = self.world.nodes[name].engine
+        return engine is not None and peek.state(engine, 0).disk in (Disk.OUTDATED, Disk.INCONSISTENT)
 
     def becomes_target(self, name: str, *, failed: bool) -> None:
         """The disk is Inconsistent now. DRBD 8.4 makes a crashed Primary the source, whatever its machine
