@@ -70,6 +70,8 @@ def engine_options(view: ResourceView) -> EngineOptions:
                 c_max_rate=volume.peer_device_options.c_max_rate * 1024,
                 c_plan_ahead=volume.peer_device_options.c_plan_ahead,
                 resync_rate=volume.peer_device_options.resync_rate * 1024,
+                c_fill_target=volume.peer_device_options.c_fill_target * SECTOR,
+                c_delay_target=volume.peer_device_options.c_delay_target / 10,
                 c_min_rate=_min_rate(volume.peer_device_options),
                 discard_zeroes_if_aligned=volume.disk_options.discard_zeroes_if_aligned,
                 read_balancing=volume.disk_options.read_balancing,

@@ -54,8 +54,6 @@ REFUSED: Mapping[tuple[str, str], str] = {
 WITHOUT_EFFECT: Mapping[tuple[str, str], str] = {
     ("net", "tcp-cork"): "packets that are ready together are sent together",
     ("disk", "rs-discard-granularity"): "a range of zeroes is always discarded on the target, not copied",
-    ("disk", "c-delay-target"): "c-max-rate and max-buffers limit a resync",
-    ("disk", "c-fill-target"): "c-max-rate and max-buffers limit a resync",
     **dict.fromkeys(
         (
             *(("global", "usage-count"), ("global", "disable-ip-verification"), ("global", "minor-count")),

@@ -25,6 +25,10 @@ class VolumeOptions:
     c_max_rate: int = 102400 * 1024
     c_plan_ahead: int = 20
     resync_rate: int = 250 * 1024
+    #: What the target of a resync wants on its way, with c_plan_ahead (tenths of a second) above 0: so many
+    #: bytes, or if 0 what arrives in so many seconds (in_flight.py).
+    c_fill_target: int = 100 * 512
+    c_delay_target: float = 1.0
     #: While applications use the disk; 0: a resync takes no notice of them.
     c_min_rate: int = 0
     discard_zeroes_if_aligned: bool = True

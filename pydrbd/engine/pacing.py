@@ -1,6 +1,7 @@
 """At what pace the target of a resync, or who verifies, asks for blocks, when the rate is limited.
 
-Floor: engine. Neighbours: resync and verify (ask), runtime/pacer.py (looks often). The clock goes in steps,
+Floor: engine. Neighbours: resync and verify (ask), in_flight (how much of a resync is on the way at a time),
+runtime/pacer.py (looks often). The clock goes in steps,
 as long as whoever calls makes them: between two ticks `look` makes them short, so that a client's write
 meets one request and not those of a tenth of a second.
 """
@@ -22,6 +23,8 @@ REQUEST_SECONDS = 0.002
 SMALLEST_REQUEST = 32 << 10
 #: The shortest time between two looks, and the longest step of the clock that counts.
 LOOK_SECONDS, _LONGEST_STEP = 0.002, 0.1
+#: Between two looks where the rate has no limit, and how much is in flight has one.
+_LOOK_WITHOUT_RATE = 0.01
 
 
 class Pace:
@@ -53,19 +56,24 @@ class Pace:
             self.tokens = min(burst, self.tokens + self.rate * step)
             self._at = now
 
+    @property
+    def pause(self) -> float:
+        """In how many seconds something may be asked for again."""
+        return max(LOOK_SECONDS, -self.tokens / self.rate) if self.rate else _LOOK_WITHOUT_RATE
+
 
 def is_wanted(engine: Engine) -> bool:
-    """Does a resync or verify keep a rate, so that `look` between the ticks makes it even?"""
+    """Does a resync or verify keep a limit, so that `look` between the ticks makes it even?"""
     return any(work.keeps_rate for volume in engine.volumes.values() for work in volume.paced)
 
 
 def look(engine: Engine, now: float) -> float:
-    """Ask for what is due. In how many seconds to look again (0: no rate is kept here)."""
+    """Ask for what is due. In how many seconds to look again (0: no limit is kept here)."""
     engine.now = now
     pauses = []
     for volume in engine.volumes.values():
         for work in volume.paced:
             if work.keeps_rate:
                 work.pump()
-                pauses.append(max(LOOK_SECONDS, -work.pace.tokens / work.pace.rate))
+                pauses.append(work.pace.pause)
     return min(pauses, default=0.0)

@@ -68,8 +68,8 @@ def send_sync_param(session: Session, volume: Volume) -> None:
         session.verify_alg,
         session.csums_alg,
         o.c_plan_ahead,
-        10,
-        100,
+        round(o.c_delay_target * 10),
+        o.c_fill_target // SECTOR,
         o.c_max_rate // KIB,
     )
     session.send(packets.SyncParam(*rates, volume.number))

@@ -2,8 +2,9 @@
 
 Floor: engine. Neighbours: volume, ranges, connection.py (starts it, ends it), bitmap.
 
-The target asks for runs of set bits in ascending order, at most `max_buffers` bytes at a time and at
-the configured rate; the source reads and answers; the target writes, both clear the bits.
+The target asks for runs of set bits in ascending order, at most `max_buffers` bytes at a time, at the
+configured rate and with as much in flight as in_flight.py wants; the source reads and answers; the target
+writes, both clear the bits.
 Order against application writes (DESIGN 4.6):
 - on the source a resync read waits for the local part of earlier writes, and later writes wait until
   its answer is queued; so the data socket carries block versions in their order;
@@ -20,6 +21,7 @@ from pydrbd.engine import checksums
 from pydrbd.engine.answers import Answers
 from pydrbd.engine.courtesy import Courtesy
 from pydrbd.engine.generations import masked
+from pydrbd.engine.in_flight import InFlight
 from pydrbd.engine.orders import IoFailed, ReadBlocks, Script, Ticket, WriteBlocks, ZeroBlocks
 from pydrbd.engine.pacing import Pace
 from pydrbd.engine.pressure import MAX_RESYNC_REQUESTS
@@ -64,6 +66,7 @@ class Resync:
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
         self.pace = Pace(volume.options)
+        self.in_flight = InFlight(volume.options)
         self.courtesy = Courtesy(volume)
         #: Target: a resync left blocks behind, and what the peer wrote since is marked in its bitmap only.
         self.bits_elsewhere = False
@@ -127,6 +130,7 @@ class Resync:
         self.mark_left = self.total_bits * BIT_BYTES
         self.next_mark = (now, self.mark_left)
         self.pace.begin(now)
+        self.in_flight.begin(now)
 
     def tick(self) -> None:
         """About every 100 ms."""
@@ -196,6 +200,7 @@ class Resync:
             engine.spawn(f"resync end {volume.number}", finish_target(volume))
             return
         self.pace.refill(engine.now)
+        self.in_flight.look(engine.now)
         while self._may_ask():
             piece = self._next_piece()
             if piece is None:
@@ -205,19 +210,21 @@ class Resync:
     def _may_ask(self) -> bool:
         full = self.bytes_requested >= self.volume.engine.options.max_buffers
         allowed = self.pace.tokens > 0 and self.courtesy.may_pass()
+        allowed = allowed and self.in_flight.may_ask(self.bytes_requested)
         return allowed and not full and len(self.requested) < MAX_RESYNC_REQUESTS
 
     @property
     def keeps_rate(self) -> bool:
-        """Target: blocks are asked for at a limited rate."""
+        """Target: blocks are asked for at a limited rate, or only so many at a time as arrive well."""
         target = self.active and not self.ending and self.volume.state.conn == Conn.SYNC_TARGET
-        return target and bool(self.pace.rate)
+        return target and (bool(self.pace.rate) or self.in_flight.limited)
 
     def _next_piece(self) -> tuple[int, int] | None:
         """(offset, length) of the next run of set bits that nobody works on, round and round."""
         volume = self.volume
         bitmap = volume.bitmap
-        most = min(self.courtesy.most(self.pace.request_bytes), volume.engine.options.max_buffers)
+        most = self.in_flight.most(self.courtesy.most(self.pace.request_bytes))
+        most = min(most, volume.engine.options.max_buffers)
         if self.by_checksums:
             most = min(most, checksums.REQUEST_BYTES)
         for _attempt in range(2):
@@ -345,6 +352,7 @@ class Resync:
     def settled(self, offset: int) -> None:
         end, ticket = self.requested.pop(offset)
         self.bytes_requested -= end - offset
+        self.in_flight.came(end - offset)
         self.unanswered.discard(offset)
         ticket.resolve()
         self.pump()

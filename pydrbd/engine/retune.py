@@ -45,5 +45,6 @@ def take_options(engine: Engine, options: EngineOptions, *, told: bool = False) 
         pace = Pace(volume.options)
         pace.begin(engine.now)
         volume.resync.pace = pace
+        volume.resync.in_flight.take(volume.options)
     engine.suspension.judge_again()
     return True

@@ -19,6 +19,7 @@ from pydrbd.engine.retune import take_options
 from pydrbd.errors import PydrbdError
 from pydrbd.sim import peek
 from pydrbd.sim.clock import Process, Violation
+from pydrbd.sim.options_draw import draw_in_flight
 from pydrbd.sim.steps import STEP, Steps
 from pydrbd.vocabulary import Conn
 
@@ -106,7 +107,9 @@ class MarkActions(Steps):
         old = node.engine.options
         rng = self.rng
         volume = replace(
-            old.volumes[0], c_max_rate=rng.choice((0, old.volumes[0].c_max_rate + self.world.profile.size))
+            old.volumes[0],
+            c_max_rate=rng.choice((0, old.volumes[0].c_max_rate + self.world.profile.size)),
+            **draw_in_flight(rng.randrange(1 << 30), self.world.profile.size),  # type: ignore[arg-type]
         )
         changes = {
             "max_epoch_size": rng.choice((1, 2, 3, 20, 2048)),

@@ -64,6 +64,15 @@ def with_policies(
     }
 
 
+def draw_in_flight(seed: int, size: int) -> dict[str, float]:
+    """c_fill_target and c_delay_target; a full resync of `size` bytes still ends in time, however slow the
+    network is."""
+    rng = random.Random(f"in flight {seed}")
+    fill = rng.choice((0, 4 * KIB, 50 * KIB, 1 * MIB))
+    delays = (0.1, 1.0, 10.0) if size <= 16 * MIB else (1.0, 10.0)
+    return {"c_fill_target": max(fill, size // 256) if fill else 0, "c_delay_target": rng.choice(delays)}
+
+
 def _volume(rng: random.Random, plain: VolumeOptions, size: int) -> VolumeOptions:
     return replace(
         plain,

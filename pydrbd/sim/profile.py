@@ -23,7 +23,7 @@ from pydrbd.sim.marks import MARK_ACTIONS, draw_marks
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
 from pydrbd.sim.network import NetProfile
 from pydrbd.sim.no_data import NO_DATA_ACTIONS, draw_no_data
-from pydrbd.sim.options_draw import draw_options, draw_policies
+from pydrbd.sim.options_draw import draw_in_flight, draw_options, draw_policies
 from pydrbd.sim.orderly import ORDERLY_ACTIONS, draw_orderly
 from pydrbd.sim.protocol_update import UPDATE_ACTIONS, draw_update
 from pydrbd.sim.read_balance import with_read_balancing
@@ -198,6 +198,7 @@ def _plain(seed: int, steps: int | None) -> Profile:
         c_max_rate=rng.choice((0, max(100 * MIB, size))),
         c_plan_ahead=rng.choice((0, 20)),
         resync_rate=rng.choice((max(1 * MIB, size // 4), 20 * MIB + size)),
+        **draw_in_flight(seed, size),  # type: ignore[arg-type]
     )
     common = {
         "resource": "r0",
