@@ -5,12 +5,24 @@ Neighbours: test_engine_pings.py (acks before the end), test_engine_losses.py (t
 
 from __future__ import annotations
 
+import pytest
+
 from pydrbd.engine import marks
 from pydrbd.engine.options import VolumeOptions
 from pydrbd.engine.orders import IoFailed, Order, ReadBlocks, WriteBlocks, WriteMeta
 from pydrbd.errors import StateRefused
 from pydrbd.vocabulary import Conn, Disk, OnIoError, Refusal
-from pydrbd.wire.packets import Bitmap, Channel, CompressedBitmap, Packet, Ping, RsDataReply, State, Uuids
+from pydrbd.wire.packets import (
+    Bitmap,
+    Channel,
+    CompressedBitmap,
+    Packet,
+    Ping,
+    RsDataReply,
+    RsWriteAck,
+    State,
+    Uuids,
+)
 from tests.support.engine_bench import Bench, Pair, connect, current, good_disk, pair_of
 
 BLOCK = b"\x5a" * 4096
@@ -217,3 +229,54 @@ def test_a_target_is_not_promoted_before_it_knows_of_the_resync_that_follows() -
     pair.pass_time(3)
     in_sync(pair)
     assert pair.run(two, two.engine.promote()) is None
+
+
+def test_a_full_sync_that_is_asked_for_while_the_target_still_writes_its_end_down_waits_for_that() -> None:
+    """The source has not heard of the end, and would refuse (-8)."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    two.hold = lambda order: two.volume.state.conn == Conn.CONNECTED and isinstance(order, WriteMeta)
+    assert pair.run(one, one.engine.invalidate_remote(0)) is None
+    pair.pass_time(2)
+    assert pair.conns() == (Conn.SYNC_SOURCE, Conn.CONNECTED)
+    assert two.volume.state.disk == Disk.UP_TO_DATE
+    two.start("run", two.engine.invalidate(0))
+    pair.pass_time(0.2)
+    assert "run" not in two.results
+    two.hold = lambda _order: False
+    two.release()
+    assert pair.end_of_run(two, 3.0) is None
+    pair.pass_time(3)
+    in_sync(pair)
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_a_full_sync_may_follow_at_once_where_the_lane_has_cleared_the_last_bit(name: str) -> None:
+    """The source's engine is not told of it before the next tick."""
+    pair = pair_of(good_disk(), good_disk())
+    connect(pair)
+    one, two = pair.one, pair.two
+    last: list[Packet] = []
+
+    def hold(bench: Bench, packet: Packet) -> list[Packet]:
+        if bench is two and isinstance(packet, RsWriteAck) and packet.sector == 0:
+            last.append(packet)
+            return []
+        return [packet]
+
+    pair.filter = hold
+    assert pair.run(one, one.engine.invalidate_remote(0)) is None
+    pair.pass_time(2)
+    assert pair.conns() == (Conn.SYNC_SOURCE, Conn.CONNECTED)
+    bits = one.volume.bitmap
+    assert bits.count > 0
+    bits.clear(0, bits.bits)
+    bench = one if name == "alpha" else two
+    script = one.engine.invalidate_remote(0) if bench is one else two.engine.invalidate(0)
+    pair.filter = lambda _bench, packet: [packet]
+    bench.start("run", script)
+    pair.settle()
+    assert bench.results["run"] is None
+    pair.pass_time(3)
+    in_sync(pair)

@@ -113,10 +113,8 @@ def _promote(engine: Engine, force: bool, auto: bool, unfenced: bool = False) ->
             change["disk"] = Disk.UP_TO_DATE  # type: ignore[assignment]
         _check(engine, volume, lambda s, c=change: replace(s, **c))  # type: ignore[misc]
         if not force and exposure.is_peer_older(volume):
-            detail = (
-                f"volume {volume.number}: the peer's data are older than the disk that this node let go of"
-            )
-            _refuse(engine, Refusal.NO_UP_TO_DATE_DISK, f"{detail}. Attach it first.")
+            older = "the peer's data are older than the disk that this node let go of"
+            _refuse(engine, Refusal.NO_UP_TO_DATE_DISK, f"volume {volume.number}: {older}. Attach it first.")
     try:
         yield from _agree_on_promotion(engine, forced, unfenced)
     except StateRefused:
@@ -364,6 +362,7 @@ def _full_sync(engine: Engine, volume: Volume, conn: Conn) -> Script[None]:
         yield from sync.settle_full_sync(volume)
         refuse_failed(engine, volume)
         return
+    yield from sync.end_known(volume)
     _refuse(engine, sync_start_refusal(volume.state, conn))
     session = engine.session
     # Before the peer is asked: its SYNC_UUID may follow its answer at once.
@@ -387,6 +386,7 @@ def verify(engine: Engine, volume: Volume, start: int | None = None, stop: int =
 
 
 def _verify(engine: Engine, volume: Volume, start: int | None, stop: int) -> Script[None]:
+    yield from sync.end_known(volume)
     session = engine.session
     algorithm = session.verify_alg if session is not None else engine.options.verify_alg
     _refuse(engine, verify_refusal(volume.state, algorithm))

@@ -362,6 +362,7 @@ def _answer_later(session: Session, packet: packets.StateChangeRequest) -> Scrip
 
 
 def _judge(session: Session, volume: Volume, packet: packets.StateChangeRequest) -> int:
+    session.engine.source_may_end(volume)  # the lane may have cleared the last bit
     engine, old = session.engine, volume.state
     if session.change is not None and session.resolve_conflicts:
         return Refusal.CONCURRENT_ST_CHG.value

@@ -68,6 +68,8 @@ class Resync:
         self.pace = Pace(volume.options)
         self.in_flight = InFlight(volume.options)
         self.courtesy = Courtesy(volume)
+        #: Target: resolves when the peer has been told of the end of the last resync.
+        self.telling: Ticket | None = None
         #: Target: a resync left blocks behind, and what the peer wrote since is marked in its bitmap only.
         self.bits_elsewhere = False
         #: Target: start -> (end, ticket) of ranges that are asked for and not yet written.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pydrbd.engine import causes, checksums, generations, handler_calls, split_brain
 from pydrbd.engine.causes import Cause
 from pydrbd.engine.generations import CacheLoss, Side, Verdict
-from pydrbd.engine.orders import Await, Script
+from pydrbd.engine.orders import Await, Script, Ticket
 from pydrbd.format.gi import Generation
 from pydrbd.units import BIT_BYTES, KIB
 from pydrbd.vocabulary import Conn, Disk, Role
@@ -393,13 +393,15 @@ def finish_target(volume: Volume) -> Script[None]:
     saved = checksums.summary(volume.resync)
     volume.resync.reset()
     volume.touch()
+    telling = volume.resync.telling = Ticket()
     engine.set_state(volume, cause=_DONE, conn=Conn.CONNECTED, disk=Disk.UP_TO_DATE)
-    if (yield from volume.persist()) is not None:
-        return
-    engine.log("info", f"volume {volume.number}: resync done (target){saved}")
-    handler_calls.after_target(volume)
-    if engine.session is session:
-        engine.send_state(volume)
+    failure = yield from volume.persist()
+    if failure is None:
+        engine.log("info", f"volume {volume.number}: resync done (target){saved}")
+        handler_calls.after_target(volume)
+        if engine.session is session:
+            engine.send_state(volume)
+    telling.resolve()
 
 
 def finish_source(volume: Volume) -> None:
@@ -414,6 +416,14 @@ def finish_source(volume: Volume) -> None:
     engine.set_state(volume, cause=_DONE, conn=Conn.CONNECTED, pdsk=Disk.UP_TO_DATE)
     engine.log("info", f"volume {volume.number}: resync done (source)")
     engine.spawn(f"resync end {volume.number}", persist_all(volume))
+
+
+def end_known(volume: Volume) -> Script[None]:
+    """Go on when both nodes know of the end that a resync has come to; until then they refuse another one.
+    The lane may have cleared the source's last bit, and a target tells when it has its end durably."""
+    volume.engine.source_may_end(volume)
+    if volume.resync.telling is not None:
+        yield Await(volume.resync.telling)
 
 
 def persist_all(volume: Volume) -> Script[None]:
