@@ -78,6 +78,20 @@ def drain(sock: socket.socket) -> bytes:
     return got
 
 
+def answer(path: Path, request: bytes) -> bytes:
+    """What these bytes are answered with. The server forgets a client when its thread sees that it has gone,
+    so on a busy machine those before may still hold all the places: then once more."""
+    deadline = time.monotonic() + 20
+    while True:
+        with raw(path) as sock:
+            sock.sendall(request)
+            sock.shutdown(socket.SHUT_WR)
+            got = drain(sock)
+        if b"control connections are open" not in got or time.monotonic() > deadline:
+            return got
+        time.sleep(0.01)
+
+
 def test_values_go_there_and_back(path: Path) -> None:
     args: dict[str, Any] = {
         "volume": 0,
@@ -228,11 +242,8 @@ def test_many_mutated_requests(path: Path) -> None:
         changed = bytearray(whole)
         for _ in range(random_bytes.randint(1, 6)):
             changed[random_bytes.randrange(len(changed))] = random_bytes.randrange(256)
-        with raw(path) as sock:
-            sock.sendall(bytes(changed))
-            sock.shutdown(socket.SHUT_WR)
-            assert drain(sock)
-    assert Client(path).call("echo", x=1) == {"x": 1}
+        assert answer(path, bytes(changed))
+    assert b"\xa1x\x01" in answer(path, pack({"verb": "echo", "args": {"x": 1}}))
 
 
 @given(st.binary(max_size=200))
