@@ -166,8 +166,8 @@ def test_a_shorter_plan_follows_sooner() -> None:
     for plan in (5, 20, 100):
         one = Target(Link(20 * MIB), options(c_plan_ahead=plan))
         one.run(15)
-        one.link.rate = 1 * MIB
-        one.run(1.5)
+        one.link.rate = 10 * MIB
+        one.run(0.4)
         wanted[plan] = one.wants.wanted
     assert wanted[5] < wanted[20] < wanted[100]
 

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 TURN = 0.1
 #: Wanted in flight at the least under c-delay-target, in bytes.
 LEAST = SMALLEST_REQUEST
-#: What is wanted is so many requests at the least, and each is short enough to arrive in so many seconds,
-#: unless it were smaller than SMALLEST_REQUEST then.
-_REQUESTS, _REQUEST_SECONDS = 4, 0.01
+#: So many requests arrive in a turn, unless they were smaller than SMALLEST_REQUEST then. More of them would
+#: hold a slow processor up, whose work is by the request.
+_REQUESTS = 4
 #: Steps of the clock shorter than this are put together (seconds).
 _SHORTEST_STEP = 0.01
 #: The mean has followed a change by all but e**-4 after c-plan-ahead.
@@ -90,9 +90,8 @@ class InFlight:
         """Bytes of one request, of `length` without a limit; whole blocks, if `length` is."""
         if not self.limited:
             return length
-        share = min(self.wanted // _REQUESTS, int(self.arriving * _REQUEST_SECONDS))
-        least = min(self.wanted, SMALLEST_REQUEST)
-        return min(length, max(BIT_BYTES, max(share, least) // BIT_BYTES * BIT_BYTES))
+        share = max(int(self.arriving * TURN / _REQUESTS), min(self.wanted, SMALLEST_REQUEST))
+        return min(length, max(BIT_BYTES, share // BIT_BYTES * BIT_BYTES))
 
     def may_ask(self, in_flight: int) -> bool:
         """May one request more be made beside what is in flight?"""
