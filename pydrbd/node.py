@@ -97,7 +97,7 @@ class Node:
         self._quit = quit_process
         self.engine = Engine(engine_options(view), secrets.token_bytes)
         self.log = LogWriter(view.name, path=self.paths.log_file)
-        self.disks = Disks(disk_specs(view))
+        self.disks = Disks(disk_specs(view), self.log.put)
         self.workers = Workers()
         self.driver = Driver(self.engine, self.disks, self.workers, self.log)
         self.driver.lane = NativeLane.make(self.engine, self.driver.mutex, self.disks)

@@ -76,6 +76,7 @@ def engine_options(view: ResourceView) -> EngineOptions:
                 discard_zeroes_if_aligned=volume.disk_options.discard_zeroes_if_aligned,
                 read_balancing=volume.disk_options.read_balancing,
                 on_io_error=OnIoError(volume.disk_options.on_io_error),
+                disk_timeout=volume.disk_options.disk_timeout / 10,
             )
             for number, volume in view.volumes.items()
         },
@@ -119,5 +120,6 @@ def disk_specs(view: ResourceView) -> dict[int, DiskSpec]:
         meta = volume.meta_disk
         index = meta.index if meta.kind is MetaDiskKind.INDEXED and meta.index is not None else 0
         direct = volume.disk_options.backing_io == "direct"
-        specs[number] = DiskSpec(volume.disk, meta.kind.value, meta.path, index, direct)
+        timeout = volume.disk_options.disk_timeout / 10
+        specs[number] = DiskSpec(volume.disk, meta.kind.value, meta.path, index, direct, timeout)
     return specs

@@ -163,7 +163,7 @@ def test_adjust_brings_back_what_is_missing(pair: CliPair) -> None:
 
 def test_every_option_that_works_has_its_way() -> None:
     """Or is known to need a new process; so a new option is not forgotten here."""
-    restart = {"al-extents", "al-updates", "backing-io"}
+    restart = {"al-extents", "al-updates", "backing-io", "disk-timeout"}
     groups: dict[str, type[OptionGroup]] = {
         "net": NetOptions,
         "disk": DiskOptions,

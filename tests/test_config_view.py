@@ -230,8 +230,8 @@ def test_a_quoted_value_cannot_steer_a_terminal() -> None:
 def test_the_options_that_pydrbd_implements() -> None:
     names = {f"{s.section}/{s.name}" for s in _rows(implemented=True)}
     refused = {f"{s.section}/{s.name}" for s in _rows(implemented=False)}
-    assert {"net/protocol", "net/shared-secret", "disk/resync-rate", "options/auto-promote"} <= names
-    assert {"net/allow-remote-read", "disk/disk-timeout", "handlers/quorum-lost"} <= refused
+    assert {"net/protocol", "disk/disk-timeout", "disk/resync-rate", "options/auto-promote"} <= names
+    assert {"net/allow-remote-read", "disk/disk-barrier", "handlers/quorum-lost"} <= refused
     assert unimplemented(_view("net { verify-alg crc32c; cram-hmac-alg sha1; }")) == []
     # crc32c is no hash for a secret.
     assert unimplemented(_view("net { cram-hmac-alg crc32c; }")) == ["net/cram-hmac-alg crc32c"]

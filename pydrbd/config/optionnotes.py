@@ -29,10 +29,6 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("disk", "disk-flushes"): _FLUSHED,
     ("disk", "disk-drain"): "writes would be reordered across flushes",
     ("disk", "md-flushes"): "the metadata would not survive a loss of power; pydrbd always flushes",
-    (
-        "disk",
-        "disk-timeout",
-    ): "not implemented yet: a request that hangs holds the thread that carries it out",
     ("disk", "read-balancing"): "when-congested-remote asks for a sign that the kernel gives no more",
     ("disk", "disable-write-same"): "pydrbd never sends WRITE SAME",
     ("disk", "bitmap"): _NINE,

@@ -179,7 +179,7 @@ class DiskOptions(OptionGroup):
     disk_flushes: bool = _flag(True)
     disk_drain: bool = _flag(True)
     md_flushes: bool = _flag(True)
-    disk_timeout: int = _number(0, 0, 6000, _TENTHS)
+    disk_timeout: int = _number(0, 0, 6000, _TENTHS, works=ANY)
     read_balancing: str = _choice(
         "prefer-local prefer-remote round-robin least-pending when-congested-remote 32K-striping "
         "64K-striping 128K-striping 256K-striping 512K-striping 1M-striping",

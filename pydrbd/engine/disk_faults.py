@@ -9,6 +9,8 @@ aftermath (the peer's side of it).
   peer has good data; reads then come from there. The last good copy stays what it is: the client gets
   the error, for these blocks alone. Failed flushes and metadata detach here too: after them the
   disk can promise nothing.
+- An order that is given up (disk-timeout) detaches whatever on-io-error says: what it asked for may happen
+  yet, so the disk is not to be used before that is over (overdue), and pass_on would go on using it.
 
 What a failed disk of a Primary lacks is acknowledged only when it cannot be taken for good any more:
 see takeover.
@@ -22,6 +24,7 @@ from pydrbd.engine import causes, disk_admin, exposure, takeover
 from pydrbd.engine.orders import (
     DiskOrder,
     IoFailed,
+    IoTimedOut,
     ReadBlocks,
     RunHandler,
     Script,
@@ -40,7 +43,12 @@ def order_failed(engine: Engine, volume: Volume, order: DiskOrder, failure: IoFa
     if volume.state.disk <= Disk.FAILED or volume.layout is None:
         return
     policy = volume.options.on_io_error
-    if policy is OnIoError.PASS_ON and isinstance(order, ReadBlocks | WriteBlocks | ZeroBlocks):
+    timed_out = isinstance(failure, IoTimedOut)
+    if (
+        policy is OnIoError.PASS_ON
+        and not timed_out
+        and isinstance(order, ReadBlocks | WriteBlocks | ZeroBlocks)
+    ):
         _pass_on(engine, volume, order, failure)
         return
     engine.log("error", f"volume {volume.number}: local I/O error: {failure.text}; detaching")

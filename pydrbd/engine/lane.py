@@ -111,7 +111,8 @@ class Lane:
         mode = self._permitted()
         state = volume.state
         good = state.role == Role.PRIMARY and state.disk == Disk.UP_TO_DATE and not state.suspended
-        reads = good and volume.options.read_balancing == PREFER_LOCAL and not conflicts.falls_behind(volume)
+        local = volume.options.read_balancing == PREFER_LOCAL and not volume.options.disk_timeout
+        reads = good and local and not conflicts.falls_behind(volume)
         if reads is not self._reads:
             self._reads = reads
             table.serve_reads(reads, volume.size)
@@ -174,6 +175,8 @@ class Lane:
             return CLOSED
         if volume.minting is not None or volume.takeover is not None or volume.layout is None:
             return CLOSED
+        if volume.options.disk_timeout:
+            return CLOSED  # its orders are given up by nobody
         if state.role == Role.PRIMARY and MdFlag.PRIMARY not in volume.flags_durable:
             return CLOSED  # see Volume.crash_would_tell
         if engine.options.data_integrity_alg or session.agreed.peer_integrity:

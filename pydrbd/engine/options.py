@@ -35,6 +35,8 @@ class VolumeOptions:
     #: One of read_balance.POLICIES.
     read_balancing: str = "prefer-local"
     on_io_error: OnIoError = OnIoError.DETACH
+    #: How long an order on the disk may take before the disk counts as failed (0: any time).
+    disk_timeout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

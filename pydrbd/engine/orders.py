@@ -42,6 +42,11 @@ class IoFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class IoTimedOut(IoFailed):
+    """A disk order was given up after disk-timeout, or its disk was: what it asks for may happen yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class NoGoodDisk(IoFailed):
     """A client's request failed for want of a good disk within reach, not for its own blocks."""
 
@@ -67,7 +72,10 @@ class DiskInfo:
 
 @dataclass(frozen=True, slots=True)
 class OpenDisk:
-    """Open and lock the volume's disk and metadata device. Result: DiskInfo | IoFailed."""
+    """Open and lock the volume's disk and metadata device. Result: DiskInfo | IoFailed.
+
+    Never while an order of an earlier opening may still be carried out (overdue).
+    """
 
     volume: int
 

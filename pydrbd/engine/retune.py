@@ -39,9 +39,9 @@ def take_options(engine: Engine, options: EngineOptions, *, told: bool = False) 
     engine.options = replace(options, max_logged=old.max_logged, bitmap_batch=old.bitmap_batch, calm=old.calm)
     for number, volume in engine.volumes.items():
         # What the disk says of the activity log was written when it was attached.
-        # How large the device may be is for `resize`.
-        kept = {"al_updates": volume.options.al_updates, "size": volume.options.size}
-        volume.options = replace(options.volumes[number], **kept)  # type: ignore[arg-type]
+        # How large the device may be is for `resize`. Who performs orders took its time-out at the start.
+        kept = {name: getattr(volume.options, name) for name in ("al_updates", "size", "disk_timeout")}
+        volume.options = replace(options.volumes[number], **kept)
         pace = Pace(volume.options)
         pace.begin(engine.now)
         volume.resync.pace = pace

@@ -80,8 +80,14 @@ class DirectFile(BlockFile):
 
     extra_flags = os.O_DIRECT
 
-    def __init__(self, path: str, *, slot: Slot | None = None, lock: bool = True) -> None:
-        """Open and lock. OSError naming `backing-io` when direct I/O cannot be done there."""
+    def __init__(
+        self, path: str, *, slot: Slot | None = None, lock: bool = True, pool: BufferPool | None = None
+    ) -> None:
+        """Open and lock. OSError naming `backing-io` when direct I/O cannot be done there.
+
+        `pool`: where its buffers are from (default: those that all disks of the process share).
+        """
+        self._pool = pool or _pool
         try:
             super().__init__(path, slot=slot, lock=lock)
         except OSError as error:
@@ -105,7 +111,7 @@ class DirectFile(BlockFile):
 
     def _read_piece(self, offset: int, length: int) -> bytes:
         skip = offset % self.block
-        with _pool.buffer() as buffer:
+        with self._pool.buffer() as buffer:
             self._fill(buffer, offset - skip, _up(skip + length, self.block), skip + length)
             return bytes(buffer[skip : skip + length])
 
@@ -140,7 +146,7 @@ class DirectFile(BlockFile):
     def _write_piece(self, offset: int, data: memoryview, flags: int) -> None:
         skip = offset % self.block
         start, length = offset - skip, _up(skip + len(data), self.block)
-        with _pool.buffer() as buffer:
+        with self._pool.buffer() as buffer:
             if skip:
                 self._fill(buffer, start, self.block, skip)
             if (skip + len(data)) % self.block and (length > self.block or not skip):

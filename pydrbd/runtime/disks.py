@@ -1,9 +1,11 @@
 """Performs the engine's disk orders on files and block devices, in the calling thread.
 
-Floor: runtime. Neighbours: driver (calls `perform` without the mutex), blockfile (one opened disk).
+Floor: runtime. Neighbours: driver (calls `perform` without the mutex), blockfile (one opened disk),
+deadlines (volumes with disk-timeout, whose orders run on threads of its own).
 Invariants:
 - The result of an order is a value: IoFailed instead of an OSError, never an exception.
-- A descriptor is closed only when no order uses it, so a late write never reaches another file.
+- A descriptor is closed only when no order uses it, so a late write never reaches another file. Not under the
+  lock: closing, too, may take as long as the disk does.
 - Data and metadata have descriptors of their own, also on one device: an error that the kernel
   reports once per descriptor (a lost write-back) is not swallowed by the other's flush.
 """
@@ -15,6 +17,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -36,7 +39,8 @@ from pydrbd.engine.orders import (
 )
 from pydrbd.runtime import disk_sizes
 from pydrbd.runtime.blockfile import BlockFile, Slot
-from pydrbd.runtime.directfile import DirectFile
+from pydrbd.runtime.deadlines import Deadlines
+from pydrbd.runtime.directfile import BufferPool, DirectFile
 from pydrbd.wire.auth import digest
 
 #: Bytes of one slot of an indexed metadata device (drbd.conf: meta-disk DEVICE [INDEX]).
@@ -63,30 +67,43 @@ class DiskSpec:
     index: int = 0
     #: `backing-io direct`: past the page cache, data and metadata.
     direct: bool = False
+    #: `disk-timeout` in seconds; 0: an order may take any time.
+    timeout: float = 0.0
 
     @property
-    def file(self) -> type[BlockFile]:
+    def file(self) -> Callable[..., BlockFile]:
         """What opens its disks."""
-        return DirectFile if self.direct else BlockFile
+        if not self.direct:
+            return BlockFile
+        # A request that hangs keeps its buffer: not one of those that all volumes share.
+        return partial(DirectFile, pool=BufferPool()) if self.timeout else DirectFile
 
 
 class _Volume:
     """An opened volume and how many orders use it right now."""
 
-    __slots__ = ("closing", "data", "idle", "info", "meta", "users")
+    __slots__ = ("closing", "data", "idle", "info", "meta", "shut", "users")
 
     def __init__(self, data: BlockFile, meta: BlockFile, info: DiskInfo, lock: threading.Lock) -> None:
         self.data, self.meta, self.info = data, meta, info
         self.users = 0
-        self.closing = False
+        self.closing = self.shut = False
         self.idle = threading.Condition(lock)
 
 
 class Disks:
     """The backing disks of a resource."""
 
-    def __init__(self, specs: Mapping[int, DiskSpec]) -> None:
+    def __init__(
+        self, specs: Mapping[int, DiskSpec], log: Callable[[str, str], None] = lambda _level, _text: None
+    ) -> None:
+        """`log(level, text)` hears of orders that are given up (disk-timeout), and of their end."""
         self._specs = dict(specs)
+        self._deadlines = {
+            number: Deadlines(number, spec.timeout, self._carry_out, log)
+            for number, spec in self._specs.items()
+            if spec.timeout
+        }
         self._lock = threading.Lock()
         self._volumes: dict[int, _Volume] = {}
         self._perform: dict[type, Callable[[_Volume, Any], Any]] = {
@@ -102,7 +119,13 @@ class Disks:
         }
 
     def perform(self, order: Order) -> Any:
-        """The order's result as orders.py describes it. May block as long as the disk does."""
+        """The order's result as orders.py describes it. Blocks as long as the disk does, or disk-timeout."""
+        if self._deadlines and (timed := self._deadlines.get(cast(Any, order).volume)) is not None:
+            return timed.perform(order)
+        return self._carry_out(order)
+
+    def _carry_out(self, order: Order) -> Any:
+        """The same in the calling thread, however long it takes."""
         action = self._perform.get(type(order))
         if action is None:
             return self._open_or_close(order)
@@ -119,21 +142,24 @@ class Disks:
         finally:
             with self._lock:
                 volume.users -= 1
-                if volume.closing and not volume.users:
-                    _close(volume)
+                last = volume.closing and not volume.users
+            if last:
+                self._shut(volume)
 
     def buffered(self, number: int) -> BlockFile | None:
-        """The volume's data, if it is open and its I/O is buffered."""
+        """The volume's data, if it is open, its I/O is buffered, and has no time-out."""
         with self._lock:
             volume = self._volumes.get(number)
             if volume is None or volume.closing or type(volume.data) is not BlockFile:
                 return None
+            if number in self._deadlines:
+                return None  # nobody would give up what is done with it
             return volume.data
 
     def close(self) -> None:
         """Close all disks (at the end of the process)."""
         for number in list(self._volumes):
-            self._close(number)
+            self.perform(CloseDisk(number))
 
     # --- open and close ------------------------------------------------------------------------
     def _open_or_close(self, order: Order) -> DiskInfo | IoFailed | None:
@@ -178,11 +204,20 @@ class Disks:
             if volume is None:
                 return
             volume.closing = True
-            if not volume.users:
-                _close(volume)
+            if volume.users:
+                # The last user closes it; waiting makes a following attach find the lock free.
+                if number not in self._deadlines:
+                    volume.idle.wait_for(lambda: volume.shut, CLOSE_SECONDS)
+                # Else it was given up, and no attach is let in before it has ended.
                 return
-            # The last user closes it; waiting makes a following attach find the lock free.
-            volume.idle.wait_for(lambda: not volume.users, CLOSE_SECONDS)
+        self._shut(volume)
+
+    def _shut(self, volume: _Volume) -> None:
+        volume.data.close()
+        volume.meta.close()
+        with self._lock:
+            volume.shut = True
+            volume.idle.notify_all()
 
 
 def boot_identifier() -> bytes:
@@ -241,12 +276,6 @@ def _measure(volume: _Volume, _order: MeasureDisk) -> DiskInfo:
 
 def _note_size(volume: _Volume, order: NoteSize) -> None:
     disk_sizes.note(volume.data.path, order.device_bytes, order.device_uuid)
-
-
-def _close(volume: _Volume) -> None:
-    volume.data.close()
-    volume.meta.close()
-    volume.idle.notify_all()
 
 
 def _text(error: OSError) -> str:

@@ -62,6 +62,8 @@ class SimDisk:
         #: Orders take so many times as long, and none ends before `hung_until`.
         self.slower = 1.0
         self.hung_until = 0.0
+        #: How much longer the next order takes, which must end in time (hook for those that hang).
+        self.hang: Callable[[], float] = lambda: 0.0
         #: A power cut decides over each sector of 512 bytes on its own.
         self.by_sector = False
         #: Counts losses of power.

@@ -4,7 +4,8 @@ Floor: sim. It keeps the contract of engine/orders.py: a script runs only inside
 the mutex), an order is carried out some time later, its result goes back in some time after that,
 and after every entry the outputs are drained. Since every order takes a random time of its own,
 orders of different scripts happen in every possible order. A crash throws the driver away:
-orders not carried out never happen, those carried out stay.
+orders not carried out never happen, those carried out stay. With disk-timeout an order that takes too long is
+given up, and carried out nevertheless when its time has come.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pydrbd.engine.orders import (
     Ticket,
     WriteMeta,
 )
+from pydrbd.engine.overdue import Overdue
 from pydrbd.errors import PydrbdError
 from pydrbd.sim.clock import Clock, Violation
 from pydrbd.sim.death import Death
@@ -107,6 +109,10 @@ class SimDriver:
         self.outbox: Outbox | None = None
         #: Disk orders that scripts have given and that are not carried out yet.
         self.orders: dict[Task, Order] = {}
+        options = engine.options.volumes
+        #: Orders that must end in time, by volume; what waits for a numbered one of them.
+        self.overdue = {n: Overdue(n, v.disk_timeout) for n, v in options.items() if v.disk_timeout}
+        self._waits_for: dict[tuple[int, int], Task] = {}
         #: Called after every metadata write that was carried out (hook for crashes).
         self.on_meta_write: Callable[[], None] | None = None
         #: The process is stopped until then; what it does takes `slower` times as long.
@@ -190,15 +196,22 @@ class SimDriver:
     def _take(self, task: Task, order: Order) -> None:
         self.running[task] = type(order).__name__
         if not isinstance(order, Await):
+            number = self._begins(task, order)
+            if isinstance(number, IoFailed):
+                self.clock.after(self._delay(), self._step, task, number)
+                return
             self.orders[task] = order
             delay = self._delay()
             if not isinstance(order, MeasureDisk | NoteSize):  # these ask nothing of the disk itself
                 delay = self.disks[order.volume].lag(delay, self.clock.now)
+            if number:
+                delay += self.disks[order.volume].hang()
+                self.clock.after(self.overdue[order.volume].seconds, self._too_late, order.volume, number)
             if isinstance(order, RunHandler) and order.name in self.engine.options.handlers:
                 delay += self.handlers.seconds(order)
             elif isinstance(order, RunHandler) and order.name == "fence-peer":
                 delay += self.handlers.asking()
-            self.clock.after(delay, self._carry_out, task, order)
+            self.clock.after(delay, self._carry_out, task, order, number)
         else:
             ticket = order.ticket
             ticket.waiters.append(lambda: self._wake(task, ticket))
@@ -208,15 +221,62 @@ class SimDriver:
         if self.alive:
             self.clock.after(self._delay() / 10, lambda: self._step(task, ticket.value))
 
-    def _carry_out(self, task: Task, order: Order) -> None:
+    def _begins(self, task: Task, order: Order) -> int | IoFailed:
+        """The number of an order that must end in time (0: of another one), or why it must not begin."""
+        assert not isinstance(order, Await)
+        book = self.overdue.get(order.volume)
+        if book is None or isinstance(order, RunHandler | CloseDisk):
+            return 0
+        number = book.begins(order)
+        if not isinstance(number, IoFailed):
+            self._waits_for[order.volume, number] = task
+        return number
+
+    def _too_late(self, volume: int, number: int) -> None:
+        """The time of an order is over: if it has not ended, it is given up, and all that are under way."""
+        book = self.overdue[volume]
+        if not self.alive or number not in book.under_way or self._waits(self._too_late, volume, number):
+            return
+        failure, given_up = book.give_up(number)
+        self.clock.note(self.name, "gives up", f"{len(given_up)} orders: {failure.text}")
+        for each in given_up:
+            task = self._waits_for.pop((volume, each))
+            self.orders.pop(task, None)
+            self.clock.after(self._delay() / 3, self._step, task, failure)
+
+    def late_orders(self) -> list[Order]:
+        """Those given up and not carried out yet."""
+        return [order for book in self.overdue.values() for order in book.late.values()]
+
+    def end_late_orders(self) -> None:
+        """The disk carries out now what it owes."""
+        for volume, book in self.overdue.items():
+            for number in list(book.late):
+                self._land(volume, number)
+
+    def _land(self, volume: int, number: int) -> None:
+        """An order that was given up is carried out at last, or it fails; nobody hears what came of it."""
+        book = self.overdue[volume]
+        order = book.late.get(number)
+        book.ended(number)
+        if order is not None and not isinstance(order, OpenDisk) and self.rng.random() < 0.9:
+            self.clock.note(self.name, f"{type(order).__name__} lands late", _Brief(order))
+            self.disks[volume].perform(order)
+
+    def _carry_out(self, task: Task, order: Order, number: int) -> None:
+        assert not isinstance(order, Await)
         if not self.alive:
             return
         # In a stopped process, an order that has reached the kernel is carried out, another one waits.
         if self.paused_until > self.clock.now and self.rng.random() < 0.5:
-            self._waits(self._carry_out, task, order)
+            self._waits(self._carry_out, task, order, number)
             return
+        if number:
+            if self._waits_for.pop((order.volume, number), None) is None:
+                self._land(order.volume, number)
+                return
+            self.overdue[order.volume].ended(number)
         self.clock.note(self.name, f"{type(order).__name__} for {task.name}", _Brief(order))
-        assert not isinstance(order, Await)
         self.orders.pop(task, None)
         disk = self.disks[order.volume]
         result: object

@@ -111,6 +111,8 @@ class Node(Host):
         self.crashes += 1
         world.counts["power cuts" if power else "crashes"] += 1
         under_way = list(self.driver.orders.values()) if self.driver.open else []
+        # Its process is gone only when the disk has carried out, or dropped, what it was asked for.
+        under_way += self.driver.late_orders()
         self._end()
         world.network.died(self.name, silent=power or world.clock.rng.random() < 0.3)
         world.cutting_power = True

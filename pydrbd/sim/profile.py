@@ -19,6 +19,7 @@ from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.exchange import EXCHANGE_ACTIONS, draw_exchange
 from pydrbd.sim.fence import FENCE_ACTIONS, STONITH_ACTIONS, draw_fencing
 from pydrbd.sim.handlers import draw_handlers
+from pydrbd.sim.hanging import HANGING_ACTIONS, draw_hanging
 from pydrbd.sim.marks import MARK_ACTIONS, draw_marks
 from pydrbd.sim.net_faults import NET_ACTIONS, NetFaults, draw_net_faults
 from pydrbd.sim.network import NetProfile
@@ -70,6 +71,7 @@ WEIGHTS = {
     **RESIZE_ACTIONS,
     **UPDATE_ACTIONS,
     **TWO_PRIMARIES_ACTIONS,
+    **HANGING_ACTIONS,
 }
 NODES = ("alpha", "beta")
 
@@ -138,10 +140,10 @@ def make_profile(
         # Where a node is fenced there is none.
         drawn, fencing = draw_fencing(seed, drawn)
         actions += fencing
-    drawn = with_congestion(seed, drawn)
+    drawn, hanging = draw_hanging(seed, with_congestion(seed, drawn))
     return replace(
         profile,
-        actions=actions + sizes.actions + resizing.actions + draw_update(seed),
+        actions=actions + sizes.actions + resizing.actions + draw_update(seed) + hanging,
         swarm=True,
         sizes=sizes,
         resizing=resizing,

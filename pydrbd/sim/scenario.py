@@ -19,6 +19,7 @@ from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.disk_faults import DiskActions
 from pydrbd.sim.exchange import ExchangeActions
 from pydrbd.sim.fence import FenceActions
+from pydrbd.sim.hanging import HangingActions
 from pydrbd.sim.marks import MarkActions
 from pydrbd.sim.net_faults import NetActions
 from pydrbd.sim.no_data import NoDataActions
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 #: Virtual seconds within which a pair without faults must be in sync and idle.
 CONVERGE = 150.0
+#: What an attach says that a fault of the disk has ended.
+_DISK_ERRORS = ("simulated I/O error", "disk-timeout")
 
 
 class Scenario(
@@ -55,6 +58,7 @@ class Scenario(
     ResizeActions,
     SizeActions,
     FenceActions,
+    HangingActions,
     SplitBrainActions,
     SuspendActions,
     UpdateActions,
@@ -130,7 +134,7 @@ class Scenario(
         def connect(_result: object, error: PydrbdError | None) -> None:
             # A victim that comes back connected before its disk is refused it again: still to be resolved.
             refused = self.victim is not None and "Split-Brain" in str(error)
-            broken = node.disk.fault is not None or "simulated I/O error" in str(error)
+            broken = node.disk.fault is not None or any(why in str(error) for why in _DISK_ERRORS)
             if "Low.dev. smaller" in str(error) and self._conn(node) >= Conn.CONNECTED:
                 # It was connected first, and has the size of the larger, empty disk of its peer: down and up.
                 node.crash()
@@ -325,6 +329,7 @@ class Scenario(
         self._end_partition(self._partitions)
         self._end_net_faults()
         self._end_disk_faults()
+        self._end_hanging()
         if not serve and self.rng.random() < 0.5:
             world.workload.paused = True
         yield from self._agree()

@@ -3,8 +3,8 @@
 Floor: sim. Each is a mistake that somebody could make, put into one or two functions (edit.py) while it is
 hunted. The tables: writes.py (a write, flushes, marks, the activity log), generations.py (UUIDs, the sync
 decision, roles), resync.py (blocks, bits, start and end; packets that make no sense), lane.py, marks.py,
-congestion.py, orderly.py (down, apply-al), protocol_update.py, sizes.py, split_brain.py (policies),
-suspension.py, two_primaries.py, verify.py.
+congestion.py, hanging.py (disk-timeout), orderly.py (down, apply-al), protocol_update.py, sizes.py,
+split_brain.py (policies), suspension.py, two_primaries.py, verify.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import replace
 from pydrbd.sim.mutants.congestion import CONGESTION
 from pydrbd.sim.mutants.edit import Mutant
 from pydrbd.sim.mutants.generations import GENERATIONS
+from pydrbd.sim.mutants.hanging import HANGING
 from pydrbd.sim.mutants.lane import LANE
 from pydrbd.sim.mutants.lane_resync import LANE_RESYNC
 from pydrbd.sim.mutants.marks import MARKS
@@ -38,6 +39,7 @@ MUTANTS: dict[str, Mutant] = {
         GENERATIONS,
         RESYNC,
         CONGESTION,
+        HANGING,
         LANE,
         LANE_RESYNC,
         MARKS,
