@@ -141,7 +141,7 @@ def test_the_book_of_orders_that_are_overdue() -> None:
     assert not book.ended(1)
     failure, given_up = book.give_up(3)
     assert given_up == (2, 3), "with one order all are given up"
-    assert failure.text == "the disk has not ended WriteBlocks within 2.5 s (disk-timeout)"
+    assert failure.text == "the disk has not ended a write within 2.5 s (disk-timeout)"
     assert book.begins(FlushDisk(3)) is failure, "nothing more goes to this disk"
     closing = book.begins(CloseDisk(3))
     assert isinstance(closing, int)

@@ -111,7 +111,7 @@ def test_with_one_order_all_are_given_up_and_the_disk_is_not_opened_before_they_
         thread.join(10)
     took = time.monotonic() - begun
     assert [type(result) for result in results] == [IoTimedOut, IoTimedOut]
-    assert "has not ended ReadBlocks within 0.3 s (disk-timeout)" in results[0].text
+    assert "has not ended a read within 0.3 s (disk-timeout)" in results[0].text
     assert took < SECONDS * 3, "the second one does not wait a time of its own"
     assert isinstance(disks.perform(ReadBlocks(0, 4096, 512)), IoTimedOut), (
         "nothing goes to this disk any more"
@@ -132,7 +132,7 @@ def test_with_one_order_all_are_given_up_and_the_disk_is_not_opened_before_they_
     wait_until(lambda: not late(disks), 10, "the late orders to end")
     assert isinstance(disks.perform(OpenDisk(0)), DiskInfo)
     assert disks.perform(ReadBlocks(0, 0, 512)) == bytes(512)
-    assert any(line.startswith("error volume 0: the disk has not ended ReadBlocks") for line in lines)
+    assert any(line.startswith("error volume 0: the disk has not ended a read") for line in lines)
     assert any("the last request to the disk that was given up has ended" in line for line in lines)
 
 
@@ -289,3 +289,17 @@ def test_a_disk_with_a_time_out_has_buffers_of_its_own(disk: Path) -> None:
     assert shared._pool is directfile._pool is not timed._pool
     timed.close()
     shared.close()
+
+
+def test_an_exception_is_raised_where_the_order_was_given() -> None:
+    """The driver ends the process then; also, no thread is missing afterwards."""
+
+    def broken(order: Any) -> None:
+        if isinstance(order, FlushDisk):
+            raise MemoryError
+
+    timed = Deadlines(0, 5.0, broken)
+    with pytest.raises(MemoryError):
+        timed.perform(FlushDisk(0))
+    assert timed.perform(ReadBlocks(0, 0, 512)) is None
+    assert not timed.late

@@ -14,8 +14,34 @@ lands then would put old data over newer. Invariants:
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 
-from pydrbd.engine.orders import CloseDisk, IoFailed, IoTimedOut, OpenDisk, Order
+from pydrbd.engine.orders import (
+    CloseDisk,
+    DigestBlocks,
+    FlushDisk,
+    IoFailed,
+    IoTimedOut,
+    OpenDisk,
+    Order,
+    ReadBlocks,
+    ReadMeta,
+    WriteBlocks,
+    WriteMeta,
+    ZeroBlocks,
+)
+
+#: Orders in the words of the log; another one is a request.
+_WORDS: Mapping[type, str] = {
+    OpenDisk: "its opening",
+    ReadBlocks: "a read",
+    DigestBlocks: "a read",
+    WriteBlocks: "a write",
+    ZeroBlocks: "zeroing",
+    FlushDisk: "a flush",
+    ReadMeta: "a read of metadata",
+    WriteMeta: "a write of metadata",
+}
 
 
 class Overdue:
@@ -49,10 +75,10 @@ class Overdue:
     def give_up(self, number: int, seconds: float = 0.0) -> tuple[IoTimedOut, tuple[int, ...]]:
         """Order `number`, which is under way, has taken too long: the answer to it and to all that are under
         way, and their numbers. `seconds`: how long it had (default: as all have)."""
-        kind = type(self.under_way[number]).__name__
+        what = _WORDS.get(type(self.under_way[number]), "a request")
         self._gone = IoTimedOut(
             errno.ETIMEDOUT,
-            f"the disk has not ended {kind} within {seconds or self.seconds:g} s (disk-timeout)",
+            f"the disk has not ended {what} within {seconds or self.seconds:g} s (disk-timeout)",
         )
         given_up = tuple(self.under_way)
         self.late |= self.under_way

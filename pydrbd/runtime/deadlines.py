@@ -16,7 +16,7 @@ import errno
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydrbd.engine.orders import CloseDisk, DiskInfo, IoFailed, OpenDisk, Order, WriteBlocks, WriteMeta
@@ -44,8 +44,15 @@ class _Job:
         self.done.acquire()
 
 
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """An order ended with an exception, which is a bug: for whoever waits for it."""
+
+    error: BaseException
+
+
 class Deadlines:
-    """The orders of one volume. `perform` carries one out, however long that takes; it must not raise."""
+    """The orders of one volume. `perform` carries one out, however long that takes."""
 
     def __init__(
         self,
@@ -87,6 +94,8 @@ class Deadlines:
             parts += 1
             if parts >= PARTS:
                 self._give_up(job, seconds)
+        if isinstance(job.result, _Raised):
+            raise job.result.error
         return job.result
 
     def _hand_over(self, job: _Job) -> bool:
@@ -132,7 +141,11 @@ class Deadlines:
                     self._called.wait()
                 self._idle -= 1
                 job = self._queue.popleft()
-            result = self._carry_out(job.order)
+            result: Any
+            try:
+                result = self._carry_out(job.order)
+            except BaseException as error:
+                result = _Raised(error)
             self._ended(job, result)
 
     def _ended(self, job: _Job, result: Any) -> None:
