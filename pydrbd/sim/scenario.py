@@ -360,7 +360,8 @@ class Scenario(
                 yield from self._restart_shrunk(node)
                 # StandAlone: a Primary whose own data are gone for good, and which refuses older ones.
                 refuses = self._conn(node) == Conn.STANDALONE
-                met = self._conn(node) >= Conn.CONNECTED or refuses
+                refused = self._conn(self.world.other(node)) in (Conn.STANDALONE, Conn.DISCONNECTING)
+                met = self._conn(node) >= Conn.CONNECTED or refuses or refused
                 if refuses and Disk.DISKLESS < self._disk(node) < Disk.UP_TO_DATE:
                     # Its clients have to close the device before it takes what the peer has.
                     yield from self._demote(node)
