@@ -30,8 +30,8 @@ setup-test: ## the same, and what only the tests need
 demo: setup ## two nodes on this machine: sync, mount, kill one, fail over, resync
 	@.venv/bin/pydrbd demo $(DEMO_ARGS)
 
-test: setup-test lint types ## lint, types and all tests in JOBS (2) processes, virtual machines first
-	$(PYTHON) -m pytest -n $(JOBS) --dist load --maxschedchunk 1 $(PYTEST_ARGS)
+test: setup-test lint types ## lint, types and all tests in JOBS (2) processes, one of which has the virtual machines
+	$(PYTHON) -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 lint: setup ## ruff: rules and formatting
 	$(PYTHON) -m ruff check .
