@@ -140,7 +140,7 @@ def test_the_option_does_not_go_while_there_are_two() -> None:
 
 
 def test_the_option_does_not_go_while_the_peer_is_asked_for_the_second_promotion() -> None:
-    """Seed 207 of the mutant allowed-with-numbers-of-nothing: the peer had agreed, and took it for a lie."""
+    """The simulator found it: the peer had agreed, and took the change for a lie."""
     pair, judge, other = one_primary()
     allow(judge)
     pair.settle()

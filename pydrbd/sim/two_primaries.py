@@ -81,7 +81,8 @@ class Parted:
         return parted and checker.holds(peer, write)
 
     def left_by(self, node: Node, peer: Node) -> None:
-        """`node` has become Primary by itself, and writes of the peer that it has received are under way."""
+        """`node` goes on by itself, and writes of the peer that it has received are under way. There the
+        client may have had an error by now."""
         assert node.engine is not None
         work = peek.work_for_peer(node.engine, 0)
         for write in self._checker.branch[node.name].writes.values():
@@ -102,6 +103,7 @@ class Parted:
         for request in world.workload.flying[peer.name]:
             if request.write is not None:
                 self._visits(node, request.write)
+        self.left_by(node, peer)
 
     def take_along(self, node: Node, before: Branch) -> None:
         """What its clients have under way goes on in the history in which the node is now."""

@@ -150,20 +150,4 @@ TWO_PRIMARIES = (
         setting=_allowed_anew,
         actions=_ANEW,
     ),
-    _mutant(
-        "allowed-with-numbers-of-nothing",
-        14,
-        "the peer's numbers do not count when allow-two-primaries is set while connected",
-        edit(Numbers._is_early, ("if not self._asking:", "return False\n    if not self._asking:")),
-        setting=_allowed_anew,
-        actions=_ANEW,
-    ),
-    _mutant(
-        "two-reads-while-disk-goes",
-        14,
-        "a disk that its node lets go of answers reads although the other Primary writes without it",
-        edit(conflicts.falls_behind, ("return volume", "return False and volume")),
-        setting=_crowded,
-        actions=("both_write", "detach", "slow_node"),
-    ),
 )
