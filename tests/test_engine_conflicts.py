@@ -5,8 +5,6 @@ Neighbours: test_e2e_two_primaries.py (real nodes), `python -m pydrbd.sim --two-
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from pydrbd.engine import admin
@@ -21,8 +19,8 @@ from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
 K4 = 4096
 
 
-def both_primary(*, kernel: bool = False) -> tuple[Pair, Bench, Bench]:
-    """The pair, who decides, and the other one. `kernel`: to who decides, the other is a kernel's node."""
+def both_primary() -> tuple[Pair, Bench, Bench]:
+    """The pair, who decides, and the other one."""
     two = {"allow_two_primaries": True}
     pair = pair_of(good_disk(), good_disk(), dict(two), **two)
     connect(pair)
@@ -31,8 +29,6 @@ def both_primary(*, kernel: bool = False) -> tuple[Pair, Bench, Bench]:
     pair.settle()
     assert all(b.volume.state.role is b.volume.state.peer is Role.PRIMARY for b in (pair.one, pair.two))
     judge = next(b for b in (pair.one, pair.two) if b.engine.session and b.engine.session.resolve_conflicts)
-    assert judge.engine.session is not None
-    judge.engine.session.flush_waits = not kernel
     return pair, judge, pair.other(judge)
 
 
@@ -80,14 +76,6 @@ def meet(
     return here, there
 
 
-def counted_as_a_kernel_does(other: Bench, packet: Packet) -> list[Packet]:
-    """Its log has let go of what was declined; ours has not, and is given the number that it expects."""
-    if not isinstance(packet, BarrierAck):
-        return [packet]
-    return [replace(packet, count=len(other.engine.transfer_log.sent[0].requests))]
-
-
-@pytest.mark.parametrize("kernel", [False, True])
 @pytest.mark.parametrize(
     ("own", "theirs", "answer"),
     [
@@ -99,13 +87,9 @@ def counted_as_a_kernel_does(other: Bench, packet: Packet) -> list[Packet]:
     ],
 )
 def test_writes_that_meet_end_in_one_order(
-    own: tuple[int, int], theirs: tuple[int, int], answer: type[Packet] | None, kernel: bool
+    own: tuple[int, int], theirs: tuple[int, int], answer: type[Packet] | None
 ) -> None:
-    pair, judge, other = both_primary(kernel=kernel)
-    if kernel:
-        pair.filter = lambda bench, packet: (
-            counted_as_a_kernel_does(other, packet) if bench is judge else [packet]
-        )
+    pair, judge, other = both_primary()
     here, there = meet(pair, judge, other, own, theirs)
     assert here == there
     assert said(pair, judge, Superseded) == (answer is Superseded)
@@ -115,17 +99,15 @@ def test_writes_that_meet_end_in_one_order(
     assert (b"O" in here) == (not wholly)
     # Everything was confirmed, and nobody found fault.
     assert not judge.engine.transfer_log.size
-    assert kernel or not other.engine.transfer_log.size
+    assert not other.engine.transfer_log.size
     assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
     assert not any(b.volume.bitmap.count for b in (judge, other))
 
 
-@pytest.mark.parametrize("kernel", [False, True])
-def test_a_kernels_node_counts_no_write_that_was_declined(kernel: bool) -> None:
-    pair, judge, other = both_primary(kernel=kernel)
+def test_a_write_that_was_declined_counts_in_its_epoch() -> None:
+    pair, judge, other = both_primary()
     meet(pair, judge, other, (0, K4), (0, K4), apart=True)
-    counts = [p.count for name, p in pair.sent if name == judge.name and isinstance(p, BarrierAck)]
-    assert counts == ([1] if kernel else [2])
+    assert [p.count for name, p in pair.sent if name == judge.name and isinstance(p, BarrierAck)] == [2]
 
 
 def test_a_write_waits_for_the_acknowledgements_before_it() -> None:

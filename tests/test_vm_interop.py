@@ -79,14 +79,6 @@ def test_resize_asked_of_either_node_in_either_role(vm: Vm) -> None:
     )  # fmt: skip
 
 
-def test_both_are_primary_and_write_to_the_same_blocks(vm: Vm) -> None:
-    run(
-        vm,
-        "fresh two-primaries; initial_sync_from_us; two_primaries_scenario; both_down_and_equal\n",
-        "initial_sync_from_us", "two_primaries",
-    )  # fmt: skip
-
-
 def test_we_stand_still_when_the_kernel_is_lost(vm: Vm) -> None:
     run(
         vm,

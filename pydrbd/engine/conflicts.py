@@ -36,10 +36,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pydrbd.engine.orders import Await, LinkAction, Script
+from pydrbd.engine.orders import Await, Script
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import BIT_BYTES
-from pydrbd.vocabulary import Conn
 from pydrbd.wire.packets import BlockAck, Channel, Data, Packet, RetryWrite, Superseded, Trim, Zeroes
 
 if TYPE_CHECKING:
@@ -49,9 +48,6 @@ if TYPE_CHECKING:
     from pydrbd.engine.ranges import Range
     from pydrbd.engine.transfer_log import Request, TransferLog
     from pydrbd.engine.volume import Volume
-
-#: How often in a row a kernel's node is left to dial.
-LISTENS = 3
 
 #: What is said to a write, and the own write that it met.
 Found = tuple[type[Superseded] | type[RetryWrite], "Range"]
@@ -157,28 +153,14 @@ def _weight(packet: Packet) -> int:
 
 
 def two_allowed(engine: Engine) -> bool:
-    """May both nodes be Primary, as things are? Not beside a kernel's node that would decide: before Linux
-    6.16 it corrupts its memory where writes meet, and it never confirms an epoch with a declined write."""
+    """May both nodes be Primary, as things are? Not beside a kernel's node: where writes meet, the one that
+    decides corrupts its memory before Linux 6.16, and one that is decided over came to hang in tests."""
     session = engine.session
-    fits = session is None or session.flush_waits or session.resolve_conflicts
-    return engine.options.allow_two_primaries and fits
-
-
-def asks_for_tie(session: Session) -> bool:
-    """A kernel's node would decide: the connection is dropped, and the peer is to dial both sockets, after
-    which this node decides. True: that was done. Not for ever: perhaps it cannot reach us."""
-    engine = session.engine
-    if not engine.options.allow_two_primaries or two_allowed(engine) or engine.listened >= LISTENS:
-        return False
-    engine.listened += 1
-    text = "allow-two-primaries: beside a kernel's node this one is to decide, so that one is to dial"
-    engine.drop(session, Conn.UNCONNECTED, text, LinkAction.DROP_AND_LISTEN)
-    return True
+    return engine.options.allow_two_primaries and (session is None or session.flush_waits)
 
 
 def say_who_decides(session: Session) -> None:
     engine = session.engine
-    engine.listened = 0
     decides = "this node" if session.resolve_conflicts else "the peer"
     engine.log("info", f"allow-two-primaries: where writes of both nodes meet, {decides} decides")
     if not two_allowed(engine):
@@ -246,12 +228,8 @@ def decline(
     epoch: PeerEpoch,
     found: Found,
 ) -> None:
-    """The write belongs to its epoch, and is answered as `found` says. A kernel's node takes it out of its
-    log then, and does not expect it to be counted."""
-    if session.flush_waits:
-        epoch.count += 1
-    else:
-        epoch.declined = True
+    """The write belongs to its epoch, and is answered as `found` says."""
+    epoch.count += 1
     epoch.active += 1
     volume.counters.unacked += 1
     script = _declined(session, volume, packet, length, epoch, found)
@@ -277,9 +255,6 @@ def _declined(
         epoch.written.add((volume.number, volume.incarnation))
     sequence = session.next_sequence(volume.number)
     session.send_meta(answer(packet.sector, packet.block_id, length, sequence, volume.number))
-    if not session.flush_waits and own.request is not None and not own.request.net.done:
-        # What is to be sent again stays in its log until then.
-        yield Await(own.request.net)
     epoch.active -= 1
     if session.engine.session is session:
         session.receiver.settle()

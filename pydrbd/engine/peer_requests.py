@@ -58,15 +58,13 @@ Change = Data | Trim | Zeroes
 class PeerEpoch:
     """The peer's writes between two BARRIERs."""
 
-    __slots__ = ("active", "count", "declined", "flushed", "number", "written")
+    __slots__ = ("active", "count", "flushed", "number", "written")
 
     def __init__(self) -> None:
         #: The BARRIER's number once it has come.
         self.number: int | None = None
         self.count = 0
         self.active = 0
-        #: Has writes that are not counted (see conflicts.decline).
-        self.declined = False
         #: Volume and incarnation of its disk, for each that has writes of this epoch.
         self.written: set[tuple[int, int]] = set()
         #: True: it is durable; False: the session ended before.
@@ -125,8 +123,7 @@ class Receiver:
             for epoch in complete:
                 self.epochs.popleft()
                 assert epoch.number is not None
-                if epoch.count or not epoch.declined:
-                    engine.out.meta.append(BarrierAck(epoch.number, epoch.count))
+                engine.out.meta.append(BarrierAck(epoch.number, epoch.count))
                 epoch.flushed.resolve(True)
         self.flushing = False
 
