@@ -69,3 +69,9 @@ class HangingActions(Steps):
             node.disk.hang = lambda: 0.0
             if node.driver is not None:
                 node.driver.end_late_orders()
+
+    def _hung_orders_end(self) -> Process:
+        """What hangs already ends, or is given up with its disk: not later, when nothing is to fail."""
+        longest = max(o.disk_timeout for node in self.nodes for o in node.options.volumes.values())
+        if longest:
+            yield longest

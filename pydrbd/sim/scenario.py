@@ -330,6 +330,7 @@ class Scenario(
         self._end_net_faults()
         self._end_disk_faults()
         self._end_hanging()
+        yield from self._hung_orders_end()
         if not serve and self.rng.random() < 0.5:
             world.workload.paused = True
         yield from self._agree()
