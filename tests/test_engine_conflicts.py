@@ -113,15 +113,7 @@ def test_a_write_that_was_declined_counts_in_its_epoch() -> None:
 def test_a_write_waits_for_the_acknowledgements_before_it() -> None:
     """They come later, on the other socket: the write is none that met ours on its way."""
     pair, judge, other = both_primary()
-    late: list[Packet] = []
-
-    def holds_acks(bench: Bench, packet: Packet) -> list[Packet]:
-        if bench is other and isinstance(packet, WriteAck):
-            late.append(packet)
-            return []
-        return [packet]
-
-    pair.filter = holds_acks
+    late = pair.withhold(other, WriteAck)
     judge.start("own", judge.engine.write(0, 0, b"J" * K4))
     pair.settle()
     assert late
@@ -131,9 +123,7 @@ def test_a_write_waits_for_the_acknowledgements_before_it() -> None:
     assert said(pair, other, Data) == 1
     assert judge.disk.read(0, K4) == b"J" * K4
     assert said(pair, judge, Superseded) == 0
-    pair.filter = lambda _bench, packet: [packet]
-    judge.engine.on_packets(judge.session, Channel.META, late)
-    pair.settle()
+    pair.arrive(other, Channel.META, late)
     assert judge.disk.read(0, K4) == other.disk.read(0, K4) == b"O" * K4
     assert judge.results["own"] is None
     assert other.results["theirs"] is None

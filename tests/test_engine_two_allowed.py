@@ -47,6 +47,19 @@ def both_primary() -> tuple[Pair, Bench, Bench]:
     return pair, judge, other
 
 
+def promoted_beside_an_early_write() -> tuple[Pair, Bench, Bench]:
+    """The first one's write is under way from before the option; the second one has been told to promote."""
+    pair, judge, other = one_primary()
+    judge.hold = lambda order: isinstance(order, WriteBlocks)
+    judge.start("early", judge.engine.write(0, 0, b"E" * K4))
+    pair.settle()
+    allow(judge)
+    pair.settle()
+    other.start("promote", other.engine.promote())
+    pair.settle()
+    return pair, judge, other
+
+
 def test_the_peer_is_told_and_may_become_primary() -> None:
     pair, judge, other = one_primary()
     refused = pair.run(other, other.engine.promote())
@@ -63,14 +76,7 @@ def test_the_peer_is_told_and_may_become_primary() -> None:
 
 
 def test_a_second_promotion_waits_for_writes_that_began_without_the_option() -> None:
-    pair, judge, other = one_primary()
-    judge.hold = lambda order: isinstance(order, WriteBlocks)
-    judge.start("early", judge.engine.write(0, 0, b"E" * K4))
-    pair.settle()
-    allow(judge)
-    pair.settle()
-    other.start("promote", other.engine.promote())
-    pair.settle()
+    pair, judge, other = promoted_beside_an_early_write()
     assert "promote" not in other.results
     assert other.volume.state.role is Role.SECONDARY
     judge.hold = lambda _order: False
@@ -81,14 +87,7 @@ def test_a_second_promotion_waits_for_writes_that_began_without_the_option() -> 
 
 
 def test_a_promotion_that_waits_ends_with_the_connection() -> None:
-    pair, judge, other = one_primary()
-    judge.hold = lambda order: isinstance(order, WriteBlocks)
-    judge.start("early", judge.engine.write(0, 0, b"E" * K4))
-    pair.settle()
-    allow(judge)
-    pair.settle()
-    other.start("promote", other.engine.promote())
-    pair.settle()
+    pair, judge, other = promoted_beside_an_early_write()
     pair.cut()
     judge.hold = lambda _order: False
     judge.release()
@@ -101,24 +100,14 @@ def test_a_promotion_that_waits_ends_with_the_connection() -> None:
 def test_the_first_write_waits_for_what_was_acknowledged_before_it() -> None:
     """The numbers that the peer has reached were not counted until now."""
     pair, judge, other = both_primary()
-    late: list[Packet] = []
-
-    def holds_acks(bench: Bench, packet: Packet) -> list[Packet]:
-        if bench is other and isinstance(packet, WriteAck | PingAck):
-            late.append(packet)
-            return []
-        return [packet]
-
-    pair.filter = holds_acks
+    late = pair.withhold(other, WriteAck, PingAck)
     judge.start("own", judge.engine.write(0, 0, b"J" * K4))
     pair.settle()
     other.start("theirs", other.engine.write(0, 0, b"O" * K4))
     pair.settle()
     assert [type(p) for p in late] == [WriteAck, PingAck]
     assert judge.disk.read(0, K4) == b"J" * K4
-    pair.filter = lambda _bench, packet: [packet]
-    judge.engine.on_packets(judge.session, packets.Channel.META, late)
-    pair.settle()
+    pair.arrive(other, packets.Channel.META, late)
     assert judge.results["own"] is other.results["theirs"] is None
     assert judge.disk.read(0, K4) == other.disk.read(0, K4) == b"O" * K4
     assert not any(isinstance(p, packets.Superseded) for _, p in pair.sent)
@@ -143,23 +132,13 @@ def test_the_option_does_not_go_while_the_peer_is_asked_for_the_second_promotion
     pair, judge, other = one_primary()
     allow(judge)
     pair.settle()
-    answers: list[Packet] = []
-
-    def holds_answer(bench: Bench, packet: Packet) -> list[Packet]:
-        if isinstance(packet, StateChangeReply):
-            answers.append(packet)
-            return []
-        return [packet]
-
-    pair.filter = holds_answer
+    answers = pair.withhold(judge, StateChangeReply)
     other.start("promote", other.engine.promote())
     pair.settle()
     assert answers
     with pytest.raises(StateRefused, match="which may be making this node the second Primary"):
         allow(other, False)
-    pair.filter = lambda _bench, packet: [packet]
-    other.engine.on_packets(other.session, packets.Channel.META, answers)
-    pair.settle()
+    pair.arrive(judge, packets.Channel.META, answers)
     assert other.results["promote"] is None
     assert judge.volume.state.two_primaries
 
@@ -180,15 +159,7 @@ def test_a_peer_that_says_what_cannot_be_loses_the_connection(packet: packets.Pr
 def test_reads_are_the_peers_while_a_disk_is_let_go_of() -> None:
     """The peer has agreed, and has no reason to send its writes any more."""
     pair, judge, other = both_primary()
-    answers: list[Packet] = []
-
-    def holds_answer(bench: Bench, packet: Packet) -> list[Packet]:
-        if bench is other and isinstance(packet, StateChangeReply):
-            answers.append(packet)
-            return []
-        return [packet]
-
-    pair.filter = holds_answer
+    answers = pair.withhold(other, StateChangeReply)
     judge.start("detach", judge.engine.detach(0))
     pair.settle()
     assert answers
@@ -198,9 +169,7 @@ def test_reads_are_the_peers_while_a_disk_is_let_go_of() -> None:
     assert not any(isinstance(order, ReadBlocks) for order in judge.orders)
     assert any(isinstance(p, DataRequest) for name, p in pair.sent if name == judge.name)
     assert sum(isinstance(p, Data) for name, p in pair.sent if name == other.name) == 0
-    pair.filter = lambda _bench, packet: [packet]
-    judge.engine.on_packets(judge.session, packets.Channel.META, answers)
-    pair.settle()
+    pair.arrive(other, packets.Channel.META, answers)
     assert judge.results["detach"] is None
     assert judge.volume.state.disk is Disk.DISKLESS
 

@@ -206,19 +206,16 @@ def _require_agreement(view: ResourceView) -> None:
     """Raises ConfigError where options contradict each other (DRBD: failures 139, 154 and 155)."""
     net = view.net
     if net.fencing == "resource-and-stonith" and net.protocol == "A":
-        place = net.origins["fencing"].place if "fencing" in net.origins else view.place
-        raise place.error(
+        raise _place(net, "fencing", view).error(
             f"in resource {view.name}: fencing resource-and-stonith needs protocol B or C (154)"
         )
     if net.on_congestion != "block" and net.protocol != "A":
-        place = net.origins["on-congestion"].place if "on-congestion" in net.origins else view.place
-        raise place.error(
+        raise _place(net, "on-congestion", view).error(
             f"in resource {view.name}: on-congestion policy pull-ahead only with prot A allowed"
             f" (on-congestion {net.on_congestion}, protocol {net.protocol})"
         )
     if net.allow_two_primaries and net.protocol != "C":
-        origin = net.origins.get("allow-two-primaries")
-        place = origin.place if origin else view.place
+        place = _place(net, "allow-two-primaries", view)
         raise place.error(f"in resource {view.name}: allow-two-primaries needs protocol C (139)")
 
 
@@ -231,7 +228,7 @@ def _refused(view: ResourceView) -> Iterator[tuple[str, Place, OptionSpec]]:
         for spec in group.specs():
             value = group.value(spec.name)
             if spec.name in group.given and not spec.accepts(value):
-                yield _named(spec, group), _place(group, spec, view), spec
+                yield _named(spec, group), _place(group, spec.name, view), spec
 
 
 def _named(spec: OptionSpec, group: OptionGroup) -> str:
@@ -243,8 +240,8 @@ def _named(spec: OptionSpec, group: OptionGroup) -> str:
     )
 
 
-def _place(group: OptionGroup, spec: OptionSpec, view: ResourceView) -> Place:
-    origin = group.origins.get(spec.name)
+def _place(group: OptionGroup, name: str, view: ResourceView) -> Place:
+    origin = group.origins.get(name)
     return origin.place if origin else view.place
 
 

@@ -62,7 +62,8 @@ class Engine:
         self.pressure = Pressure(self)
         self.suspension = Suspension(self)
         self.fences = Fences(self)
-        self.discard_my_data = self.tentative = self.auto_promoted = False
+        self.discard_my_data = self.tentative = False
+        self.auto_promoted = False
         self.opens = 0  # how often a client that may write has opened a device
         self.last_disconnect = ""
         #: This node was a Primary that crashed, and another one has been Primary since.

@@ -11,7 +11,7 @@ from pydrbd.engine import conflicts
 from pydrbd.engine.lane_table import CLIENT
 from pydrbd.engine.snapshot import ResourceSnapshot, ResyncSnapshot, VolumeSnapshot
 from pydrbd.units import BIT_BYTES
-from pydrbd.vocabulary import Conn, Disk, Role
+from pydrbd.vocabulary import Conn, Disk
 
 if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
@@ -110,8 +110,7 @@ def invariants(engine: Engine) -> None:
     for v in engine.volumes.values():
         s = v.state
         assert s.conn < Conn.CONNECTED or connected, f"{s.conn.name} without a connection"
-        two = s.role == s.peer == Role.PRIMARY
-        assert not two or engine.options.allow_two_primaries, "two Primaries"
+        assert not s.two_primaries or engine.options.allow_two_primaries, "two Primaries"
         assert v.bitmap.count == 0 or v.layout is not None or not v.bitmap.bits, "bits without a disk"
         log = v.activity_log
         assert v.congestion.in_flight >= 0, "more writes have left the transfer log than came"

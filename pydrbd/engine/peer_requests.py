@@ -145,8 +145,7 @@ def on_data(session: Session, packet: Change) -> None:
     """DATA, TRIM or ZEROES: a replicated write."""
     length = len(packet.data) if isinstance(packet, Data) else packet.size
     volume = session.ranged(packet, length)
-    two = session.engine.options.allow_two_primaries
-    if volume.state.role == Role.PRIMARY and not two:
+    if volume.state.role == Role.PRIMARY and not session.engine.options.allow_two_primaries:
         # A peer that was Primary has said that it is not any more before we became it, on the same socket.
         raise ProtocolViolation(f"{type(packet).__name__} from the peer, but this node is the Primary")
     alone = volume.writes_here_only

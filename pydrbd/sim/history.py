@@ -124,15 +124,7 @@ class Branch:
     # --- writes ---------------------------------------------------------------------------------
     def invoke(self, write: Write) -> None:
         self.writes[write.number] = write
-        self._flying.add(write)
-        for sector in range(write.first, write.first + write.sectors):
-            self._possible.setdefault(sector, {ZERO: None})[_key(write)] = write
-            self._weak.setdefault(sector, {ZERO: None})[_key(write)] = write
-        for read in self._reads:
-            if write.overlaps(read.first, read.sectors):
-                for sector in _common(write, read):
-                    read.may[sector].add(write.value)
-                    read.quiet.discard(sector)
+        self.visit(write)
 
     def take_over(self, write: Write) -> None:
         """A write of another branch whose node has come to this one while it was under way."""
@@ -180,8 +172,8 @@ class Branch:
 
     # --- another node's writes ------------------------------------------------------------------
     def visit(self, write: Write) -> None:
-        """A write that may still reach the disk that counts here, although its node is gone or goes on in a
-        history of its own."""
+        """A write that may reach the disk that counts here: one of this history, or one whose node is gone or
+        goes on in a history of its own."""
         self._flying.add(write)
         for sector in range(write.first, write.first + write.sectors):
             self._possible.setdefault(sector, {ZERO: None})[_key(write)] = write

@@ -161,7 +161,7 @@ class Network:
             self._try_establish()
             return
         self._wants.discard(name)
-        self._close(name, lossy=action is not LinkAction.STOP or self.rng.random() < 0.1)
+        self._close(name, lossy=action is LinkAction.DROP or self.rng.random() < 0.1)
 
     def send(self, name: str, channel: Channel, packet: Packet) -> None:
         """Put a packet on its way; without a link it is dropped, as a write to a closed socket is."""

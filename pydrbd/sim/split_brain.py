@@ -82,12 +82,7 @@ class SplitBrainActions(Steps):
         if self.world.profile.swarm:
             # The recovery ends before its victim may be anything else again.
             yield from self._agree()
-        self.manual.clear()
-        self.calm = False
-        for node in self.nodes:
-            node.handlers.quick = False
-        self.world.network.faults = self.world.profile.net_faults
-        self.world.squeeze = self.world.profile.squeeze
+        self._go_on_with_faults()
 
     def _any_node(self) -> Node:
         return self.rng.choice(self.nodes)

@@ -78,6 +78,15 @@ class Steps:
                 "liveness", f"{node.name}: {name} has not ended after {STEP:.0f} s: {self._tell()}"
             )
 
+    def _go_on_with_faults(self) -> None:
+        """What `_calm_down` has ended may happen again."""
+        self.manual.clear()
+        self.calm = False
+        for node in self.nodes:
+            node.handlers.quick = False
+        self.world.network.faults = self.world.profile.net_faults
+        self.world.squeeze = self.world.profile.squeeze
+
     def _demote(self, node: Node) -> Process:
         if not node.primary:
             return

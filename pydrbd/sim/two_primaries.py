@@ -189,11 +189,7 @@ class TwoPrimariesActions(Steps):
             return
         self.world.counts["split brain of two Primaries"] += 1
         yield from self._calm_down(serve=True)
-        self.manual.clear()
-        self.calm = False
-        for node in self.nodes:
-            node.handlers.quick = False
-        self.world.network.faults = self.world.profile.net_faults
+        self._go_on_with_faults()
 
     def _do_both_write(self) -> Process:
         """Give both nodes time to be Primary and to write."""

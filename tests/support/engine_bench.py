@@ -188,6 +188,26 @@ class Pair:
             return True
         return acted
 
+    def withhold(self, sender: Bench, *kinds: type[Packet]) -> list[Packet]:
+        """From now on such packets of `sender` stay on their way: the list of them."""
+        late: list[Packet] = []
+
+        def stays(bench: Bench, packet: Packet) -> list[Packet]:
+            if bench is sender and isinstance(packet, kinds):
+                late.append(packet)
+                return []
+            return [packet]
+
+        self.filter = stays
+        return late
+
+    def arrive(self, sender: Bench, channel: Channel, late: list[Packet]) -> None:
+        """What was withheld arrives, and nothing is withheld any more."""
+        self.filter = lambda _bench, packet: [packet]
+        peer = self.other(sender)
+        peer.engine.on_packets(peer.session, channel, late)
+        self.settle()
+
     def cut(self, gone: Bench | None = None) -> None:
         """The link is lost; `gone` has closed it itself and what it sent before still arrives."""
         if gone is not None:
