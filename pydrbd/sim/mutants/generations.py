@@ -209,7 +209,10 @@ GENERATIONS = (
             _without(Refusal.TWO_PRIMARIES),
             edit(
                 peer_requests.on_data,
-                ("if volume.state.role == Role.PRIMARY and not two:", "if False:"),
+                (
+                    "if volume.state.role == Role.PRIMARY and not session.engine",
+                    "if False and not session.engine",
+                ),
             ),
             edit(
                 peer_state.on_state,
