@@ -13,7 +13,16 @@ from pydrbd.errors import StateRefused
 from pydrbd.integrations.events2 import promotion
 from pydrbd.integrations.picture import Identity, Picture
 from pydrbd.vocabulary import Conn, Refusal, Role
-from pydrbd.wire.packets import BarrierAck, Channel, Data, Packet, RetryWrite, Superseded, WriteAck
+from pydrbd.wire.packets import (
+    BarrierAck,
+    BlockAck,
+    Channel,
+    Data,
+    Packet,
+    RetryWrite,
+    Superseded,
+    WriteAck,
+)
 from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
 
 K4 = 4096
@@ -77,34 +86,59 @@ def meet(
 
 
 @pytest.mark.parametrize(
-    ("own", "theirs", "answer"),
+    ("own", "theirs", "expected"),
     [
-        ((0, K4), (0, K4), Superseded),
-        ((0, 4 * K4), (K4, K4), Superseded),
-        ((K4, K4), (0, 4 * K4), RetryWrite),
-        ((0, 2 * K4), (K4, 2 * K4), RetryWrite),
-        ((0, K4), (K4, K4), None),
+        ((0, K4), (0, K4), b"J"),
+        ((0, 4 * K4), (K4, K4), b"JJJJ"),
+        ((K4, K4), (0, 4 * K4), b"OJOO"),
+        ((0, 2 * K4), (K4, 2 * K4), b"JJO"),
+        ((K4, 2 * K4), (0, 2 * K4), b"OJJ"),
+        ((0, K4), (K4, K4), b"JO"),
     ],
 )
-def test_writes_that_meet_end_in_one_order(
-    own: tuple[int, int], theirs: tuple[int, int], answer: type[Packet] | None
+def test_of_a_write_only_what_is_outside_the_own_one_is_carried_out(
+    own: tuple[int, int], theirs: tuple[int, int], expected: bytes
 ) -> None:
     pair, judge, other = both_primary()
     here, there = meet(pair, judge, other, own, theirs)
     assert here == there
-    assert said(pair, judge, Superseded) == (answer is Superseded)
-    assert said(pair, judge, RetryWrite) == (answer is RetryWrite)
-    assert said(pair, other, Superseded) == said(pair, other, RetryWrite) == 0
-    wholly = answer is Superseded
-    assert (b"O" in here) == (not wholly)
-    # Everything was confirmed, and nobody found fault.
+    assert here.rstrip(b"\0") == b"".join(bytes([c]) * K4 for c in expected)
+    # The other one hears of nothing but answers, and everything was confirmed.
+    assert said(pair, judge, WriteAck) == said(pair, other, WriteAck) == 1
     assert not judge.engine.transfer_log.size
     assert not other.engine.transfer_log.size
     assert pair.conns() == (Conn.CONNECTED, Conn.CONNECTED)
     assert not any(b.volume.bitmap.count for b in (judge, other))
+    overlap = own != (0, K4) or theirs != (K4, K4)
+    assert sum("writes of both nodes met" in line for line in judge.log) == overlap
 
 
-def test_a_write_that_was_declined_counts_in_its_epoch() -> None:
+def test_a_write_between_several_own_ones_fills_the_gaps() -> None:
+    pair, judge, other = both_primary()
+    usual = pair.filter
+    crossing: list[tuple[Bench, Packet]] = []
+
+    def crosses(bench: Bench, packet: Packet) -> list[Packet]:
+        if not isinstance(packet, Data):
+            return usual(bench, packet)
+        crossing.append((bench, packet))
+        return []
+
+    pair.filter = crosses
+    for block in (1, 3):
+        judge.start(f"own {block}", judge.engine.write(0, block * K4, b"J" * K4))
+    other.start("theirs", other.engine.write(0, 0, b"O" * 5 * K4))
+    pair.settle()
+    pair.filter = usual
+    for bench, packet in crossing:
+        pair.arrive(bench, Channel.DATA, [packet])
+    assert [judge.results[name] for name in ("own 1", "own 3")] == [None, None]
+    assert other.results["theirs"] is None
+    for bench in (judge, other):
+        assert bench.disk.read(0, 5 * K4) == b"".join(bytes([c]) * K4 for c in b"OJOJO")
+
+
+def test_a_write_that_was_not_carried_out_counts_in_its_epoch() -> None:
     pair, judge, other = both_primary()
     meet(pair, judge, other, (0, K4), (0, K4), apart=True)
     assert [p.count for name, p in pair.sent if name == judge.name and isinstance(p, BarrierAck)] == [2]
@@ -122,40 +156,37 @@ def test_a_write_waits_for_the_acknowledgements_before_it() -> None:
     pair.settle()
     assert said(pair, other, Data) == 1
     assert judge.disk.read(0, K4) == b"J" * K4
-    assert said(pair, judge, Superseded) == 0
     pair.arrive(other, Channel.META, late)
     assert judge.disk.read(0, K4) == other.disk.read(0, K4) == b"O" * K4
     assert judge.results["own"] is None
     assert other.results["theirs"] is None
 
 
-def test_superseded_is_said_when_the_own_write_is_on_the_disk() -> None:
+def test_the_answer_waits_for_the_own_write() -> None:
     pair, judge, other = both_primary()
     judge.hold = lambda order: isinstance(order, WriteBlocks)
     judge.start("own", judge.engine.write(0, 0, b"J" * K4))
     other.start("theirs", other.engine.write(0, 0, b"O" * K4))
     pair.settle()
-    assert said(pair, judge, Superseded) == 0
+    assert said(pair, judge, WriteAck) == 0
     judge.hold = lambda _order: False
     judge.release()
     pair.settle()
-    assert said(pair, judge, Superseded) == 1
+    assert said(pair, judge, WriteAck) == 1
     assert judge.disk.read(0, K4) == other.disk.read(0, K4) == b"J" * K4
 
 
-def test_a_declined_write_is_marked_when_the_connection_is_lost_before_it_is_sent_again() -> None:
+@pytest.mark.parametrize("answer", [Superseded, RetryWrite])
+def test_a_judge_that_declines_a_write_is_not_understood(answer: type[BlockAck]) -> None:
+    """No node of this kind says so, and beside a kernel's node this one decides."""
     pair, judge, other = both_primary()
-    pair.filter = lambda bench, packet: [] if bench is judge and isinstance(packet, Data) else [packet]
-    judge.start("own", judge.engine.write(0, K4, b"J" * K4))
-    other.start("theirs", other.engine.write(0, 0, b"O" * 4 * K4))
+    late = pair.withhold(judge, WriteAck)
+    other.start("theirs", other.engine.write(0, 0, b"O" * K4))
     pair.settle()
-    assert said(pair, judge, RetryWrite) == 1
-    assert len(other.engine.transfer_log.postponed) == 1
-    pair.cut()
-    assert other.volume.bitmap.any_set(0, 4)
-    pair.settle()
-    assert other.results["theirs"] is None
-    assert not other.engine.transfer_log.postponed
+    assert isinstance(late[0], WriteAck)
+    ack = late[0]
+    pair.arrive(judge, Channel.META, [answer(ack.sector, ack.block_id, ack.size, ack.seq, ack.volume)])
+    assert other.engine.session is None or other.engine.session.number > 1
 
 
 def test_a_secondary_says_that_it_may_be_promoted_beside_a_primary() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from pydrbd.engine import protocol_update
-from pydrbd.engine.orders import ReadBlocks, WriteBlocks
+from pydrbd.engine import conflicts, protocol_update
+from pydrbd.engine.connection import Session
+from pydrbd.engine.orders import LinkAction, ReadBlocks, WriteBlocks
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.vocabulary import Conn, Disk, Failure, Protocol, Refusal, Role
 from pydrbd.wire import packets
@@ -110,7 +111,6 @@ def test_the_first_write_waits_for_what_was_acknowledged_before_it() -> None:
     pair.arrive(other, packets.Channel.META, late)
     assert judge.results["own"] is other.results["theirs"] is None
     assert judge.disk.read(0, K4) == other.disk.read(0, K4) == b"O" * K4
-    assert not any(isinstance(p, packets.Superseded) for _, p in pair.sent)
 
 
 def test_the_option_does_not_go_while_there_are_two() -> None:
@@ -177,9 +177,12 @@ def test_reads_are_the_peers_while_a_disk_is_let_go_of() -> None:
 # --- beside a kernel's node --------------------------------------------------------------------------
 
 
-def test_beside_a_kernels_node_there_are_no_two_primaries() -> None:
+def beside_a_kernel(*, dials: bool) -> tuple[Pair, list[LinkAction]]:
+    """Alpha takes its peer for a kernel's node, which would decide; `dials`: it makes both sockets if it may.
+    What alpha wanted of its link when it gave connections up."""
     two: dict[str, Any] = {"allow_two_primaries": True}
     pair = pair_of(good_disk(), good_disk(), dict(two), **two)
+    asked: list[LinkAction] = []
 
     def unmarked(bench: Bench, packet: Packet) -> list[Packet]:
         if bench is pair.two and isinstance(packet, packets.ConnectionFeatures):
@@ -187,9 +190,31 @@ def test_beside_a_kernels_node_there_are_no_two_primaries() -> None:
         return [packet]
 
     pair.filter = unmarked
+    give_up = pair.one.engine.drop
+
+    def drop(session: Session, reason: Conn, text: str, action: LinkAction = LinkAction.DROP) -> None:
+        asked.append(action)
+        if dials:
+            pair.resolver = pair.one
+        give_up(session, reason, text, action)
+
+    pair.one.engine.drop = drop  # type: ignore[method-assign]
     connect(pair)
     assert pair.conns() == CONNECTED
     assert pair.run(pair.two, pair.two.engine.promote()) is None
+    return pair, asked
+
+
+def test_the_kernels_node_is_left_to_dial_so_that_this_one_decides() -> None:
+    pair, asked = beside_a_kernel(dials=True)
+    assert asked == [LinkAction.DROP_AND_LISTEN]
+    assert pair.run(pair.one, pair.one.engine.promote()) is None
+    assert pair.one.volume.state.two_primaries
+
+
+def test_where_a_kernels_node_would_decide_there_are_no_two_primaries() -> None:
+    pair, asked = beside_a_kernel(dials=False)
+    assert asked == [LinkAction.DROP_AND_LISTEN] * conflicts.LISTENS
     refused = pair.run(pair.one, pair.one.engine.promote())
     assert isinstance(refused, StateRefused)
     assert refused.refusal is Refusal.TWO_PRIMARIES

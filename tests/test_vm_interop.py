@@ -79,6 +79,14 @@ def test_resize_asked_of_either_node_in_either_role(vm: Vm) -> None:
     )  # fmt: skip
 
 
+def test_both_are_primary_and_write_to_the_same_blocks(vm: Vm) -> None:
+    run(
+        vm,
+        "fresh two-primaries; initial_sync_from_us; two_primaries_scenario; both_down_and_equal\n",
+        "initial_sync_from_us", "two_primaries",
+    )  # fmt: skip
+
+
 def test_we_stand_still_when_the_kernel_is_lost(vm: Vm) -> None:
     run(
         vm,
@@ -116,9 +124,9 @@ def test_protocol_in_both_roles(vm: Vm, protocol: str) -> None:
 def test_net_options_change_while_both_are_connected(vm: Vm) -> None:
     run(
         vm,
-        ". $SUPPORT/vm_protocol.sh; fresh; initial_sync_from_us; protocol_scenario; two_primaries_scenario\n"
-        "both_down_and_equal\n",
-        "protocol_changes_under_us", "protocol_changes_under_the_kernel", "two_primaries_refused",
+        ". $SUPPORT/vm_protocol.sh; fresh; initial_sync_from_us; protocol_scenario\n"
+        "two_primaries_option_scenario; both_down_and_equal\n",
+        "protocol_changes_under_us", "protocol_changes_under_the_kernel", "two_primaries_option",
     )  # fmt: skip
 
 

@@ -4,11 +4,8 @@ Floor: engine. Neighbours: requests and peer_requests (the writes), ranges (thei
 connection (the packets).
 
 As in DRBD 8.4, only one of the two nodes decides: the one that accepted INITIAL_META (`resolve_conflicts`).
-Where a write of the peer meets one of its own that is on its way to the peer:
-
-- does it lie wholly within that one, it is not carried out: the own write comes after it, on both disks. The
-  answer is SUPERSEDED, and for the peer's client the write is complete.
-- else the answer is RETRY_WRITE, and the peer sends its write again, behind the one that it met.
+Where a write of the peer meets one of its own that is on its way to the peer, the own one comes after it, on
+both disks: only what lies outside of it is carried out, and the answer is that of any write.
 
 The other node knows that this will happen: a write of the peer waits there until the peer has said what
 becomes of the own ones below it. Whoever is in nobody's way goes on as ever. Invariants:
@@ -17,17 +14,16 @@ becomes of the own ones below it. Whoever is in nobody's way goes on as ever. In
   write of the peer either meets it on its way, or comes before it on both nodes.
 - Who decides must know what the peer had acknowledged when it sent a write; acknowledgements travel on the
   other socket. DATA and acks have common numbers, and the data socket waits for those before (`Numbers`).
-- SUPERSEDED goes out only when the own write is on this disk: who reads here afterwards does not see what was
-  there before the peer's write. It belongs to the peer's epoch like a write.
-- A write that is to be sent again (`TransferLog.postponed`) may differ on the disks: until then it keeps its
-  activity-log references, and it is marked when the connection goes.
+- The answer goes out only when the own write is on this disk: who reads here afterwards does not see what was
+  there before the peer's write. The write belongs to the peer's epoch as any other.
 - The option may change under a session (PROTOCOL_UPDATE). Writes that began without it take no place late,
   and some are the lane's: the peer becomes Primary only when they are over (`Earlier`).
 - While a disk is let go of, reads are the peer's to answer (`falls_behind`).
 - Nothing waits in a circle: who decides waits for its own disk alone, and for packets that are on their way.
 
-Source: packets and tie-break of protocol 101. That only writes count which the peer has not acknowledged, and
-that SUPERSEDED waits for the own disk, is stricter than DRBD 8.4 and looks the same on the wire.
+Source: packets and tie-break of protocol 101. DRBD 8.4 answers SUPERSEDED or RETRY_WRITE; neither is sent
+or expected here. A kernel's node that hears them came to hang (6.1), one that decides corrupts its memory
+before Linux 6.16: beside such a node this one decides, and that one notices nothing of a conflict.
 """
 
 from __future__ import annotations
@@ -36,21 +32,19 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pydrbd.engine.orders import Await, Script
-from pydrbd.errors import ProtocolViolation
-from pydrbd.units import BIT_BYTES
-from pydrbd.wire.packets import BlockAck, Channel, Data, Packet, RetryWrite, Superseded, Trim, Zeroes
+from pydrbd.engine.orders import Await, LinkAction, Script
+from pydrbd.units import BIT_BYTES, SECTOR
+from pydrbd.vocabulary import Conn
+from pydrbd.wire.packets import BlockAck, Channel, Data, Packet, Trim, Zeroes
 
 if TYPE_CHECKING:
     from pydrbd.engine.connection import Session
     from pydrbd.engine.engine import Engine
-    from pydrbd.engine.peer_requests import PeerEpoch
     from pydrbd.engine.ranges import Range
-    from pydrbd.engine.transfer_log import Request, TransferLog
     from pydrbd.engine.volume import Volume
 
-#: What is said to a write, and the own write that it met.
-Found = tuple[type[Superseded] | type[RetryWrite], "Range"]
+#: How often in a row a kernel's node is left to dial.
+LISTENS = 3
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -153,18 +147,32 @@ def _weight(packet: Packet) -> int:
 
 
 def two_allowed(engine: Engine) -> bool:
-    """May both nodes be Primary, as things are? Not beside a kernel's node: where writes meet, the one that
-    decides corrupts its memory before Linux 6.16, and one that is decided over came to hang in tests."""
+    """May both nodes be Primary, as things are? Not beside a kernel's node that would decide."""
     session = engine.session
-    return engine.options.allow_two_primaries and (session is None or session.flush_waits)
+    fits = session is None or session.flush_waits or session.resolve_conflicts
+    return engine.options.allow_two_primaries and fits
+
+
+def asks_for_tie(session: Session) -> bool:
+    """A kernel's node would decide: the connection is dropped, and the peer is to dial both sockets, after
+    which this node decides. True: that was done. Not for ever: perhaps it cannot reach us."""
+    engine = session.engine
+    if not engine.options.allow_two_primaries or two_allowed(engine) or engine.listened >= LISTENS:
+        return False
+    engine.listened += 1
+    text = "allow-two-primaries: beside a kernel's node this one is to decide, so that one is to dial"
+    engine.drop(session, Conn.UNCONNECTED, text, LinkAction.DROP_AND_LISTEN)
+    return True
 
 
 def say_who_decides(session: Session) -> None:
     engine = session.engine
+    engine.listened = 0
     decides = "this node" if session.resolve_conflicts else "the peer"
     engine.log("info", f"allow-two-primaries: where writes of both nodes meet, {decides} decides")
     if not two_allowed(engine):
-        engine.log("warning", "allow-two-primaries: the peer is a kernel's node, so there will not be two")
+        text = "a kernel's node would decide where writes meet, so there will not be two"
+        engine.log("warning", f"allow-two-primaries: {text}")
 
 
 # --- the option changes --------------------------------------------------------------------------
@@ -205,118 +213,38 @@ def falls_behind(volume: Volume) -> bool:
 # --- the node that decides -----------------------------------------------------------------------
 
 
-def judge(session: Session, volume: Volume, offset: int, length: int) -> Found | None:
-    """What becomes of a write of the peer that has just come; None: it is carried out."""
+def met(session: Session, volume: Volume, mine: Range) -> list[Range]:
+    """The own writes, on their way to the peer, that a write of the peer has met: they come after it."""
     if not session.resolve_conflicts or not session.engine.options.allow_two_primaries:
-        return None
-    end = offset + length
-    met: Found | None = None
-    for own in volume.ranges.active:
-        if own.request is None or own.request.net.done or own.end <= offset or end <= own.start:
-            continue
-        if own.start <= offset and end <= own.end:
-            return Superseded, own
-        met = RetryWrite, own
-    return met
+        return []
+    found = [r for r in mine.blockers if r.request is not None and not r.request.net.done]
+    if found and not session.conflicts:
+        where = f"sectors {mine.start // SECTOR} to {mine.end // SECTOR - 1}"
+        text = "only what synchronizes its nodes itself (a cluster file system) may write on both"
+        session.engine.log("warning", f"volume {volume.number}: writes of both nodes met, {where}; {text}")
+    session.conflicts += bool(found)
+    return found
 
 
-def decline(
-    session: Session,
-    volume: Volume,
-    packet: Data | Trim | Zeroes,
-    length: int,
-    epoch: PeerEpoch,
-    found: Found,
-) -> None:
-    """The write belongs to its epoch, and is answered as `found` says."""
-    epoch.count += 1
-    epoch.active += 1
-    volume.counters.unacked += 1
-    script = _declined(session, volume, packet, length, epoch, found)
-    session.engine.spawn(f"conflict {volume.number}", script)
-
-
-def _declined(
-    session: Session,
-    volume: Volume,
-    packet: Data | Trim | Zeroes,
-    length: int,
-    epoch: PeerEpoch,
-    found: Found,
-) -> Script[None]:
-    answer, own = found
-    if not own.local.done:
-        yield Await(own.local)
-    volume.counters.unacked -= 1
-    if session.engine.session is not session:
-        return
-    if volume.has_disk:
-        # What has taken its place is to be as durable as the write itself would be.
-        epoch.written.add((volume.number, volume.incarnation))
-    sequence = session.next_sequence(volume.number)
-    session.send_meta(answer(packet.sector, packet.block_id, length, sequence, volume.number))
-    epoch.active -= 1
-    if session.engine.session is session:
-        session.receiver.settle()
+def outside(mine: Range, above: list[Range]) -> list[tuple[int, int]]:
+    """(start, end) of the parts of a write that no own one comes after."""
+    parts, start = [], mine.start
+    for own in sorted(above, key=lambda r: r.start):
+        if start < own.start:
+            parts.append((start, own.start))
+        start = max(start, own.end)
+    if start < mine.end:
+        parts.append((start, mine.end))
+    return parts
 
 
 # --- the other node ------------------------------------------------------------------------------
 
 
-def on_superseded(session: Session, packet: Superseded) -> None:
-    """SUPERSEDED: the peer's own write comes after this one, on both disks."""
-    request = _declined_request(session, packet)
-    if not request.lost:
-        request.acked = request.net_ok = True
-        request.net.resolve()
-
-
-def on_retry(session: Session, packet: RetryWrite) -> None:
-    """RETRY_WRITE: the peer does not carry this one out."""
-    request = _declined_request(session, packet)
-    if not request.lost:
-        request.acked = request.postponed = True
-        session.engine.transfer_log.postponed[request] = None
-        request.net.resolve()
-
-
-def _declined_request(session: Session, packet: BlockAck) -> Request:
-    if session.resolve_conflicts or not session.agreed.two_primaries:
-        raise ProtocolViolation(f"{type(packet).__name__} from a peer that has nothing to decide")
-    return session.engine.transfer_log.request_of(packet)
-
-
-def wait_for_rival(mine: Range, request: Request) -> Script[None]:
-    """The write gives its place up, and waits until the one that it met is over here."""
-    mine.late = True
-    if not request.passed.done:
-        yield Await(request.passed)
-
-
-def passed(log: TransferLog, volume: Volume, done: Range) -> None:
-    """A write of the peer is over: what waits for it may be sent again."""
-    for request in log.postponed:
-        end = request.offset + request.length
-        if request.volume is volume and request.offset < done.end and done.start < end:
-            request.passed.resolve()
-
-
 def settled(session: Session, mine: Range) -> Script[bool]:
     """A write of the peer: wait until nothing of ours below it is undecided. False: the connection was lost
     over that, and the write has never come: it could come over one that is acknowledged now."""
-    if all(r.request is None or r.request.net.done for r in mine.blockers):
+    if session.resolve_conflicts or all(r.request is None or r.request.net.done for r in mine.blockers):
         return True
     yield from mine.answered()
     return session.engine.session is session
-
-
-def goes_again(log: TransferLog, before: Request) -> None:
-    """The write is sent again in this very step, or fails; `before` has stood for it until now."""
-    del log.postponed[before]
-    log.settle(before)
-
-
-def give_back(log: TransferLog, request: Request) -> None:
-    """The write has taken its extents, and does not begin."""
-    request.local_done = True
-    log.settle(request)

@@ -92,6 +92,7 @@ class Session:
         self.receiver = peer_requests.Receiver(self)
         self.numbers = conflicts.Numbers(self)
         self.earlier = conflicts.Earlier()
+        self.conflicts = 0  #: writes of the peer that met one of ours, see conflicts.met
         self.last_meta = engine.now
         self.last_data = engine.now
         #: Packets of the peer that wait until we may say which generation we have; None: none has to.
@@ -405,8 +406,6 @@ HANDLERS: dict[type[Packet], Handler] = {
     packets.WriteAck: arrivals.on_write_ack,
     packets.RsWriteAck: arrivals.on_rs_write_ack,
     packets.NegAck: arrivals.on_neg_ack,
-    packets.Superseded: conflicts.on_superseded,
-    packets.RetryWrite: conflicts.on_retry,
     packets.BarrierAck: arrivals.on_barrier_ack,
     packets.UnplugRemote: _ignore,
     packets.DelayProbe: _ignore,

@@ -62,8 +62,8 @@ class Engine:
         self.pressure = Pressure(self)
         self.suspension = Suspension(self)
         self.fences = Fences(self)
-        self.discard_my_data = self.tentative = False
-        self.auto_promoted = False
+        self.discard_my_data = self.tentative = self.auto_promoted = False
+        self.listened = 0  #: how often in a row a kernel's peer was left to dial, see conflicts.asks_for_tie
         self.opens = 0  # how often a client that may write has opened a device
         self.last_disconnect = ""
         #: This node was a Primary that crashed, and another one has been Primary since.
@@ -203,10 +203,10 @@ class Engine:
         self._lose_connection(reason, text)
         self._reconnect()
 
-    def drop(self, session: Session, reason: Conn, text: str) -> None:
+    def drop(self, session: Session, reason: Conn, text: str, action: LinkAction = LinkAction.DROP) -> None:
         """Give this connection up and try again."""
         if self.session is session:
-            self.out.link.append(LinkAction.DROP)
+            self.out.link.append(action)
             self._lose_connection(reason, text)
             self._reconnect()
 

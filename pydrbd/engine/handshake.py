@@ -77,6 +77,8 @@ def _on_features(session: Session, packet: packets.ConnectionFeatures) -> None:
         return
     session.features = packet.features & our_features(session.engine.options.data_integrity_alg)
     session.flush_waits = packet.reserved.startswith(FLUSH_WAITS_MARK)
+    if conflicts.asks_for_tie(session):
+        return
     if session.engine.options.cram_hmac_alg:
         session.challenge = session.engine.entropy(packets.CHALLENGE_BYTES)
         session.send(packets.AuthChallenge(session.challenge))

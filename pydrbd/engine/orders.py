@@ -227,6 +227,8 @@ class LinkAction(Enum):
     STOP = "stop"
     #: Close both sockets now (a violation, a time-out); a START follows when the engine wants one.
     DROP = "drop"
+    #: The same, and with the next START only listen at first: the peer is to dial both sockets.
+    DROP_AND_LISTEN = "drop and listen"
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,21 +151,19 @@ def on_data(session: Session, packet: Change) -> None:
     alone = volume.writes_here_only
     epoch = session.receiver.epochs[-1]
     earlier = session.receiver.epochs[-2] if len(session.receiver.epochs) > 1 else None
-    if (found := conflicts.judge(session, volume, packet.sector * SECTOR, length)) is not None:
-        conflicts.decline(session, volume, packet, length, epoch, found)
-        return
     wait = earlier.flushed if earlier is not None and not session.flush_waits else None
     if wait is None:
         _received(session, volume, packet, length)
     name = f"peer write {volume.number}"
     # The order between overlapping ranges is that of arrival, not that in which scripts get to run.
     mine = volume.ranges.enter(packet.sector * SECTOR, length)
+    above = conflicts.met(session, volume, mine)
     begun(session, volume, mine, epoch, _weight(packet))
     if alone:
         # Now, not when it is written: a STATE behind it may start a resync from what the bitmap says, and
         # the bitmap may be sent to a disk that the peer attaches before that.
         _mark(volume, mine)
-    session.engine.spawn(name, _write(session, volume, packet, mine, epoch, wait, alone))
+    session.engine.spawn(name, _write(session, volume, packet, mine, above, epoch, wait, alone))
 
 
 def _received(session: Session, volume: Volume, packet: Change, length: int) -> None:
@@ -194,7 +192,6 @@ def _over(engine: Engine, volume: Volume, mine: Range, epoch: PeerEpoch, weight:
     """It is carried out, or has failed."""
     del volume.peer_writes[mine]
     volume.ranges.leave(mine)
-    conflicts.passed(engine.transfer_log, volume, mine)
     engine.pressure.receiving -= weight
     volume.counters.unacked -= 1
     volume.counters.received += mine.end - mine.start
@@ -212,11 +209,29 @@ def on_barrier(session: Session, packet: Barrier) -> None:
     session.receiver.barrier(packet.number)
 
 
-def _order(volume: Volume, packet: Change, offset: int, length: int) -> WriteBlocks | ZeroBlocks:
+def _order(volume: Volume, packet: Change, start: int, end: int) -> WriteBlocks | ZeroBlocks:
     if isinstance(packet, Data):
-        return WriteBlocks(volume.number, offset, bytes(packet.data))
+        first = packet.sector * SECTOR
+        return WriteBlocks(volume.number, start, bytes(packet.data[start - first : end - first]))
     unmap = isinstance(packet, Trim) or bool(packet.flags & DpFlags.DISCARD)
-    return ZeroBlocks(volume.number, offset, length, unmap)
+    return ZeroBlocks(volume.number, start, end - start, unmap)
+
+
+def _carry_out(
+    volume: Volume, packet: Change, parts: list[tuple[int, int]], epoch: PeerEpoch
+) -> Script[IoFailed | None]:
+    """The disk's part of a write; with no parts, others have written it all. FUA is for those, too."""
+    incarnation = volume.incarnation
+    for start, end in parts:
+        if volume.incarnation != incarnation:
+            return IoFailed(5, "the disk is another one now")
+        written: IoFailed | None = yield from volume.perform(_order(volume, packet, start, end))
+        if written is not None:
+            return written
+    if packet.flags & DpFlags.FUA and (failed := (yield from volume.flush_data())) is not None:
+        return failed
+    epoch.written.add((volume.number, incarnation))
+    return None
 
 
 def _write(
@@ -224,10 +239,13 @@ def _write(
     volume: Volume,
     packet: Change,
     mine: Range,
+    above: list[Range],
     epoch: PeerEpoch,
     wait: Ticket | None,
     alone: bool,
 ) -> Script[None]:
+    """A write of the peer, from its place in the order to its answer. `above`: own ones that come after it
+    (see conflicts), whose disk work it waits for. `wait`: for a flush before it; `alone`: this disk only."""
     engine = session.engine
     offset, length = mine.start, mine.end - mine.start
     if wait is not None:
@@ -255,12 +273,7 @@ def _write(
     if volume.has_disk:
         if volume.writes_here_only:
             _mark(volume, mine)
-        incarnation = volume.incarnation
-        result = yield from volume.perform(_order(volume, packet, offset, length))
-        if result is None and packet.flags & DpFlags.FUA:
-            result = yield from volume.flush_data()
-        if result is None:
-            epoch.written.add((volume.number, incarnation))
+        result = yield from _carry_out(volume, packet, conflicts.outside(mine, above), epoch)
     if extents:
         log.end(extents)
     _over(engine, volume, mine, epoch, _weight(packet))

@@ -168,6 +168,8 @@ def may_tell(engine: Engine, options: EngineOptions) -> bool:
         if engine.busy is not None:
             text = "A command runs, which may be making this node the second Primary. Try again after it."
             raise StateRefused(old.resource, Refusal.IN_TRANSIENT_STATE, text)
+    if options.allow_two_primaries and not session.flush_waits and not session.resolve_conflicts:
+        return False  # see conflicts.two_allowed
     for name, states, why in _IN_USE:
         changes = getattr(old, name) != getattr(options, name)
         if changes and any(v.state.conn in states for v in engine.volumes.values()):

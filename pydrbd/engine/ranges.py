@@ -40,8 +40,6 @@ class Range:
         """The write takes its place in the order: it is sent in this very step."""
         self.late = False
         self.request = request
-        if self.local.done:  # it is written once more
-            self.local = Ticket()
 
     def turn(self, *, altogether: bool = False) -> Script[None]:
         """Wait until the disk work of all blockers is over, or with `altogether` they themselves.

@@ -218,29 +218,25 @@ def _change(engine: Engine, volume: Volume, offset: int, change: Change) -> Scri
 def _submit(
     engine: Engine, volume: Volume, offset: int, change: Change, mine: Range
 ) -> Script[IoFailed | None]:
-    log, before = engine.transfer_log, None
     while True:
         request = yield from _take_extents(volume, offset, change.length)
-        if (busy := volume.ranges.in_the_way(mine)) is not None:
-            conflicts.give_back(log, request)
-            yield Await(busy.done)
-            continue
-        if before is not None:
-            conflicts.goes_again(log, before)
-        if not _may_write(volume):
-            conflicts.give_back(log, request)
-            if before is not None:
-                volume.set_out_of_sync(offset, change.length)
-            return _NO_DATA
-        mine.claim(request)
-        _send(engine, request, change)
-        yield from _write_local(engine, request, change, mine)
-        if not request.net.done:
-            yield Await(request.net)
-        if not request.postponed:
-            return (yield from answered(engine, request, mine))
-        before = request
-        yield from conflicts.wait_for_rival(mine, request)
+        if (busy := volume.ranges.in_the_way(mine)) is None:
+            break
+        _give_back(engine, request)
+        yield Await(busy.done)
+    if not _may_write(volume):
+        _give_back(engine, request)
+        return _NO_DATA
+    mine.claim(request)
+    _send(engine, request, change)
+    yield from _write_local(engine, request, change, mine)
+    return (yield from answered(engine, request, mine))
+
+
+def _give_back(engine: Engine, request: Request) -> None:
+    """The write has taken its extents, and does not begin."""
+    request.local_done = True
+    engine.transfer_log.settle(request)
 
 
 def answered(engine: Engine, request: Request, mine: Range) -> Script[IoFailed | None]:

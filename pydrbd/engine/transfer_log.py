@@ -51,8 +51,6 @@ class Request:
         "net",
         "net_ok",
         "offset",
-        "passed",
-        "postponed",
         "refused",
         "sent_at",
         "volume",
@@ -84,10 +82,6 @@ class Request:
         self.lost = False
         #: The peer could not write it.
         self.refused = False
-        #: The peer is Primary too and does not have it: it is to be sent again (RETRY_WRITE), when the write
-        #: of the peer that it met is over here; `passed` resolves then.
-        self.postponed = False
-        self.passed = Ticket()
         self.sent_at = 0.0
 
     @property
@@ -131,8 +125,6 @@ class TransferLog:
         self._next_id = 1
         #: When the peer confirmed something last.
         self.heard_at = 0.0
-        #: Writes that are to be sent again: what they cover may differ, whatever has become of their epochs.
-        self.postponed: dict[Request, None] = {}
         #: Has writes of the same epochs.
         self.lane: Lane | None = None
 
@@ -208,7 +200,7 @@ class TransferLog:
             lane.table.confirmed()
             lane.volume.activity_log.look_again()
         for request in epoch.requests:
-            request.net_ok = not (request.lost or request.postponed)
+            request.net_ok = not request.lost
             self._leave(request)
         epoch.done.resolve(True)
 
@@ -251,8 +243,6 @@ class TransferLog:
 
     def settle(self, request: Request) -> None:
         """Drop the activity-log references once nobody can need them."""
-        if request in self.postponed:
-            return
         if request.local_done and not request.in_log and request.extents:
             request.log.end(request.extents)
             request.extents = range(0)
@@ -261,7 +251,6 @@ class TransferLog:
         """The peer, or its disk of one volume, is gone: mark what it may not have, end the waits."""
         if self.lane is not None:
             self.lane.close()
-        self._lose_postponed(volume)
         for request in [r for r in self.by_id.values() if volume is None or r.volume is volume]:
             request.volume.set_out_of_sync(request.offset, request.length)
             request.lost = True
@@ -282,11 +271,6 @@ class TransferLog:
             self.sent.clear()
             self.current.done.resolve(False)
             self.current = Epoch(1, self.engine.now)
-
-    def _lose_postponed(self, volume: Volume | None) -> None:
-        for request in [r for r in self.postponed if volume is None or r.volume is volume]:
-            request.volume.set_out_of_sync(request.offset, request.length)
-            request.passed.resolve()
 
     def oldest_unacked(self) -> float | None:
         """Since when the oldest write, barrier or takeover of a failed disk has waited for the peer."""

@@ -72,10 +72,12 @@ class Establisher:
         log: Log,
         *,
         dial_delay: float = 0.0,
+        only_listen: float = 0.0,
     ) -> None:
-        """`listener` is taken over. `dial_delay`: seconds before the first dial (pacing after failures)."""
+        """`listener` is taken over. `dial_delay`: seconds before the first dial (pacing after failures).
+        `only_listen`: seconds in which nothing is dialed, whatever comes in."""
         self._options, self._listener, self._log = options, listener, log
-        self._dial_delay = dial_delay
+        self._dial_delay, self._only_listen = dial_delay, only_listen
         self._halves: dict[Channel, _Half] = {}
         self._changed = asyncio.Event()
         self._dial_now = asyncio.Event()
@@ -168,6 +170,7 @@ class Establisher:
 
     # --- dialing -----------------------------------------------------------------------------
     async def _dial(self) -> None:
+        await asyncio.sleep(self._only_listen)
         if self._dial_delay:
             await self._pause(self._dial_delay)
         while True:

@@ -39,6 +39,8 @@ TICK_SECONDS = 0.1
 FINISH_SECONDS = 2.0
 #: A session that ended sooner than this counts as a failure: the next dial is delayed, more each time.
 _SHORT_SESSION_SECONDS = 10.0
+#: So many times connect-int a kernel's node has to dial both sockets: it waits that long between the two.
+LISTEN_ATTEMPTS = 3
 _FIRST_DELAY_SECONDS = 0.5
 
 
@@ -61,6 +63,8 @@ class Link:
         self._failures = 0
         self._up_since = 0.0
         self._stopped = False
+        #: The peer is to dial both sockets of the next pair.
+        self._listens = False
         self._pacer = Pacer(driver)
         # A listening socket made by reserve() for the next START.
         self._reserve_lock = threading.Lock()
@@ -160,7 +164,9 @@ class Link:
                     self._finish(session)
                 else:
                     session.abort()
+            self._listens |= action is LinkAction.DROP_AND_LISTEN
             if action is LinkAction.STOP:
+                self._listens = False
                 self._failures = 0
                 self.unreserve()
             elif action is LinkAction.START and not self._stopped:
@@ -195,8 +201,10 @@ class Link:
         with self._reserve_lock:
             listener, self._reserved = self._reserved, None
         while True:
-            delay = self._dial_delay()
-            pair = await Establisher(self.options, listener, self._driver.log.put, dial_delay=delay).run()
+            delay, listens = self._dial_delay(), LISTEN_ATTEMPTS * self._listens * self.options.connect_int
+            self._listens = False
+            log = self._driver.log.put
+            pair = await Establisher(self.options, listener, log, dial_delay=delay, only_listen=listens).run()
             listener = None
             session = Session(self, self._driver, self._thread, pair)
             if alive(pair.data) and alive(pair.meta):

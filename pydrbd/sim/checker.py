@@ -38,7 +38,7 @@ from pydrbd.sim.verdicts import Verdicts
 from pydrbd.sim.verify import Rotten
 from pydrbd.units import AL_EXTENT_BYTES, SECTOR
 from pydrbd.vocabulary import Conn, Disk
-from pydrbd.wire.packets import Data, OvResult, Packet, RetryWrite, Superseded, Trim, Zeroes
+from pydrbd.wire.packets import Data, OvResult, Packet, Trim, Zeroes
 
 if TYPE_CHECKING:
     from pydrbd.sim.node import Node
@@ -245,8 +245,6 @@ class Checker(PowerChecks, Observer):
             self.rotten.judge(name, packet)
         elif isinstance(packet, Trim | Zeroes) and node.engine is not None and peek.usable(node.engine, 0):
             self._check_al(node, packet.sector * SECTOR, packet.size, "sent")
-        elif isinstance(packet, Superseded | RetryWrite):
-            self.world.counts[f"conflicts {type(packet).__name__}"] += 1
 
     def _check_al(self, node: Node, offset: int, length: int, what: str) -> None:
         if {MdFlag.PRIMARY, MdFlag.AL_DISABLED} <= set(node.disk.superblock().flags):

@@ -56,6 +56,8 @@ class NetFaults:
     #: Both nodes have these features of the protocol only; None: what they really have, with the mark that
     #: no kernel sends.
     features: Features | None = None
+    #: With `features`: the nodes that leave the mark out.
+    unmarked: tuple[str, ...] = _NODES
     #: Streams are bytes, and end inside a packet.
     torn: bool = False
 

@@ -149,6 +149,8 @@ class Network:
         self.link: _Link | None = None
         self._wants: set[str] = set()
         self._establishing = False
+        #: This node leaves its peer to dial the next time.
+        self._listens = ""
         #: A bit of the next data on their way is changed.
         self.flips = False
         #: Tells the checker of every packet handed to the network.
@@ -161,7 +163,9 @@ class Network:
             self._try_establish()
             return
         self._wants.discard(name)
-        self._close(name, lossy=action is LinkAction.DROP or self.rng.random() < 0.1)
+        self._close(name, lossy=action is not LinkAction.STOP or self.rng.random() < 0.1)
+        if action is LinkAction.DROP_AND_LISTEN:
+            self._listens = name
 
     def send(self, name: str, channel: Channel, packet: Packet) -> None:
         """Put a packet on its way; without a link it is dropped, as a write to a closed socket is."""
@@ -170,7 +174,8 @@ class Network:
             self.clock.note(name, "unsent", packet)
             return
         if isinstance(packet, ConnectionFeatures) and self.faults.features is not None:
-            packet = replace(packet, features=packet.features & self.faults.features, reserved=bytes(60))
+            mark = bytes(60) if name in self.faults.unmarked else packet.reserved
+            packet = replace(packet, features=packet.features & self.faults.features, reserved=mark)
         if self.on_send is not None:
             self.on_send(name, packet)
         self._push(link, link.pipes[name, channel], packet)
@@ -260,7 +265,8 @@ class Network:
         one, two = (_End(host) for host in self.hosts.values())
         link = self.link = _Link(one, two)
         self._wants.clear()
-        resolver = self.rng.choice((one, two))
+        resolver = next((e for e in (one, two) if e.host.name == self._listens), self.rng.choice((one, two)))
+        self._listens = ""
         for end in (one, two):
             self.clock.after(self.rng.uniform(0, 0.02), self._up, link, end, end is resolver)
         if self.faults.half_up and self.rng.random() < self.faults.half_up:

@@ -32,6 +32,12 @@ def running_session(engine: Engine) -> int | None:
     return engine.session.number if engine.session is not None and connected(engine) else None
 
 
+def met(engine: Engine) -> tuple[int, int]:
+    """The session, and how many writes of the peer have met one of this node's in it (two Primaries)."""
+    session = engine.session
+    return (session.number, session.conflicts) if session is not None else (0, 0)
+
+
 def size(engine: Engine, volume: int) -> int:
     """Bytes of the device, 0 if it is not known."""
     return engine.volumes[volume].size
@@ -77,8 +83,6 @@ def logged(engine: Engine, volume: int) -> Iterator[tuple[int, int]]:
     for request in engine.transfer_log.by_id.values():
         if request.volume.number == volume and request.extents:
             yield request.offset, request.offset + request.length
-    for request in engine.transfer_log.postponed:
-        yield request.offset, request.offset + request.length
     for active in engine.volumes[volume].ranges.active:
         # The peer has it durably, and the own disk not yet.
         if active.request is not None and active.request.extents:

@@ -159,8 +159,8 @@ def make_profile(
 def with_two_primaries(seed: int, profile: Profile) -> Profile:
     """The profile with both nodes Primary."""
     net_faults, net_actions = draw_net_faults(seed)
-    # What a kernel's node makes of epochs with overlapping writes is not simulated.
-    net_faults = replace(net_faults, features=None)
+    # One of the nodes counts as a kernel's: the other one is to decide.
+    net_faults = replace(net_faults, unmarked=(random.Random(f"kernel {seed}").choice(NODES),))
     options = two_primaries_options(seed, profile.options)
     actions = tuple(a for a in profile.actions if a not in ("promote", "power_cut"))
     return replace(

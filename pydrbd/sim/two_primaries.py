@@ -35,6 +35,7 @@ class Parted:
     def __init__(self, checker: Checker) -> None:
         self._checker = checker
         self._connected: dict[str, bool] = {}
+        self._met: dict[str, tuple[int, int]] = {}
         #: By node: writes of the other one that may still reach its disk, the session in which they came, and
         #: the history that they would change.
         self._visitors: dict[str, list[tuple[int | None, Branch, Write]]] = {}
@@ -42,6 +43,7 @@ class Parted:
     def restarted(self, name: str) -> None:
         """A new process, in which nothing is under way."""
         self._connected[name] = False
+        self._met.pop(name, None)
         for _, branch, write in self._visitors.pop(name, ()):
             branch.leaves(write)
 
@@ -54,6 +56,7 @@ class Parted:
     def look(self, node: Node, peer: Node) -> None:
         """After any step of `node`."""
         assert node.engine is not None
+        self._count(node.name, peek.met(node.engine))
         s = peek.state(node.engine, 0)
         was, self._connected[node.name] = self._connected[node.name], s.conn >= Conn.CONNECTED
         if node.name in self._visitors:
@@ -70,6 +73,12 @@ class Parted:
             self._part(node, peer)
             if s.disk == Disk.UP_TO_DATE:
                 checker.mark(node.name, False)
+
+    def _count(self, name: str, met: tuple[int, int]) -> None:
+        session, before = self._met.get(name, (0, 0))
+        self._met[name] = met
+        if new := met[1] - (before if session == met[0] else 0):
+            self._checker.world.counts["conflicts of writes"] += new
 
     def arrived(self, node: Node, write: Write) -> bool:
         """Has a write that is acknowledged now reached the other node, although that goes on by itself?"""

@@ -10,14 +10,18 @@ SIZE=${SIZE:-64M}
 KERNEL_STORE=/stores/kernel.img OUR_STORE=/stores/ours.img
 KERNEL_NET=
 
-# usage: fresh [ALGORITHM]   Two new disks, a configuration, both ends down. With or without a secret.
+# usage: fresh [ALGORITHM | two-primaries]   Two new disks, a configuration, both ends down. With or without a
+# secret, or with allow-two-primaries.
 fresh() {
     rm -f $KERNEL_STORE $OUR_STORE
     truncate -s "$SIZE" $OUR_STORE
     KERNEL_DISK=$(kernel_disk $KERNEL_STORE "$SIZE")
     local net=""
     KERNEL_NET=
-    if [ -n "$1" ]; then
+    if [ "$1" = two-primaries ]; then
+        net="allow-two-primaries yes;"
+        KERNEL_NET=--allow-two-primaries
+    elif [ -n "$1" ]; then
         net="cram-hmac-alg $1; shared-secret \"open sesame\";"
         KERNEL_NET="--cram-hmac-alg=$1"
     fi
@@ -27,7 +31,9 @@ fresh() {
 }
 
 kernel_start() {
-    if [ -n "$KERNEL_NET" ]; then
+    if [ "$KERNEL_NET" = --allow-two-primaries ]; then
+        kernel_up r0 0 "$KERNEL_DISK" 7801 7802 "$KERNEL_NET"
+    elif [ -n "$KERNEL_NET" ]; then
         kernel_up r0 0 "$KERNEL_DISK" 7801 7802 "$KERNEL_NET" --shared-secret="open sesame"
     else
         kernel_up r0 0 "$KERNEL_DISK" 7801 7802
@@ -369,6 +375,69 @@ after_scenario() {
     on ours down r9
     both_good
     echo "ok after"
+}
+
+# usage: write_beside NAME SHIFT [fio options]   Random writes on both devices at once, on ours SHIFT bytes behind the
+# kernel's (0: to the same blocks).
+write_beside() {
+    local name=$1 offset=$2 loads= device
+    shift 2
+    for device in "$(cat /tmp/mapped)" /dev/drbd0; do
+        fio --name="$name" --filename="$device" --offset="$offset" --rw=randwrite --ioengine=libaio --iodepth=8 \
+            --direct=1 --norandommap --randrepeat=0 --refill_buffers --time_based --fsync=50 "$@" \
+            > "/tmp/fio.$name.${device##*/}.log" 2>&1 &
+        loads="$loads $!"
+        offset=0
+    done
+    local load
+    for load in $loads; do
+        wait "$load" || { tail -20 /tmp/fio.$name.*.log; return 1; }
+    done
+}
+
+# Does our node decide where writes meet, in the present connection?
+we_decide() {
+    grep "where writes of both nodes meet" /run/pydrbd/ours/r0.log | tail -1 | grep -q "this node decides"
+}
+
+# Both nodes are Primary and write at the same time: to blocks of their own, by turns to the same ones, and then at
+# the same time to the same ones. The devices give the same afterwards. Ours decides, whoever dialed first.
+two_primaries_scenario() {
+    local round
+    kernel_primary 0
+    on ours primary r0
+    kernel_wait 0 20 cs:Connected ro:Primary/Primary ds:UpToDate/UpToDate
+    on ours map r0/0 > /tmp/mapped
+    for round in 1 2; do
+        write_beside apart 1M --bs=4k --size=1M --runtime=8
+        kernel_wait 0 20 cs:Connected ro:Primary/Primary
+        fio_verify turn_k /dev/drbd0 1M
+        fio_verify turn_o "$(cat /tmp/mapped)" 1M
+        fio_verify turn_k /dev/drbd0 1M
+        same_data /dev/drbd0 "$(cat /tmp/mapped)" "$DATA_BYTES"
+        we_decide
+        write_beside same 0 --bs=4k --size=64k --runtime=8
+        kernel_wait 0 20 cs:Connected ro:Primary/Primary
+        write_beside parts 0 --bsrange=1k-32k --blockalign=1k --size=256k --runtime=8
+        kernel_wait 0 20 cs:Connected ro:Primary/Primary
+        same_data /dev/drbd0 "$(cat /tmp/mapped)" "$DATA_BYTES"
+        # The next connection, perhaps with the other one as judge; not while both are Primary.
+        [ $round = 2 ] && break
+        kernel_secondary 0
+        on ours disconnect r0
+        kernel_wait 0 20 cs:WFConnection
+        on ours connect r0
+        both_good
+        kernel_primary 0
+        kernel_wait 0 20 cs:Connected ro:Primary/Primary
+    done
+    grep "writes of both nodes met" /run/pydrbd/ours/r0.log
+    dmesg | grep -A5 "ASSERT" && return 1
+    on ours unmap r0
+    on ours secondary r0
+    kernel_secondary 0
+    kernel_wait 0 20 ro:Secondary/Secondary
+    echo "ok two_primaries"
 }
 
 # Our process dies under the kernel's writes, and is started again.

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pydrbd.engine import conflicts, peer_state, requests
+from pydrbd.engine import conflicts, peer_requests, peer_state, requests
 from pydrbd.engine.conflicts import Numbers
-from pydrbd.engine.transfer_log import TransferLog
 from pydrbd.sim.driver import DiskProfile
 from pydrbd.sim.mutants.edit import Mutant, edit, with_volumes
 from pydrbd.sim.profile import Profile
 from pydrbd.units import MIB
-from pydrbd.wire.packets import Channel
 
 
 def _crowded(profile: Profile) -> Profile:
@@ -28,17 +26,10 @@ _ACTIONS = ("both_write", "one_leaves", "partition", "crash_primary", "detach", 
 
 
 def _short_epochs(profile: Profile) -> Profile:
-    """Epochs whose only write was superseded."""
+    """Epochs whose only write was not carried out."""
     profile = _crowded(profile)
     options = {name: replace(node, max_epoch_size=1) for name, node in profile.options.items()}
     return replace(profile, options=options, spots=3, disk=DiskProfile(0.002, 5.0, 0.1))
-
-
-def _stalled(profile: Profile) -> Profile:
-    """Acknowledgements are fast and data slow: epochs end before what was declined is sent again."""
-    profile = _short_epochs(profile)
-    faults = replace(profile.net_faults, slower={(name, Channel.DATA): 100.0 for name in profile.options})
-    return replace(profile, net_faults=faults, spots=40, depth=16, disk=DiskProfile(0.0003, 5.0, 0.05))
 
 
 def _allowed_anew(profile: Profile) -> Profile:
@@ -76,20 +67,20 @@ TWO_PRIMARIES = (
         "conflict-decided-by-nobody",
         14,
         "with two Primaries, a write of the peer that meets one on its way to the peer is carried out",
-        edit(conflicts.judge, ("if not session.resolve_conflicts or not", "if True or not")),
+        edit(conflicts.met, ("if not session.resolve_conflicts or not", "if True or not")),
         edit(conflicts.settled, ("yield from mine.answered()", "yield from ()")),
     ),
     _mutant(
         "conflict-part-for-whole",
         14,
         "a write of the peer that lies only partly within one on its way counts as overwritten by it",
-        edit(conflicts.judge, ("if own.start <= offset and end <= own.end:", "if True:")),
+        edit(conflicts.outside, ("    return parts", "    return parts if not above else []")),
     ),
     _mutant(
         "conflict-with-what-is-over",
         14,
         "a write that the peer has acknowledged counts as one on its way, until the own disk has it",
-        edit(conflicts.judge, ("or own.request.net.done or", "or")),
+        edit(conflicts.met, ("and not r.request.net.done", "and not r.local.done")),
     ),
     _mutant(
         "conflict-undecided-there",
@@ -110,37 +101,23 @@ TWO_PRIMARIES = (
         edit(Numbers._is_early, ("return _after(", "return False and _after(")),
     ),
     _mutant(
-        "superseded-before-written",
+        "conflict-answered-before-written",
         1,
-        "SUPERSEDED goes out before the write that comes after it is on the disk",
-        edit(conflicts._declined, ("if not own.local.done:", "if False:")),
-    ),
-    _mutant(
-        "superseded-not-durable",
-        2,
-        "an epoch is confirmed without a flush where its writes were superseded",
-        edit(conflicts._declined, ("if volume.has_disk:", "if False:")),
-        setting=_short_epochs,
-    ),
-    _mutant(
-        "retry-forgotten",
-        14,
-        "a write that the peer has not carried out counts as complete",
+        "a write is acknowledged before the own one that comes after it is on the disk",
         edit(
-            conflicts.on_retry,
-            (
-                "request.acked = request.postponed = True\n"
-                "        session.engine.transfer_log.postponed[request] = None",
-                "request.acked = request.net_ok = True",
-            ),
+            peer_requests._write,
+            ("    yield from mine.turn()\n", "    yield from mine.turn() if not above else ()\n"),
         ),
     ),
     _mutant(
-        "retry-extent-freed",
-        4,
-        "a write that is to be sent again gives its extents back",
-        edit(TransferLog.settle, ("if request in self.postponed:", "if False:")),
-        setting=_stalled,
+        "conflict-not-durable",
+        2,
+        "an epoch is confirmed without a flush where the own writes came after all of its writes",
+        edit(
+            peer_requests._carry_out,
+            ("    epoch.written.add", "    if parts:\n        epoch.written.add"),
+        ),
+        setting=_short_epochs,
     ),
     _mutant(
         "allowed-beside-early-writes",

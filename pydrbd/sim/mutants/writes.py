@@ -54,9 +54,9 @@ WRITES = (
             edit(
                 peer_requests._write,
                 (
-                    "incarnation = volume.incarnation\n",
-                    "incarnation = volume.incarnation\n"
-                    "        _acknowledge(session, volume, packet, length, None)\n",
+                    "result = yield from _carry_out(",
+                    "_acknowledge(session, volume, packet, length, None)\n"
+                    "        result = yield from _carry_out(",
                 ),
                 ("    _acknowledge(session, volume, packet, length, result)\n    ", "    "),
             ),
