@@ -105,8 +105,8 @@ def test_short_writes_go_on_and_a_write_that_stands_still_ends(
 
 @pytest.mark.parametrize("write_all", [hotpath.write_all, hotpath.write_all_in_python])
 def test_all_of_a_write_is_written_or_its_error_told(tmp_path: Path, write_all: Any) -> None:
-    """The compiled one writes in parts of 32 KiB."""
-    data = os.urandom(100_000)
+    """The compiled one writes in parts of 128 KiB."""
+    data = os.urandom(300_000)
     with (tmp_path / "file").open("w+b") as file:
         write_all(file.fileno(), memoryview(data), 30_000)
         assert file.read() == bytes(30_000) + data

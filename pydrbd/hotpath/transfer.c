@@ -53,9 +53,10 @@ void backing_leave(Backing *backing)
 }
 
 /* The page cache keeps what one write brings in one piece of memory, and ext4 looks at all blocks of that at every
- * later write into it: in a file that was filled by writes of 1 MiB, a write of 4 KiB takes 9 microseconds instead
- * of 2. So files are written in parts of this size; of the throughput of large writes that costs a tenth. */
-#define PART (32u << 10)
+ * later write into it: in a file that was filled by writes of 1 MiB, a write of 4 KiB takes 6 to 9 microseconds
+ * instead of 2.5. So files are written in parts of this size. Smaller ones gain writes nothing, and cost reads and
+ * large writes a third (see docs/performance.md). */
+#define PART (128u << 10)
 
 /* 0 or an errno. */
 int write_all(int fd, const unsigned char *from, size_t size, uint64_t offset)
