@@ -5,6 +5,8 @@ Neighbours: test_e2e_two_primaries.py (real nodes), `python -m pydrbd.sim --two-
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from pydrbd.engine import admin
@@ -45,6 +47,28 @@ def said(pair: Pair, bench: Bench, kind: type[Packet]) -> int:
     return sum(name == bench.name and isinstance(packet, kind) for name, packet in pair.sent)
 
 
+def cross(pair: Pair, begin: Callable[[], None]) -> None:
+    """What `begin` makes both nodes write is on its way at the same time."""
+    crossing: list[tuple[Bench, Packet]] = []
+    usual = pair.filter
+
+    def crosses(bench: Bench, packet: Packet) -> list[Packet]:
+        if not isinstance(packet, Data):
+            return usual(bench, packet)
+        crossing.append((bench, packet))
+        return []
+
+    pair.filter = crosses
+    begin()
+    pair.settle()
+    pair.filter = usual
+    for bench, packet in crossing:
+        peer = pair.other(bench)
+        peer.engine.on_packets(peer.session, Channel.DATA, [packet])
+    pair.settle()
+    pair.pass_time(1)
+
+
 def meet(
     pair: Pair,
     judge: Bench,
@@ -56,27 +80,14 @@ def meet(
 ) -> tuple[bytes, bytes]:
     """Both write at once, (offset, length), and their data cross; what the disks hold of the first 64 KiB
     afterwards. `apart`: the other one has a second write under way, in nobody's way."""
-    crossing: list[tuple[Bench, Packet]] = []
-    usual = pair.filter
 
-    def crosses(bench: Bench, packet: Packet) -> list[Packet]:
-        if not isinstance(packet, Data):
-            return usual(bench, packet)
-        crossing.append((bench, packet))
-        return []
+    def begin() -> None:
+        judge.start("own", judge.engine.write(0, own[0], b"J" * own[1]))
+        other.start("theirs", other.engine.write(0, theirs[0], b"O" * theirs[1]))
+        if apart:
+            other.start("apart", other.engine.write(0, 20 * K4, b"A" * K4))
 
-    pair.filter = crosses
-    judge.start("own", judge.engine.write(0, own[0], b"J" * own[1]))
-    other.start("theirs", other.engine.write(0, theirs[0], b"O" * theirs[1]))
-    if apart:
-        other.start("apart", other.engine.write(0, 20 * K4, b"A" * K4))
-    pair.settle()
-    pair.filter = usual
-    for bench, packet in crossing:
-        peer = pair.other(bench)
-        peer.engine.on_packets(peer.session, Channel.DATA, [packet])
-    pair.settle()
-    pair.pass_time(1)
+    cross(pair, begin)
     assert judge.results["own"] is None
     assert other.results["theirs"] is None
     here, there = judge.disk.read(0, 16 * K4), other.disk.read(0, 16 * K4)
@@ -115,23 +126,13 @@ def test_of_a_write_only_what_is_outside_the_own_one_is_carried_out(
 
 def test_a_write_between_several_own_ones_fills_the_gaps() -> None:
     pair, judge, other = both_primary()
-    usual = pair.filter
-    crossing: list[tuple[Bench, Packet]] = []
 
-    def crosses(bench: Bench, packet: Packet) -> list[Packet]:
-        if not isinstance(packet, Data):
-            return usual(bench, packet)
-        crossing.append((bench, packet))
-        return []
+    def begin() -> None:
+        for block in (1, 3):
+            judge.start(f"own {block}", judge.engine.write(0, block * K4, b"J" * K4))
+        other.start("theirs", other.engine.write(0, 0, b"O" * 5 * K4))
 
-    pair.filter = crosses
-    for block in (1, 3):
-        judge.start(f"own {block}", judge.engine.write(0, block * K4, b"J" * K4))
-    other.start("theirs", other.engine.write(0, 0, b"O" * 5 * K4))
-    pair.settle()
-    pair.filter = usual
-    for bench, packet in crossing:
-        pair.arrive(bench, Channel.DATA, [packet])
+    cross(pair, begin)
     assert [judge.results[name] for name in ("own 1", "own 3")] == [None, None]
     assert other.results["theirs"] is None
     for bench in (judge, other):
