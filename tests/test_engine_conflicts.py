@@ -6,20 +6,23 @@ Neighbours: test_e2e_two_primaries.py (real nodes), `python -m pydrbd.sim --two-
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from pydrbd.engine import admin
-from pydrbd.engine.orders import WriteBlocks
+from pydrbd.engine.options import VolumeOptions
+from pydrbd.engine.orders import IoFailed, WriteBlocks
 from pydrbd.errors import StateRefused
 from pydrbd.integrations.events2 import promotion
 from pydrbd.integrations.picture import Identity, Picture
-from pydrbd.vocabulary import Conn, Refusal, Role
+from pydrbd.vocabulary import Conn, OnIoError, Refusal, Role
 from pydrbd.wire.packets import (
     BarrierAck,
     BlockAck,
     Channel,
     Data,
+    NegAck,
     Packet,
     RetryWrite,
     Superseded,
@@ -30,9 +33,9 @@ from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
 K4 = 4096
 
 
-def both_primary() -> tuple[Pair, Bench, Bench]:
+def both_primary(**options: Any) -> tuple[Pair, Bench, Bench]:
     """The pair, who decides, and the other one."""
-    two = {"allow_two_primaries": True}
+    two: dict[str, Any] = {"allow_two_primaries": True, **options}
     pair = pair_of(good_disk(), good_disk(), dict(two), **two)
     connect(pair)
     for bench in (pair.one, pair.two):
@@ -175,6 +178,23 @@ def test_the_answer_waits_for_the_own_write() -> None:
     pair.settle()
     assert said(pair, judge, WriteAck) == 1
     assert judge.disk.read(0, K4) == other.disk.read(0, K4) == b"J" * K4
+
+
+def test_a_write_is_refused_where_the_own_one_has_failed() -> None:
+    """Nothing of it is on that disk, so the other one is the only good one for these blocks."""
+    pair, judge, other = both_primary(volumes={0: VolumeOptions(on_io_error=OnIoError.PASS_ON)})
+    judge.hook = lambda order: IoFailed(5, "broken") if isinstance(order, WriteBlocks) else NotImplemented
+
+    def begin() -> None:
+        for bench in (judge, other):
+            bench.start("write", bench.engine.write(0, 0, b"x" * K4))
+
+    cross(pair, begin)
+    assert said(pair, judge, NegAck) == 1
+    assert said(pair, judge, WriteAck) == 0
+    assert judge.results["write"] is other.results["write"] is None
+    assert judge.volume.bitmap.any_set(0, 1)
+    assert other.volume.bitmap.any_set(0, 1)
 
 
 @pytest.mark.parametrize("answer", [Superseded, RetryWrite])

@@ -14,8 +14,8 @@ becomes of the own ones below it. Whoever is in nobody's way goes on as ever. In
   write of the peer either meets it on its way, or comes before it on both nodes.
 - Who decides must know what the peer had acknowledged when it sent a write; acknowledgements travel on the
   other socket. DATA and acks have common numbers, and the data socket waits for those before (`Numbers`).
-- The answer goes out only when the own write is on this disk: who reads here afterwards does not see what was
-  there before the peer's write. The write belongs to the peer's epoch as any other.
+- The answer goes out only when the own write is on this disk (NEG_ACK if the disk did not take it): who reads
+  here afterwards does not see what was there before the peer's write, which is in its epoch as any other.
 - The option may change under a session (PROTOCOL_UPDATE). Writes that began without it take no place late,
   and some are the lane's: the peer becomes Primary only when they are over (`Earlier`).
 - While a disk is let go of, reads are the peer's to answer (`falls_behind`).

@@ -218,10 +218,12 @@ def _order(volume: Volume, packet: Change, start: int, end: int) -> WriteBlocks 
 
 
 def _carry_out(
-    volume: Volume, packet: Change, parts: list[tuple[int, int]], epoch: PeerEpoch
+    volume: Volume, packet: Change, mine: Range, above: list[Range], epoch: PeerEpoch
 ) -> Script[IoFailed | None]:
-    """The disk's part of a write; with no parts, others have written it all. FUA is for those, too."""
-    incarnation = volume.incarnation
+    """The disk's part of a write; the own ones `above` have written the rest of it. FUA is for those, too."""
+    incarnation, parts = volume.incarnation, conflicts.outside(mine, above)
+    if not all(own.request is not None and own.request.on_this_disk for own in above):
+        return IoFailed(5, "the disk did not take the write that comes after it")
     for start, end in parts:
         if volume.incarnation != incarnation:
             return IoFailed(5, "the disk is another one now")
@@ -273,7 +275,7 @@ def _write(
     if volume.has_disk:
         if volume.writes_here_only:
             _mark(volume, mine)
-        result = yield from _carry_out(volume, packet, conflicts.outside(mine, above), epoch)
+        result = yield from _carry_out(volume, packet, mine, above, epoch)
     if extents:
         log.end(extents)
     _over(engine, volume, mine, epoch, _weight(packet))
