@@ -162,7 +162,7 @@ def with_two_primaries(seed: int, profile: Profile) -> Profile:
     # One of the nodes counts as a kernel's: the other one is to decide.
     net_faults = replace(net_faults, unmarked=(random.Random(f"kernel {seed}").choice(NODES),))
     options = two_primaries_options(seed, profile.options)
-    actions = tuple(a for a in profile.actions if a not in ("promote", "power_cut"))
+    actions = tuple(a for a in profile.actions if a != "promote")
     return replace(
         profile,
         split_brain=False,

@@ -396,6 +396,7 @@ class Scenario(
             (alone or self.victim is not None)
             and self._split_noticed()
             and all(node.up for node in self.nodes)
+            and self._on_disks()
         )
 
     def _unrelated(self) -> bool:

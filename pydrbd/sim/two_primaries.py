@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pydrbd.engine.generations import Side, Verdict, compare
 from pydrbd.sim import peek
 from pydrbd.sim.clock import Process
 from pydrbd.sim.history import Branch, Write
@@ -199,6 +200,14 @@ class TwoPrimariesActions(Steps):
         self.world.counts["split brain of two Primaries"] += 1
         yield from self._calm_down(serve=True)
         self._go_on_with_faults()
+
+    def _on_disks(self) -> bool:
+        """Is it a split brain by what the disks say? A Primary without a disk refuses to talk, too."""
+        if not self.world.profile.two_primaries:
+            return True
+        one, two = (Side(node.disk.superblock().generation) for node in self.nodes)
+        found = compare(one, two, resolve_conflicts=False, wsame=True)
+        return found.verdict in (Verdict.SPLIT_BRAIN, Verdict.SPLIT_BRAIN_FAR)
 
     def _do_both_write(self) -> Process:
         """Give both nodes time to be Primary and to write."""
