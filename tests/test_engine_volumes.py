@@ -39,6 +39,25 @@ def test_a_promotion_that_is_refused_for_one_volume_is_forgotten_for_the_others(
     assert one.engine.peer_role == two.engine.role == Role.PRIMARY
 
 
+def test_a_promotion_waits_for_an_attach_of_the_peer() -> None:
+    """As DRBD's does; a script has no reason to know that the peer is just bringing its disk up."""
+    pair = Pair(bench_of_two("alpha", 11), bench_of_two("beta", 23))
+    one, two = pair.one, pair.two
+    for bench, number in ((one, 0), (one, 1), (two, 0)):
+        assert pair.run(bench, bench.engine.attach(number)) is None
+    connect(pair)
+    two.hold = lambda order: isinstance(order, ReadMeta)
+    two.start("attach", two.engine.attach(1))
+    one.start("promote", one.engine.promote())
+    pair.pass_time(1)
+    assert "promote" not in one.results
+    two.hold = lambda _order: False
+    two.release()
+    pair.pass_time(1)
+    assert one.results["promote"] is two.results["attach"] is None
+    assert one.engine.role == Role.PRIMARY
+
+
 def test_nobody_writes_to_one_volume_in_the_old_generation_while_that_of_another_is_made_durable() -> None:
     """The peer, promoted meanwhile, would take such a write for part of what it has and overwrite it."""
     one = bench_of_two("alpha", 11)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from pydrbd.engine import causes, conflicts, exposure, generations, peer_state, sync
+from pydrbd.engine import causes, conflicts, exposure, generations, peer_state, sync, transient
 from pydrbd.engine.disk_admin import attach, close_disk, forget_disk, refuse_failed
 from pydrbd.engine.openers import clients_leave, open_clients
 from pydrbd.engine.orders import Await, LinkAction, Script, Ticket
@@ -91,10 +91,10 @@ def _known(result: int) -> Refusal:
 
 def promote(engine: Engine, force: bool, auto: bool = False) -> Script[None]:
     """Become Primary; `force` takes a disk that is only Inconsistent or Outdated for good."""
-    words = "auto-promote: a client opened the device" if auto else "primary"
+    words = "auto-promote: a client opened the device" if auto else "primary --force" if force else "primary"
     unfenced = yield from engine.fences.before_promotion(force)
-    script = _promote(engine, force, auto, unfenced)
-    yield from exclusively(engine, script, f"{words} --force" if force else words)
+    script = partial(_promote, engine, force, auto, unfenced)
+    yield from transient.over(engine, lambda: exclusively(engine, script(), words))
 
 
 def _promote(engine: Engine, force: bool, auto: bool, unfenced: bool = False) -> Script[None]:
