@@ -34,7 +34,7 @@ def run(vm: Vm, script: str, *expected: str) -> None:
     vm.scenarios(PREPARE + script, *expected)
 
 
-@pytest.mark.parametrize("algorithm", algorithms("sha256"))
+@pytest.mark.parametrize("algorithm", algorithms("md5"))  # the quickest on an emulated processor
 def test_verify_in_both_roles_and_repair(vm: Vm, algorithm: str) -> None:
     run(
         vm,
