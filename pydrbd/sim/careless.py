@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 
+from pydrbd.engine import admin
 from pydrbd.sim import peek
 from pydrbd.sim.clock import Process, Violation
 from pydrbd.sim.node import Node
@@ -78,8 +79,8 @@ class CarelessActions(Steps):
         assert node.engine is not None
         if node.engine.busy is not None:
             return
-        script = node.engine.promote()
-        # All in one step: nothing can make the disk good meanwhile.
+        # One attempt, which waits for no handshake: nothing can make the disk good meanwhile.
+        script = admin.promotion(node.engine)
         order: object = None
         error: Exception | None = None
         try:
