@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from pydrbd.engine import conflicts, protocol_update
-from pydrbd.engine.connection import Session
 from pydrbd.engine.orders import LinkAction, ReadBlocks, WriteBlocks
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.vocabulary import Conn, Disk, Failure, Protocol, Refusal, Role
@@ -182,7 +181,6 @@ def beside_a_kernel(*, dials: bool) -> tuple[Pair, list[LinkAction]]:
     What alpha wanted of its link when it gave connections up."""
     two: dict[str, Any] = {"allow_two_primaries": True}
     pair = pair_of(good_disk(), good_disk(), dict(two), **two)
-    asked: list[LinkAction] = []
 
     def unmarked(bench: Bench, packet: Packet) -> list[Packet]:
         if bench is pair.two and isinstance(packet, packets.ConnectionFeatures):
@@ -190,19 +188,11 @@ def beside_a_kernel(*, dials: bool) -> tuple[Pair, list[LinkAction]]:
         return [packet]
 
     pair.filter = unmarked
-    give_up = pair.one.engine.drop
-
-    def drop(session: Session, reason: Conn, text: str, action: LinkAction = LinkAction.DROP) -> None:
-        asked.append(action)
-        if dials:
-            pair.resolver = pair.one
-        give_up(session, reason, text, action)
-
-    pair.one.engine.drop = drop  # type: ignore[method-assign]
+    pair.dials = dials
     connect(pair)
     assert pair.conns() == CONNECTED
     assert pair.run(pair.two, pair.two.engine.promote()) is None
-    return pair, asked
+    return pair, [action for bench, action in pair.given_up if bench is pair.one]
 
 
 def test_the_kernels_node_is_left_to_dial_so_that_this_one_decides() -> None:

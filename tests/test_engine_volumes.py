@@ -17,8 +17,8 @@ def bench_of_two(name: str, seed: int) -> Bench:
     return Bench(name, seed, good_disk(), good_disk())
 
 
-def test_a_promotion_that_is_refused_for_one_volume_is_forgotten_for_the_others() -> None:
-    """The peer has agreed to the first volume; it would wait for our demotion for ever."""
+def one_that_attaches() -> Pair:
+    """They are connected, and beta is attaching its second disk, which does not answer for the time being."""
     pair = Pair(bench_of_two("alpha", 11), bench_of_two("beta", 23))
     one, two = pair.one, pair.two
     for bench, number in ((one, 0), (one, 1), (two, 0)):
@@ -26,6 +26,13 @@ def test_a_promotion_that_is_refused_for_one_volume_is_forgotten_for_the_others(
     connect(pair)
     two.hold = lambda order: isinstance(order, ReadMeta)
     two.start("attach", two.engine.attach(1))
+    return pair
+
+
+def test_a_promotion_that_is_refused_for_one_volume_is_forgotten_for_the_others() -> None:
+    """The peer has agreed to the first volume; it would wait for our demotion for ever."""
+    pair = one_that_attaches()
+    one, two = pair.one, pair.two
     pair.settle()
     refused = pair.run(one, one.engine.promote())
     assert isinstance(refused, StateRefused)
@@ -41,13 +48,8 @@ def test_a_promotion_that_is_refused_for_one_volume_is_forgotten_for_the_others(
 
 def test_a_promotion_waits_for_an_attach_of_the_peer() -> None:
     """As DRBD's does; a script has no reason to know that the peer is just bringing its disk up."""
-    pair = Pair(bench_of_two("alpha", 11), bench_of_two("beta", 23))
+    pair = one_that_attaches()
     one, two = pair.one, pair.two
-    for bench, number in ((one, 0), (one, 1), (two, 0)):
-        assert pair.run(bench, bench.engine.attach(number)) is None
-    connect(pair)
-    two.hold = lambda order: isinstance(order, ReadMeta)
-    two.start("attach", two.engine.attach(1))
     one.start("promote", one.engine.promote())
     pair.pass_time(1)
     assert "promote" not in one.results

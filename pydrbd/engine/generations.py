@@ -38,6 +38,10 @@ class Verdict(Enum):
         return _MIRROR.get(self, self)
 
 
+#: What no policy and no administrator has decided yet.
+SPLIT = (Verdict.SPLIT_BRAIN, Verdict.SPLIT_BRAIN_FAR)
+
+
 _MIRROR = {
     Verdict.SOURCE_BITMAP: Verdict.TARGET_BITMAP,
     Verdict.TARGET_BITMAP: Verdict.SOURCE_BITMAP,

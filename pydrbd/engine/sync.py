@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.engine import causes, checksums, generations, handler_calls, split_brain
 from pydrbd.engine.causes import Cause
-from pydrbd.engine.generations import CacheLoss, Side, Verdict
+from pydrbd.engine.generations import SPLIT, CacheLoss, Side, Verdict
 from pydrbd.engine.orders import Await, Script, Ticket
 from pydrbd.format.gi import Generation
 from pydrbd.units import BIT_BYTES, KIB
@@ -50,7 +50,6 @@ LOSS_FLAGS = {
     CacheLoss.DISK_FAILED: UuidFlags.CACHE_LOST | UuidFlags.ONLY_DISK_FAILED,
     CacheLoss.MACHINE: UuidFlags.CACHE_LOST,
 }
-_SPLIT = (Verdict.SPLIT_BRAIN, Verdict.SPLIT_BRAIN_FAR)
 
 
 def generation_of(uuids: Uuids) -> Generation:
@@ -108,7 +107,7 @@ def decide(session: Session, volume: Volume, peer_role: Role, peer_disk: Disk) -
         return OUTDATED_SOURCE
     verdict = better
     verdict = _by_disk_states(verdict, own_disk, peer_disk)
-    if verdict in _SPLIT:
+    if verdict in SPLIT:
         settled = split_brain.settle(session, volume, verdict, peer_role)
         if isinstance(settled, str):
             return settled

@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pydrbd.engine import split_brain
-from pydrbd.engine.generations import Side, Verdict, compare
+from pydrbd.engine.generations import SPLIT, Side, Verdict, compare
 from pydrbd.engine.options import EngineOptions
 from pydrbd.engine.split_brain import Loser
 from pydrbd.format.gi import Generation
 from pydrbd.integrations.changed import Run, common
 from pydrbd.vocabulary import AfterSb, Conn, Disk, Role
 
-SPLIT = (Verdict.SPLIT_BRAIN, Verdict.SPLIT_BRAIN_FAR)
 #: That either outcome is possible.
 CHANCE = "chance"
 

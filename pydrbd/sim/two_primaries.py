@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pydrbd.engine.generations import Side, Verdict, compare
+from pydrbd.engine.generations import SPLIT, Side, compare
 from pydrbd.sim import peek
 from pydrbd.sim.clock import Process
 from pydrbd.sim.history import Branch, Write
@@ -207,7 +207,7 @@ class TwoPrimariesActions(Steps):
             return True
         one, two = (Side(node.disk.superblock().generation) for node in self.nodes)
         found = compare(one, two, resolve_conflicts=False, wsame=True)
-        return found.verdict in (Verdict.SPLIT_BRAIN, Verdict.SPLIT_BRAIN_FAR)
+        return found.verdict in SPLIT
 
     def _do_both_write(self) -> Process:
         """Give both nodes time to be Primary and to write."""

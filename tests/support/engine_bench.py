@@ -124,6 +124,10 @@ class Pair:
         self.one, self.two = one, two
         self.now = 0.0
         self.resolver = two
+        #: Whoever only listens finds that the other one dials both sockets.
+        self.dials = True
+        #: Who gave a connection up, and how.
+        self.given_up: list[tuple[Bench, LinkAction]] = []
         #: Changes packets under way: (sender, packet) -> the packets that arrive instead.
         self.filter: Callable[[Bench, Packet], list[Packet]] = lambda _bench, packet: [packet]
         self.sent: list[tuple[str, Packet]] = []
@@ -172,6 +176,9 @@ class Pair:
         acted = False
         for bench in (self.one, self.two):
             down = [a for a in bench.links if a is not LinkAction.START]
+            self.given_up += [(bench, action) for action in down]
+            if LinkAction.DROP_AND_LISTEN in down and self.dials:
+                self.resolver = bench
             if down and bench.session:
                 self.cut(bench)
                 acted = True
