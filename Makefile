@@ -30,7 +30,7 @@ setup-test: ## the same, and what only the tests need
 demo: setup ## two nodes on this machine: sync, mount, kill one, fail over, resync
 	@.venv/bin/pydrbd demo $(DEMO_ARGS)
 
-test: setup-test lint types ## lint, types and all tests in JOBS (2) processes, one of which has the virtual machines
+test: setup-test lint types ## lint, types and all tests in JOBS (2) processes, the virtual machines first
 	$(PYTHON) -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 lint: setup ## ruff: rules and formatting

@@ -10,10 +10,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.support import leaks
 from tests.support.waiting import DeadlineError, wait_until
@@ -22,19 +20,9 @@ from tests.support.waiting import DeadlineError, wait_until
 GRACE = 10.0
 
 
-class _MachinesTogether(LoadScopeScheduling):  # type: ignore[misc]
-    """One of several workers has all virtual machines, and begins with them: they take longest. Two at a time
-    would be no quicker, for each has as many processors as the machine that the project is tested on."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "machines" if "/test_vm_" in nodeid else nodeid
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    return _MachinesTogether(config, log)
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Several workers begin with the virtual machines, which take longest: the many short tests come last, so
+    that all end at about the same time (`--maxschedchunk=1`: each worker takes one test after the other)."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: "/test_vm_" not in item.nodeid)
 

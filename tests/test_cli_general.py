@@ -168,6 +168,8 @@ def test_dump_and_nbd_uri(config: Path, run_dir: Path, capsys: pytest.CaptureFix
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["version"]) == 0
     assert "8.4.11 wire protocol 100-101" in capsys.readouterr().out
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("pydrbd 0.")
 
 
 def test_a_bug_is_one_line(

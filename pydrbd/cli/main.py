@@ -19,6 +19,7 @@ import click
 
 from pydrbd.cli.context import App
 from pydrbd.errors import PydrbdError
+from pydrbd.version import __version__
 
 #: verb -> (module in pydrbd.cli, one line of help). The order is the order of `pydrbd --help`.
 VERBS: dict[str, tuple[str, str]] = {
@@ -135,6 +136,7 @@ class Verbs(click.Group):
     help="The 'on NAME' section that is this node; default: $PYDRBD_NODE, else `uname -n`.",
 )
 @click.option("-d", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.version_option(__version__, "-V", "--version", message="pydrbd %(version)s", help="Print the version.")
 @click.pass_context
 def pydrbd(ctx: click.Context, config_file: Path | None, node: str, dry_run: bool) -> None:
     """Mirror block devices between two nodes: DRBD 8.4 in userspace.

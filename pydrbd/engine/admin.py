@@ -168,9 +168,7 @@ def _peer_primary_may_go(engine: Engine) -> Script[None]:
     engine.session.pings.ask()
     deadline = engine.now + engine.options.ping_timeout + PING_GRACE_SECONDS
     while engine.now < deadline and engine.peer_role == Role.PRIMARY:
-        ticket = engine.timer(deadline - engine.now)
-        engine.watch(ticket)
-        yield Await(ticket)
+        yield from engine.next_change(deadline - engine.now)
 
 
 def _raised(volume: Volume, forced: list[Volume]) -> Disk:
@@ -250,9 +248,7 @@ def connect(engine: Engine, discard_my_data: bool, tentative: bool = False) -> S
 
 def _connect(engine: Engine, discard_my_data: bool, tentative: bool) -> Script[None]:
     while engine.connection == Conn.DISCONNECTING:
-        ticket = engine.timer(1.0)
-        engine.watch(ticket)
-        yield Await(ticket)
+        yield from engine.next_change(1.0)
     if engine.connection != Conn.STANDALONE:
         if discard_my_data or tentative:
             raise CommandFailed(engine.options.resource, Failure.NET_CONFIGURED)
@@ -443,8 +439,5 @@ def wait_for(
     while not condition(engine.snapshot()):
         if deadline is not None and engine.now >= deadline:
             return False
-        ticket = engine.timer(min(1.0, deadline - engine.now) if deadline is not None else 1.0)
-        engine.watch(ticket)
-        yield Await(ticket)
-        engine.unwatch(ticket)
+        yield from engine.next_change(min(1.0, deadline - engine.now) if deadline is not None else 1.0)
     return True

@@ -279,9 +279,7 @@ def _announce(engine: Engine, volume: Volume) -> Script[None]:
         engine.drop(engine.session, Conn.NETWORK_FAILURE, replaced)
     while engine.session is not None and volume.state.conn == Conn.WF_REPORT_PARAMS:
         # The handshake has told the peer of no disk; after it, this is an attach while connected.
-        ticket = engine.timer(1.0)
-        engine.watch(ticket)
-        yield Await(ticket)
+        yield from engine.next_change(1.0)
     session = engine.session
     if session is None or volume.state.conn != Conn.CONNECTED:
         generation = volume.generation
@@ -345,9 +343,7 @@ def _answered(engine: Engine, volume: Volume) -> Script[None]:
             engine.log("error", f"volume {volume.number}: {why}")
             engine.attach_aborted(volume, why)
             return
-        ticket = engine.timer(1.0)
-        engine.watch(ticket)
-        yield Await(ticket)
+        yield from engine.next_change(1.0)
 
 
 def refuse_failed(engine: Engine, volume: Volume) -> None:

@@ -435,11 +435,11 @@ class Engine:
         for ticket in watchers:
             ticket.resolve(True)
 
-    def watch(self, ticket: Ticket) -> None:
-        """Resolve the ticket at the next change of state."""
+    def next_change(self, seconds: float) -> Script[None]:
+        """Wait for the next change of state, at the most this long."""
+        ticket = self.timer(seconds)
         self._watchers[ticket] = None
-
-    def unwatch(self, ticket: Ticket) -> None:
+        yield Await(ticket)
         self._watchers.pop(ticket, None)
 
     def snapshot(self) -> ResourceSnapshot:

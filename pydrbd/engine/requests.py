@@ -145,9 +145,7 @@ def _refused(engine: Engine, volume: Volume, failure: IoFailed) -> Script[IoFail
     while engine.session is session and volume.state.pdsk == Disk.UP_TO_DATE:
         if not engine.suspension.asks_again or engine.now >= deadline:
             return failure
-        ticket = engine.timer(deadline - engine.now)
-        engine.watch(ticket)
-        yield Await(ticket)
+        yield from engine.next_change(deadline - engine.now)
     return NoGoodDisk(failure.errno, failure.text)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydrbd.engine.admin import exclusively, promotion
-from pydrbd.engine.orders import Await, Script
+from pydrbd.engine.orders import Script
 from pydrbd.errors import CannotResume, TakenOver
 from pydrbd.format.gi import MdFlag
 from pydrbd.vocabulary import Conn, Disk, Role
@@ -32,9 +32,7 @@ def resume(engine: Engine, alone: bool, seconds: float) -> Script[None]:
     """
     deadline = engine.now + seconds
     while engine.role != Role.PRIMARY and not _decided(engine) and engine.now < deadline:
-        ticket = engine.timer(deadline - engine.now)
-        engine.watch(ticket)
-        yield Await(ticket)
+        yield from engine.next_change(deadline - engine.now)
     if not engine.overtaken and not _missing(engine) and (alone or _peer_known(engine)):
         # Not for nothing: a peer that has taken over would be shot.
         yield from engine.fences.before_promotion()

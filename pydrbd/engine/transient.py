@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pydrbd.engine.orders import Await, Script
+from pydrbd.engine.orders import Script
 from pydrbd.errors import StateRefused
 from pydrbd.vocabulary import Refusal
 
@@ -36,6 +36,4 @@ def over(engine: Engine, attempt: Callable[[], Script[None]]) -> Script[None]:
                 raise
         else:
             return
-        ticket = engine.timer(LOOK_SECONDS)
-        engine.watch(ticket)
-        yield Await(ticket)
+        yield from engine.next_change(LOOK_SECONDS)

@@ -6,9 +6,9 @@ set -eE
 . "$SUPPORT/vm_pydrbd.sh"
 trap 'echo "failed: line $LINENO: $BASH_COMMAND"; last_words; exit 1' ERR
 
-SIZE=${SIZE:-64M}
+SIZE=${SIZE:-48M}
 KERNEL_STORE=/stores/kernel.img OUR_STORE=/stores/ours.img
-KERNEL_NET=
+KERNEL_NET=()
 
 # usage: fresh [ALGORITHM | two-primaries]   Two new disks, a configuration, both ends down. With or without a
 # secret, or with allow-two-primaries.
@@ -17,13 +17,13 @@ fresh() {
     truncate -s "$SIZE" $OUR_STORE
     KERNEL_DISK=$(kernel_disk $KERNEL_STORE "$SIZE")
     local net=""
-    KERNEL_NET=
+    KERNEL_NET=()
     if [ "$1" = two-primaries ]; then
         net="allow-two-primaries yes;"
-        KERNEL_NET=--allow-two-primaries
+        KERNEL_NET=(--allow-two-primaries)
     elif [ -n "$1" ]; then
         net="cram-hmac-alg $1; shared-secret \"open sesame\";"
-        KERNEL_NET="--cram-hmac-alg=$1"
+        KERNEL_NET=("--cram-hmac-alg=$1" "--shared-secret=open sesame")
     fi
     write_config "$net" kernel "$KERNEL_DISK" 0 7801 ours $OUR_STORE 9 7802
     kernel_create_md 0 "$KERNEL_DISK"
@@ -31,22 +31,12 @@ fresh() {
 }
 
 kernel_start() {
-    if [ "$KERNEL_NET" = --allow-two-primaries ]; then
-        kernel_up r0 0 "$KERNEL_DISK" 7801 7802 "$KERNEL_NET"
-    elif [ -n "$KERNEL_NET" ]; then
-        kernel_up r0 0 "$KERNEL_DISK" 7801 7802 "$KERNEL_NET" --shared-secret="open sesame"
-    else
-        kernel_up r0 0 "$KERNEL_DISK" 7801 7802
-    fi
+    kernel_up r0 0 "$KERNEL_DISK" 7801 7802 "${KERNEL_NET[@]}"
     DATA_BYTES=$(kernel_data_bytes 0)
 }
 
 kernel_reconnect() {
-    if [ -n "$KERNEL_NET" ]; then
-        kernel_connect r0 7801 7802 "$KERNEL_NET" --shared-secret="open sesame"
-    else
-        kernel_connect r0 7801 7802
-    fi
+    kernel_connect r0 7801 7802 "${KERNEL_NET[@]}"
 }
 
 both_up() {
@@ -98,7 +88,7 @@ kernel_primary_scenario() {
     kernel_wait 0 20 cs:Connected ro:Primary/Secondary
     fio_verify k_connected /dev/drbd0 8M
     # Large and odd requests.
-    fio_verify k_large /dev/drbd0 16M --offset=24M --bsrange=4k-1M
+    fio_verify k_large /dev/drbd0 12M --offset=16M --bsrange=4k-1M
     kernel_disconnect 7801 7802
     kernel_wait 0 20 cs:StandAlone
     fio_verify k_alone /dev/drbd0 6M
@@ -124,7 +114,7 @@ our_primary_scenario() {
     local device
     device=$(on ours map r0/0)
     fio_verify o_connected "$device" 8M
-    fio_verify o_large "$device" 16M --offset=24M --bsrange=4k-1M
+    fio_verify o_large "$device" 12M --offset=16M --bsrange=4k-1M
     kernel_disconnect 7801 7802
     kernel_wait 0 20 cs:StandAlone
     fio_verify o_alone "$device" 6M
@@ -149,7 +139,7 @@ fresh_fencing() {
     echo 4 > /tmp/fence.ours
     truncate -s "$SIZE" $OUR_STORE
     KERNEL_DISK=$(kernel_disk $KERNEL_STORE "$SIZE")
-    KERNEL_NET=
+    KERNEL_NET=()
     printf '#!/bin/sh\necho "$1" >> /tmp/called.ours\n[ "$1" != fence-peer ] || exit $(cat /tmp/fence.ours)\n' \
         > /tmp/manager.ours
     printf '#!/bin/sh\necho "$1" >> /tmp/called.%s\n[ "$1" != fence-peer ] || exit 4\n' kernel > /tmp/manager.kernel

@@ -46,7 +46,7 @@ kill_node() {
     pid=$(pid_of "$1")
     [ -n "$pid" ] || { echo "kill_node: $1 has no process" >&2; return 1; }
     kill -9 "$pid"
-    while [ -d "/proc/$pid" ] && ! grep -q '^State:.*Z' "/proc/$pid/status" 2> /dev/null; do sleep 0.05; done
+    while [ -d "/proc/$pid" ] && ! grep -q '^State:.*Z' "/proc/$pid/status" 2> /dev/null; do pause; done
 }
 
 # usage: in_sync NODE [SECONDS]   Connected, and no resync runs.
