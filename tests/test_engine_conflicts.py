@@ -180,6 +180,31 @@ def test_the_answer_waits_for_the_own_write() -> None:
     assert judge.disk.read(0, K4) == other.disk.read(0, K4) == b"J" * K4
 
 
+def test_a_write_over_an_undecided_one_is_not_carried_out_when_the_connection_is_lost() -> None:
+    """The own one below it is acknowledged by then, and what was never answered must not come over it."""
+    pair, judge, other = both_primary()
+    crossing: list[Packet] = []
+
+    def crosses(bench: Bench, packet: Packet) -> list[Packet]:
+        if isinstance(packet, Data) and bench is judge:
+            crossing.append(packet)
+        return [] if isinstance(packet, Data) else [packet]
+
+    pair.filter = crosses
+    other.hold = lambda order: isinstance(order, WriteBlocks)
+    judge.start("own", judge.engine.write(0, 0, b"J" * K4))
+    other.start("theirs", other.engine.write(0, 0, b"O" * K4))
+    pair.settle()
+    other.engine.on_packets(other.session, Channel.DATA, crossing)
+    pair.severed = True
+    pair.cut()
+    other.hold = lambda _order: False
+    other.release()
+    pair.settle()
+    assert other.results["theirs"] is None
+    assert other.disk.read(0, K4) == b"O" * K4
+
+
 def test_a_write_is_refused_where_the_own_one_has_failed() -> None:
     """Nothing of it is on that disk, so the other one is the only good one for these blocks."""
     pair, judge, other = both_primary(volumes={0: VolumeOptions(on_io_error=OnIoError.PASS_ON)})

@@ -9,7 +9,7 @@ import pytest
 from pydrbd.engine.orders import Order, RunHandler
 from pydrbd.errors import StateRefused
 from pydrbd.vocabulary import Conn, Disk, Fencing, Refusal, Role
-from pydrbd.wire.packets import Packet, State
+from pydrbd.wire.packets import Channel, Packet, State
 from pydrbd.wire.stateword import unpack_state
 from tests.support.engine_bench import Bench, Pair, connect, fresh_disk, good_disk, pair_of
 
@@ -239,3 +239,38 @@ def test_without_a_policy_nobody_is_asked() -> None:
     part(pair)
     assert pair.run(pair.two, pair.two.engine.promote()) is None
     assert handlers(pair.one) == handlers(pair.two) == 0
+
+
+def test_a_promotion_waits_for_a_handshake_instead_of_taking_the_peer_for_unfenced() -> None:
+    pair = pair_of(
+        good_disk(), good_disk(), {"fencing": Fencing.RESOURCE_ONLY}, fencing=Fencing.RESOURCE_ONLY
+    )
+    late = pair.withhold(pair.two, State)
+    for bench in (pair.one, pair.two):
+        bench.start("connect", bench.engine.connect())
+    pair.settle()
+    assert pair.one.volume.state.conn == Conn.WF_REPORT_PARAMS
+    pair.one.start("run", pair.one.engine.promote())
+    pair.pass_time(0.3)
+    assert "run" not in pair.one.results
+    pair.arrive(pair.two, Channel.DATA, late)
+    assert pair.end_of_run(pair.one, 3.0) is None
+    assert handlers(pair.one) == 0
+
+
+def test_a_promotion_fences_the_peer_that_is_lost_in_the_handshake() -> None:
+    pair = pair_of(
+        good_disk(), good_disk(), {"fencing": Fencing.RESOURCE_ONLY}, fencing=Fencing.RESOURCE_ONLY
+    )
+    pair.one.hook = answering(4)
+    pair.withhold(pair.two, State)
+    for bench in (pair.one, pair.two):
+        bench.start("connect", bench.engine.connect())
+    pair.settle()
+    pair.one.start("run", pair.one.engine.promote())
+    pair.pass_time(0.3)
+    assert handlers(pair.one) == 0
+    part(pair)
+    assert pair.end_of_run(pair.one, 3.0) is None
+    assert handlers(pair.one) == 1
+    assert pdsk(pair.one) == OUTDATED

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from pydrbd.errors import CannotResume, TakenOver
 from pydrbd.sim.disk import SimDisk
-from pydrbd.vocabulary import Conn, Disk, Role
+from pydrbd.vocabulary import Conn, Disk, Fencing, Role
+from pydrbd.wire.packets import Channel, State
 from tests.support.engine_bench import Bench, Pair, connect, good_disk, pair_of
+from tests.test_engine_fencing import answering
 
 PRIMARY = Role.PRIMARY
 
@@ -23,11 +29,11 @@ def write(pair: Pair, bench: Bench, byte: bytes) -> None:
     assert pair.run(bench, bench.engine.write(0, 0, byte * 4096)) is None
 
 
-def crash(pair: Pair, bench: Bench, *, attach: bool = True) -> Bench:
+def crash(pair: Pair, bench: Bench, *, attach: bool = True, **options: Any) -> Bench:
     """The process of `bench` is gone; a new one has attached what the old one left on the disk."""
     pair.cut()
     disk: SimDisk = bench.disk
-    again = Bench(bench.name, 99, disk)
+    again = Bench(bench.name, 99, disk, **options)
     if bench is pair.one:
         pair.one = again
     else:
@@ -156,3 +162,28 @@ def test_not_without_a_disk() -> None:
     assert isinstance(refused, CannotResume)
     assert "no disk is attached" in str(refused)
     assert alpha.volume.state.conn == Conn.STANDALONE
+
+
+@pytest.mark.parametrize("fencing", [Fencing.DONT_CARE, Fencing.RESOURCE_ONLY])
+def test_a_handshake_is_waited_for(fencing: Fencing) -> None:
+    """This node was alone for certain, so it need not wait for the peer, and the peer is just coming."""
+    pair = pair_of(good_disk(), good_disk(), {"fencing": fencing}, fencing=fencing)
+    for bench in (pair.one, pair.two):
+        bench.hook = answering(4)
+    connect(pair)
+    assert pair.run(pair.one, pair.one.engine.promote()) is None
+    pair.severed = True
+    pair.cut()
+    write(pair, pair.one, b"b")
+    alpha = crash(pair, pair.one, fencing=fencing)
+    pair.severed = False
+    late = pair.withhold(pair.two, State)
+    alpha.start("connect", alpha.engine.connect())
+    pair.pass_time(1.5)
+    assert alpha.volume.state.conn == Conn.WF_REPORT_PARAMS
+    alpha.start("run", alpha.engine.resume(False, 5.0))
+    pair.pass_time(0.3)
+    assert "run" not in alpha.results
+    pair.arrive(pair.two, Channel.DATA, late)
+    assert pair.end_of_run(alpha, 3.0) is None
+    assert alpha.engine.role == PRIMARY

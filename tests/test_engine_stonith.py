@@ -395,3 +395,33 @@ def test_two_volumes_stand_still_together() -> None:
     assert one.results["write"] is None
     assert [v.state.susp_fen for v in one.engine.volumes.values()] == [False, False]
     assert all(v.generation != old for v, old in zip(one.engine.volumes.values(), before, strict=True))
+
+
+def test_a_path_that_leads_nowhere_does_not_undo_what_was_fenced() -> None:
+    """Two sockets, and nobody who says that he is the peer: that one is as dead as the handler says."""
+    pair = serving(7)
+    asking(pair)
+    part(pair)
+    session = pair.one.engine.link_up(False)
+    pair.one.engine.link_down(session, Conn.NETWORK_FAILURE, "end of the data stream")
+    pair.settle()
+    answered(pair.one)
+    pair.settle()
+    assert not still(pair.one)
+    assert handlers(pair.one) == 1
+    assert pdsk(pair.one) == OUTDATED
+
+
+def test_a_disk_that_fails_on_the_secondary_is_no_reason_to_fence_it() -> None:
+    """Also with writes of an epoch that is not at its end."""
+    pair = serving(7)
+    pair.two.hook = lambda order: (
+        IoFailed(5, "broken") if isinstance(order, WriteBlocks) else answering(7)(order)
+    )
+    assert pair.run(pair.one, pair.one.engine.write(0, 8192, DATA)) is None
+    assert pair.run(pair.one, pair.one.engine.flush(0)) is None
+    assert pair.two.volume.state.disk == Disk.DISKLESS
+    assert not still(pair.one)
+    assert not pair.given_up
+    assert handlers(pair.one) == 0
+    assert pair.one.volume.bitmap.any_set(0, 3)

@@ -74,7 +74,7 @@ def _ask_peer(engine: Engine, volume: Volume, mask: int, value: int) -> Script[N
     session = engine.session
     if session is None or volume.state.conn < Conn.CONNECTED:
         return
-    result = yield Await(session.ask(packets.StateChangeRequest(mask, value, volume.number)))
+    result = yield from session.asked(packets.StateChangeRequest(mask, value, volume.number))
     if result < peer_state.SUCCESS:
         _refuse(engine, _known(result))
 
@@ -92,9 +92,12 @@ def _known(result: int) -> Refusal:
 def promote(engine: Engine, force: bool, auto: bool = False) -> Script[None]:
     """Become Primary; `force` takes a disk that is only Inconsistent or Outdated for good."""
     words = "auto-promote: a client opened the device" if auto else "primary --force" if force else "primary"
-    unfenced = yield from engine.fences.before_promotion(force)
-    script = partial(_promote, engine, force, auto, unfenced)
-    yield from transient.over(engine, lambda: exclusively(engine, script(), words))
+
+    def attempt() -> Script[None]:
+        unfenced = yield from engine.fences.before_promotion(force)
+        yield from exclusively(engine, _promote(engine, force, auto, unfenced), words)
+
+    yield from transient.over(engine, attempt)
 
 
 def _promote(engine: Engine, force: bool, auto: bool, unfenced: bool = False) -> Script[None]:

@@ -210,19 +210,21 @@ def falls_behind(volume: Volume) -> bool:
     return volume.negotiation.leaving and volume.state.two_primaries
 
 
-# --- the node that decides -----------------------------------------------------------------------
+# --- writes that meet ----------------------------------------------------------------------------
 
 
 def met(session: Session, volume: Volume, mine: Range) -> list[Range]:
-    """The own writes, on their way to the peer, that a write of the peer has met: they come after it."""
-    if not session.resolve_conflicts or not session.engine.options.allow_two_primaries:
+    """The own writes, on their way to the peer, that a write of the peer meets as it comes: they come after
+    it if this node decides, else before it."""
+    decides = session.resolve_conflicts
+    if decides and not session.engine.options.allow_two_primaries:
         return []
     found = [r for r in mine.blockers if r.request is not None and not r.request.net.done]
-    if found and not session.conflicts:
+    if found and decides and not session.conflicts:
         where = f"sectors {mine.start // SECTOR} to {mine.end // SECTOR - 1}"
         text = "only what synchronizes its nodes itself (a cluster file system) may write on both"
         session.engine.log("warning", f"volume {volume.number}: writes of both nodes met, {where}; {text}")
-    session.conflicts += bool(found)
+    session.conflicts += bool(found) and decides
     return found
 
 
@@ -238,13 +240,11 @@ def outside(mine: Range, above: list[Range]) -> list[tuple[int, int]]:
     return parts
 
 
-# --- the other node ------------------------------------------------------------------------------
-
-
-def settled(session: Session, mine: Range) -> Script[bool]:
-    """A write of the peer: wait until nothing of ours below it is undecided. False: the connection was lost
-    over that, and the write has never come: it could come over one that is acknowledged now."""
-    if session.resolve_conflicts or all(r.request is None or r.request.net.done for r in mine.blockers):
+def settled(session: Session, mine: Range, own: list[Range]) -> Script[bool]:
+    """A write of the peer that met `own` ones: on the node that does not decide, wait until none of them is
+    undecided. False: the connection was lost over that, and the write has never come: it could come over one
+    that is acknowledged now."""
+    if session.resolve_conflicts or not own:
         return True
     yield from mine.answered()
     return session.engine.session is session

@@ -28,7 +28,7 @@ from pydrbd.engine import (
     verify,
 )
 from pydrbd.engine.handshake import Phase
-from pydrbd.engine.orders import Ticket
+from pydrbd.engine.orders import Await, Script, Ticket
 from pydrbd.engine.pings import Pings
 from pydrbd.errors import ProtocolViolation
 from pydrbd.units import SECTOR
@@ -134,6 +134,15 @@ class Session:
         self.asked_at = self.engine.now
         self.send(packet)
         return ticket
+
+    def asked(self, packet: packets.StateChangeRequest) -> Script[int]:
+        """Ask for a change of state when nothing else is asked for; the number that the peer answers."""
+        while (other := self.change) is not None and not other.done:
+            yield Await(other)
+        if self.engine.session is not self:
+            return Refusal.INTERRUPTED.value
+        result: int = yield Await(self.ask(packet))
+        return result
 
     # --- receiving -------------------------------------------------------------------------------
 

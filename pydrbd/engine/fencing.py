@@ -8,8 +8,8 @@ With `fencing` other than dont-care, as in DRBD 8.4:
 
 - A Primary that loses its peer runs fence-peer; so does a promotion without the peer, which is refused (-7)
   unless the peer is known as Outdated or worse afterwards. The table `ANSWERS` says what a status means.
-- What it answers is ignored when there was a connection meanwhile. One handler runs at a time. No command, no
-  request and no packet waits for it but the promotion that wants its answer.
+- What it answers is ignored when the peer has come meanwhile and shown that it is ours. One handler runs at
+  a time. No command, no request and no packet waits for it but the promotion that wants its answer.
 - In an orderly disconnect the Secondary becomes Outdated, with the agreement of both.
 - A disk that is attached without the peer may be older than the peer's, unless that is known to be Outdated:
   the status 5 is not enough for it. (DRBD calls such a disk Consistent.)
@@ -75,6 +75,8 @@ class Fences:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._running: Ticket | None = None
+        #: How often the peer has come (features, authentication): a path that leads nowhere does not count.
+        self._meetings = 0
         #: fence-peer is to run because of a loss, and has not begun.
         self._due = False
         #: In an orderly way this node's disk, or the peer's, is Outdated when the session ends.
@@ -86,6 +88,10 @@ class Fences:
         self._in_step = False
 
     # --- when --------------------------------------------------------------------------------
+    def peer_is_there(self) -> None:
+        """A handshake has come so far that it is the peer for certain."""
+        self._meetings += 1
+
     def peer_lost(self, session: Session | None) -> None:
         """The connection is lost, which the states say already."""
         engine, volumes = self._engine, self._engine.volumes.values()
@@ -163,9 +169,9 @@ class Fences:
         if not any(state.disk >= Disk.CONSISTENT for state in states):
             engine.log("warning", "not fencing the peer: this node is not even Consistent itself")
             return False
-        sessions = engine.sessions
+        meetings = self._meetings
         status = yield RunHandler("fence-peer", min(engine.volumes))
-        if engine.sessions != sessions:
+        if self._meetings != meetings:
             engine.log("info", "the exit status of fence-peer is ignored: there was a connection meanwhile")
             return not any(_unknown(volume.state) for volume in engine.volumes.values())
         meaning = ANSWERS.get(status)
@@ -240,6 +246,9 @@ class Fences:
         """
         why = None if unfenced else self.refusal()
         good = all(volume.state.disk == Disk.UP_TO_DATE for volume in self._engine.volumes.values())
+        if why is not None and good and self._engine.connection == Conn.WF_REPORT_PARAMS:
+            # The peer is just saying what it is; nobody was asked to fence it.
+            raise StateRefused(self._engine.options.resource, Refusal.IN_TRANSIENT_STATE)
         if why is not None and good:
             detail = "The handler fence-peer did not say that it is: see the log, and the peer."
             raise StateRefused(self._engine.options.resource, why, detail)

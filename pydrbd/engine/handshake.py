@@ -113,6 +113,7 @@ def _send_configuration(session: Session) -> None:
     """Say what we are; a generation only when it is durable. A peer that takes itself for Outdated because of
     one that a power cut then takes from us would be overwritten with older data."""
     session.phase = Phase.PROTOCOL
+    session.engine.fences.peer_is_there()
     if any(volume.minting or volume.in_use for volume in session.engine.volumes.values()):
         session.held = []
         session.engine.spawn("handshake", _configure_later(session))

@@ -26,6 +26,7 @@ from pydrbd.engine.orders import (
     WriteBlocks,
     ZeroBlocks,
 )
+from pydrbd.engine.peer_state import SUCCESS
 from pydrbd.errors import ProtocolViolation
 from pydrbd.format.bitmap_pages import extents_of
 from pydrbd.units import BIT_BYTES, MAX_DATA_BYTES, SECTOR
@@ -41,10 +42,12 @@ from pydrbd.wire.packets import (
     NegDReply,
     RecvAck,
     RsWriteAck,
+    StateChangeRequest,
     Trim,
     WriteAck,
     Zeroes,
 )
+from pydrbd.wire.stateword import DISK_MASK
 
 if TYPE_CHECKING:
     from pydrbd.engine.connection import Session
@@ -113,7 +116,10 @@ class Receiver:
                 # for durable what it flushes.
                 written |= {(n, v.incarnation) for n, v in engine.volumes.items() if v.has_disk}
             for number, incarnation in sorted(written):
-                if not (yield from _durable(engine.volumes[number], incarnation)):
+                volume = engine.volumes[number]
+                if not (yield from _durable(volume, incarnation)) and not (
+                    yield from _peer_knows(self.session, volume)
+                ):
                     # No ack may leave: the loss of the connection marks the writes on the peer.
                     engine.drop(self.session, Conn.NETWORK_FAILURE, "the disk could not be flushed")
                     return
@@ -141,6 +147,16 @@ def _durable(volume: Volume, incarnation: int) -> Script[bool]:
     return volume.flushed_incarnation == incarnation
 
 
+def _peer_knows(session: Session, volume: Volume) -> Script[bool]:
+    """Make sure that the peer has heard of the loss of this disk, and has marked what was on its way to it,
+    before a BARRIER_ACK takes that for durable: STATE and acks travel on different sockets. Is that so?"""
+    if not session.flush_waits or volume.state.disk > Disk.FAILED or volume.engine.session is not session:
+        return False
+    lost = StateChangeRequest(DISK_MASK, volume.state.disk << 9, volume.number)
+    result = yield from session.asked(lost)
+    return result >= SUCCESS and volume.state.disk <= Disk.FAILED and volume.engine.session is session
+
+
 def on_data(session: Session, packet: Change) -> None:
     """DATA, TRIM or ZEROES: a replicated write."""
     length = len(packet.data) if isinstance(packet, Data) else packet.size
@@ -157,13 +173,13 @@ def on_data(session: Session, packet: Change) -> None:
     name = f"peer write {volume.number}"
     # The order between overlapping ranges is that of arrival, not that in which scripts get to run.
     mine = volume.ranges.enter(packet.sector * SECTOR, length)
-    above = conflicts.met(session, volume, mine)
+    own = conflicts.met(session, volume, mine)
     begun(session, volume, mine, epoch, _weight(packet))
     if alone:
         # Now, not when it is written: a STATE behind it may start a resync from what the bitmap says, and
         # the bitmap may be sent to a disk that the peer attaches before that.
         _mark(volume, mine)
-    session.engine.spawn(name, _write(session, volume, packet, mine, above, epoch, wait, alone))
+    session.engine.spawn(name, _write(session, volume, packet, mine, own, epoch, wait, alone))
 
 
 def _received(session: Session, volume: Volume, packet: Change, length: int) -> None:
@@ -241,13 +257,13 @@ def _write(
     volume: Volume,
     packet: Change,
     mine: Range,
-    above: list[Range],
+    own: list[Range],
     epoch: PeerEpoch,
     wait: Ticket | None,
     alone: bool,
 ) -> Script[None]:
-    """A write of the peer, from its place in the order to its answer. `above`: own ones that come after it
-    (see conflicts), whose disk work it waits for. `wait`: for a flush before it; `alone`: this disk only."""
+    """A write of the peer, from its place in the order to its answer. `own`: those that it met (see
+    conflicts), whose disk work it waits for. `wait`: for a flush before it; `alone`: this disk only."""
     engine = session.engine
     offset, length = mine.start, mine.end - mine.start
     if wait is not None:
@@ -257,7 +273,7 @@ def _write(
         if engine.session is session:
             _received(session, volume, packet, length)
     yield from mine.turn()
-    if not (yield from conflicts.settled(session, mine)):
+    if not (yield from conflicts.settled(session, mine, own)):
         _over(engine, volume, mine, epoch, _weight(packet))
         return
     extents, log = range(0), volume.activity_log
@@ -270,11 +286,15 @@ def _write(
     if volume.has_disk and not volume.size_durable:
         # After a crash the device would end before it, and the peer have our word.
         yield from volume.persist()
-    yield from volume.settled()
     result: IoFailed | None = IoFailed(5, "no disk")
+    if volume.has_disk:
+        # Not without a disk: a takeover ends by what comes behind this write, when so much of it waits here
+        # that nothing is read any more.
+        yield from volume.settled()
     if volume.has_disk:
         if volume.writes_here_only:
             _mark(volume, mine)
+        above = own if session.resolve_conflicts else []
         result = yield from _carry_out(volume, packet, mine, above, epoch)
     if extents:
         log.end(extents)

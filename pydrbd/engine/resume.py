@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydrbd.engine import transient
 from pydrbd.engine.admin import exclusively, promotion
 from pydrbd.engine.orders import Script
 from pydrbd.errors import CannotResume, TakenOver
@@ -33,6 +34,10 @@ def resume(engine: Engine, alone: bool, seconds: float) -> Script[None]:
     deadline = engine.now + seconds
     while engine.role != Role.PRIMARY and not _decided(engine) and engine.now < deadline:
         yield from engine.next_change(deadline - engine.now)
+    yield from transient.over(engine, lambda: _attempt(engine, alone))
+
+
+def _attempt(engine: Engine, alone: bool) -> Script[None]:
     if not engine.overtaken and not _missing(engine) and (alone or _peer_known(engine)):
         # Not for nothing: a peer that has taken over would be shot.
         yield from engine.fences.before_promotion()

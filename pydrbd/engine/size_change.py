@@ -6,9 +6,10 @@ Floor: engine. Neighbours: fitting (the arithmetic), relocation (metadata at a n
 An online resize, as between two nodes of DRBD 8.4: SIZES without a current size asks the peer to look at its
 disk again. It grows, answers with SIZES and its new size; then the asking node grows as well. Without such an
 answer nothing changes here. Both mark the new area out of sync, and the Primary's data go there by a resync
-without an exchange of bitmaps (both Secondary: those of the node that asked); with --assume-clean (NO_RESYNC)
-nothing is marked. The target is Inconsistent from the moment on at which it has grown: if the nodes lose each
-other before the source begins, it stays the target.
+without an exchange of bitmaps (both Secondary: those of the node that asked; both Primary: those of the node
+that resolves conflicts, as in DRBD 8.4); with --assume-clean (NO_RESYNC) nothing is marked. The target is
+Inconsistent from the moment on at which it has grown: if the nodes lose each other before the source begins,
+it stays the target.
 
 Invariants:
 - Good data never lose their end: a peer whose disk is too small is refused.
@@ -138,7 +139,7 @@ def _asked(session: Session, volume: Volume, packet: packets.Sizes) -> Script[No
     if session.engine.session is session:
         peer_state.send_sizes(session, volume, packet.flags)
         if grown:
-            _resync(session, volume, packet.flags, source=_goes_out(volume, if_equal=False))
+            _resync(session, volume, packet.flags, source=_goes_out(session, volume, asked=True))
         _go_on(session)
 
 
@@ -180,7 +181,7 @@ def _answered(session: Session, volume: Volume, packet: packets.Sizes, size: int
         session.engine.drop(session, Conn.NETWORK_FAILURE, text)
         return
     take_over(volume, size, clean=bool(resize.flags & SizesFlags.NO_RESYNC))
-    _resync(session, volume, resize.flags, source=_goes_out(volume, if_equal=True))
+    _resync(session, volume, resize.flags, source=_goes_out(session, volume, asked=False))
 
 
 # --- the new area --------------------------------------------------------------------------------
@@ -191,10 +192,12 @@ def _in_step(volume: Volume) -> bool:
     return (state.conn, state.disk, state.pdsk) == _IN_STEP
 
 
-def _goes_out(volume: Volume, *, if_equal: bool) -> bool:
-    """Is this node the source of what is new?"""
+def _goes_out(session: Session, volume: Volume, *, asked: bool) -> bool:
+    """Is this node, which was asked to resize or has asked for it, the source of what is new?"""
     state = volume.state
-    return state.role == Role.PRIMARY if state.role != state.peer else if_equal
+    if state.two_primaries:
+        return session.resolve_conflicts
+    return state.role == Role.PRIMARY if state.role != state.peer else not asked
 
 
 def _resync(session: Session, volume: Volume, flags: SizesFlags, *, source: bool) -> None:
@@ -203,7 +206,7 @@ def _resync(session: Session, volume: Volume, flags: SizesFlags, *, source: bool
     if flags & SizesFlags.NO_RESYNC:
         engine.log("info", f"volume {volume.number}: the new area is not resynced (--assume-clean)")
         return
-    if not source and volume.state.role == Role.PRIMARY:
+    if not source and volume.state.role == Role.PRIMARY and not volume.state.two_primaries:
         engine.drop(session, Conn.NETWORK_FAILURE, "this node was promoted while the two met")
         return
     start = session.begins_start(volume)

@@ -1,6 +1,6 @@
 """A command that meets a handshake or an attach waits until that is over.
 
-Floor: engine. Neighbours: admin (promotions), state and peer_state (who refuse with IN_TRANSIENT_STATE).
+Floor: engine. Neighbours: admin (promotions), resume, state and peer_state (which refuse).
 
 As in DRBD 8.4, whose state requests wait while the answer is "in transient state": a script that brings a
 node up and promotes it in the next line need not know that the nodes are just meeting. Nothing is held then:

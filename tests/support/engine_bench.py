@@ -133,6 +133,8 @@ class Pair:
         self.sent: list[tuple[str, Packet]] = []
         #: The link does not come back.
         self.severed = False
+        #: What this one sends on the data socket gets no further.
+        self.stalled: Bench | None = None
 
     def other(self, bench: Bench) -> Bench:
         return self.two if bench is self.one else self.one
@@ -231,6 +233,8 @@ class Pair:
         moved = False
         for channel, queue in ((Channel.DATA, bench.engine.out.data), (Channel.META, bench.engine.out.meta)):
             while queue and bench.session:
+                if channel is Channel.DATA and (bench is self.stalled or peer.engine.pressure.behind()):
+                    break  # the link does so in the second case
                 packet = queue.popleft()
                 self.sent.append((bench.name, packet))
                 for arriving in self.filter(bench, packet):

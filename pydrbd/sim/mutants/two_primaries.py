@@ -67,7 +67,7 @@ TWO_PRIMARIES = (
         "conflict-decided-by-nobody",
         14,
         "with two Primaries, a write of the peer that meets one on its way to the peer is carried out",
-        edit(conflicts.met, ("if not session.resolve_conflicts or not", "if True or not")),
+        edit(conflicts.met, ("if decides and not", "if decides or not")),
         edit(conflicts.settled, ("yield from mine.answered()", "yield from ()")),
     ),
     _mutant(
