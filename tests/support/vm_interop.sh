@@ -48,6 +48,12 @@ both_good() {
     kernel_wait 0 "${1:-120}" cs:Connected ds:UpToDate/UpToDate oos:0
 }
 
+# The same, and ours knows it: the kernel may say what it asks for before it says that its disk is good again.
+both_know() {
+    both_good
+    wait_until 20 '[ "$(on ours dstate r0)" = UpToDate/UpToDate ]'
+}
+
 # Both Secondary and in sync; then down, and the stores must be equal.
 both_down_and_equal() {
     both_good
@@ -166,7 +172,7 @@ fencing_scenario() {
     kernel_wait 0 20 cs:WFConnection ds:Outdated/
     [ "$(on ours dstate r0)" = UpToDate/Outdated ]
     on ours connect r0
-    both_good
+    both_know
     kernel_disconnect 7801 7802
     kernel_wait 0 20 cs:StandAlone ds:Outdated/
     wait_until 20 '[ "$(on ours dstate r0)" = UpToDate/Outdated ]'
@@ -178,7 +184,7 @@ fencing_scenario() {
     kernel_wait 0 20 cs:WFConnection ds:UpToDate/Outdated
     [ "$(on ours dstate r0)" = Outdated/DUnknown ]
     on ours connect r0
-    both_good
+    both_know
     kernel_disconnect 7801 7802
     kernel_wait 0 20 cs:StandAlone ds:UpToDate/Outdated
     wait_until 20 '[ "$(on ours dstate r0)" = Outdated/DUnknown ]'
