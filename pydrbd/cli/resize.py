@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from pydrbd.cli.amounts import SECTORS, amount
@@ -14,13 +12,6 @@ from pydrbd.units import SECTOR
 _UNITS = {**SECTORS, "t": 1 << 40, "p": 1 << 50}
 #: Largest device of DRBD 8.4.
 _MOST = 1 << 50
-#: An option that may stand without a value.
-_ASSUME: dict[str, Any] = {
-    "is_flag": False,
-    "flag_value": "yes",
-    "default": "no",
-    "type": click.Choice(["yes", "no"]),
-}
 
 
 def device_size(text: str) -> int:
@@ -34,19 +25,15 @@ def device_size(text: str) -> int:
 @click.command("resize", epilog=examples("pydrbd resize r0", "pydrbd resize --assume-clean --size=20G r0/0"))
 @click.option("--size", metavar="SIZE", help="At most this: sectors, or with a unit (k, M, G, T) bytes.")
 @click.option(
-    "--assume-clean",
-    **_ASSUME,
-    help="The new area is the same on both nodes: it is not resynced.",
+    "--assume-clean", is_flag=True, help="The new area is the same on both nodes: it is not resynced."
 )
 @click.option(
-    "--assume-peer-has-space",
-    **_ASSUME,
-    help="Without a connection: the peer's disk has grown as well.",
+    "--assume-peer-has-space", is_flag=True, help="Without a connection: the peer's disk has grown as well."
 )
 @resource_arguments()
 @pass_app
 def resize_command(
-    app: App, names: tuple[str, ...], size: str | None, assume_clean: str, assume_peer_has_space: str
+    app: App, names: tuple[str, ...], size: str | None, assume_clean: bool, assume_peer_has_space: bool
 ) -> None:
     """Let the device grow with its disks, while it is in use.
 
@@ -59,15 +46,18 @@ def resize_command(
     client grows with `pydrbd restart` on the Primary.
     """
     wanted = -1 if size is None else device_size(size)
-    clean, space = assume_clean == "yes", assume_peer_has_space == "yes"
 
     def act(target: Target) -> None:
-        words = f"{f' --size={size}' if size else ''}{' --assume-clean' if clean else ''}"
-        words += " --assume-peer-has-space" if space else ""
+        words = f"{f' --size={size}' if size else ''}{' --assume-clean' if assume_clean else ''}"
+        words += " --assume-peer-has-space" if assume_peer_has_space else ""
         for volume in target.volumes:
             if not app.would(f"resize{words} {target.resource.name}/{volume}"):
                 target.resource.call(
-                    "resize", volume=volume, size=wanted, assume_clean=clean, assume_space=space
+                    "resize",
+                    volume=volume,
+                    size=wanted,
+                    assume_clean=assume_clean,
+                    assume_space=assume_peer_has_space,
                 )
 
     for_each(app.targets(names), act)

@@ -16,7 +16,7 @@ from pydrbd.compat.group_options import as_values
 from pydrbd.compat.quick import ask
 from pydrbd.compat.refused import REFUSED
 from pydrbd.compat.refused_options import WITHOUT_EFFECT
-from pydrbd.compat.run import Ended, implements, out, pydrbd, say
+from pydrbd.compat.run import Ended, implements, out, plain, pydrbd, say
 from pydrbd.compat.setup_verbs import map_devices, udev_lines
 from pydrbd.config.model import DeviceKind, Volume
 from pydrbd.config.view import ResourceView, require_implemented
@@ -38,8 +38,7 @@ def _pass(call: Call, *arguments: str) -> int:
 def same(call: Call) -> int:
     """pydrbd's verb of the same name and with the same options."""
     useless = ("--force" if (call.verb, "force") in WITHOUT_EFFECT else "",)
-    given = [option for option in call.options() if not option.endswith("=no")]
-    options = [option for option in map(_plain, given) if option not in useless]
+    options = [option for option in plain(call.options()) if option not in useless]
     return _pass(call, call.verb, *options, call.target)
 
 
@@ -49,11 +48,6 @@ def invalidate(call: Call) -> int:
     if source != str(call.view.peer_node_id):
         raise Ended(_NO_OBJECT, f"{call.view.name}: No such connection")
     return _pass(call, "invalidate", call.target)
-
-
-def _plain(option: str) -> str:
-    """pydrbd's flags take no value."""
-    return option.removesuffix("=yes")
 
 
 def primary(call: Call) -> int:
@@ -96,7 +90,7 @@ def set_gi(call: Call) -> int:
     """`set-gi GI RESOURCE/VOLUME`."""
     if not call.words:
         raise Ended(1, "drbdadm: set-gi needs the identifiers: set-gi CURRENT:BITMAP:... RESOURCE/VOLUME")
-    return _pass(call, "set-gi", *map(_plain, call.options()), call.words[0], call.target)
+    return _pass(call, "set-gi", *plain(call.options()), call.words[0], call.target)
 
 
 def wait_for_all(call: Call) -> int:

@@ -41,6 +41,11 @@ def pydrbd(arguments: Sequence[str], *, config: str = "", node: str = "") -> int
     return run([*general, *arguments])
 
 
+def plain(options: Sequence[str]) -> list[str]:
+    """`options` as pydrbd's commands take them: their flags stand without a value, or not at all."""
+    return [option.removesuffix("=yes") for option in options if not option.endswith("=no")]
+
+
 def implements(verb: str) -> bool:
     """Whether pydrbd has a command of that name."""
     from pydrbd.cli.main import VERBS

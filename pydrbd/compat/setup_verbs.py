@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pydrbd.compat.getopt import Parsed
 from pydrbd.compat.processes import Here, Process
 from pydrbd.compat.refused import REFUSED
-from pydrbd.compat.run import Ended, implements, out, pydrbd, say
+from pydrbd.compat.run import Ended, implements, out, plain, pydrbd, say
 from pydrbd.control.client import NotUpError, RemoteError
 from pydrbd.vocabulary import Failure
 
@@ -294,7 +294,7 @@ def if_implemented(call: Call) -> int:
     """A verb that this version may or may not have; refused by name if not."""
     if not implements(call.verb):
         raise Ended(20, f"drbdsetup: {call.verb}: {REFUSED[call.verb]}")
-    return call.pass_on(call.verb, *call.parsed.given())
+    return call.pass_on(call.verb, *plain(call.parsed.given()))
 
 
 def take_options(call: Call) -> int:
