@@ -298,6 +298,42 @@ def wipe_md(disk: str, meta: MetaDisk = INTERNAL) -> str:
     return "DRBD meta data block successfully wiped out."
 
 
+def read_dev_uuid(disk: str, meta: MetaDisk = INTERNAL) -> str:
+    """The identifier that create-md gave these metadata, 16 hexadecimal digits."""
+    with _opened(disk, meta) as place:
+        return f"{place.superblock().device_uuid:016X}"
+
+
+def write_dev_uuid(device_uuid: int, disk: str, meta: MetaDisk = INTERNAL) -> str:
+    """Give the metadata another identifier (64 bits). By it they are found on a disk that has grown."""
+    with _opened(disk, meta) as place:
+        place.put(replace(place.superblock(), device_uuid=device_uuid))
+    return ""
+
+
+def check_resize(disk: str, meta: MetaDisk = INTERNAL) -> str:
+    """The line to print before a disk that may have grown is attached, which itself moves its metadata to the
+    end; '' if they are there. MetadataError if it will find none."""
+    with _opened(disk, meta) as place:
+        try:
+            place.superblock()
+        except MetadataError:
+            sizes, device_uuid = disk_sizes.noted(disk) if place.layout.kind == "internal" else ((), 0)
+            if not any(_lie_at_the_end_of(place, size, device_uuid) for size in sizes):
+                raise
+            return "The disk has grown; attach moves the metadata to its new end."
+    return ""
+
+
+def _lie_at_the_end_of(place: _Place, size: int, device_uuid: int) -> bool:
+    """Are these metadata where they were when the disk had `size` bytes?"""
+    before = replace(place, layout=internal_layout(size))
+    try:
+        return size < place.file.size and before.superblock().device_uuid == device_uuid
+    except MetadataError:
+        return False
+
+
 def _is_clean(superblock: Superblock) -> bool:
     return superblock.clean and MdFlag.AL_CLEAN in superblock.flags
 

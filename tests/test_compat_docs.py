@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from pydrbd.compat.commanddocs import refused_verbs, with_tables
 from pydrbd.compat.drbdadm import options_of
 from pydrbd.compat.getopt import REQUIRED
 from pydrbd.compat.refused import SETUP_REFUSED
-from pydrbd.compat.refused_options import REFUSED_OPTIONS
+from pydrbd.compat.refused_options import REFUSED_OPTIONS, setup_refused
+from pydrbd.config.options import DiskOptions
 from tests.support.config_samples import drbdadm as real_drbdadm
 
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
@@ -114,6 +116,43 @@ def test_a_refused_option_is_refused_by_name(
     assert drbdadm.run(["-c", str(config), verb, f"--{option}=1", "r0"]) == 1
     err = capsys.readouterr().err
     assert f"drbdadm: {verb}: --{option}: {REFUSED_OPTIONS[verb, option]}" in err
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"), [(verb, option) for verb in drbdsetup.VERBS for option in setup_refused(verb)]
+)
+def test_drbdsetup_refuses_an_option_by_name(
+    run_dir: Path, verb: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["0" for _ in drbdsetup.VERBS[verb].arguments]
+    assert drbdsetup.run([verb, *words, f"--{option}=yes"]) == 20
+    captured = capsys.readouterr()
+    assert (captured.out, f"drbdsetup: {verb}: --{option}: " in captured.err) == ("", True)
+    assert setup_refused(verb)[option] in captured.err
+    assert f"`--{option}`" in PAGE.read_text() or option in {spec.name for spec in DiskOptions.specs()}
+    assert drbdsetup.run([verb, *words, f"--{option}=yes", "--nonsense"]) == 20
+    assert "unrecognized option '--nonsense'" in capsys.readouterr().err
+    assert run_dir.is_dir()
+
+
+def test_drbdsetup_and_drbdmeta_know_no_verb_and_no_option_that_is_missing_here() -> None:
+    verbs = re.findall(r"^    ([a-z0-9-]+)", _help_of("drbdsetup"), re.MULTILINE)
+    assert len(verbs) > 40
+    assert not set(verbs) - set(SETUP)
+    for verb in sorted(set(verbs) & set(drbdsetup.VERBS)):
+        theirs = set(re.findall(r"\[--([A-Za-z0-9_-]+)", _help_of("drbdsetup", verb)))
+        assert (
+            not theirs - {option.name for option in drbdsetup.VERBS[verb].options} - set(setup_refused(verb))
+        ), verb
+    commands = re.findall(r"^  ([a-z0-9-]+)", _help_of("drbdmeta").partition("COMMANDS:")[2], re.MULTILINE)
+    assert {"check-resize", "dump-md"} <= set(commands) <= set(META)
+
+
+def _help_of(program: str, *verb: str) -> str:
+    done = subprocess.run(
+        [f"/usr/sbin/{program}", "help", *verb], capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr
 
 
 def test_drbdadm_knows_no_verb_and_no_option_that_is_missing_here(config: Path) -> None:

@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from pydrbd.cli.main import run as pydrbd_run
+from pydrbd.compat import drbdsetup
+from pydrbd.metadata_tool import read_dev_uuid
+from pydrbd.runtime import disk_sizes
+from tests.support import drbdmeta as real_meta
 from tests.support.cli import CliPair
-from tests.test_compat import Side
+from tests.test_compat import Side, meta, run
 
 MIB = 1 << 20
 
@@ -55,3 +59,47 @@ def test_a_resize_takes_its_options_in_every_form(sides: tuple[Side, Side]) -> N
     alpha.ok("adm", "resize", "--assume-peer-has-space", "r0")
     size = next(word for word in alpha.ok("setup", "status", "r0", "--json").split('"size":')[1:])
     assert int(size.split(",")[0]) > 39 * 1024
+
+
+# --- drbdmeta beside the real one ----------------------------------------------------------------
+
+
+def test_drbdmetas_device_identifier_is_the_real_ones(tmp_path: Path) -> None:
+    ours, other = (real_meta.sparse(tmp_path / name, 8 * MIB) for name in ("ours", "other"))
+    with real_meta.litter_removed():
+        for words in (["read-dev-uuid"], ["write-dev-uuid", "1"], ["check-resize"]):
+            real_meta.drbdmeta(other, *words, rc=1)
+            assert meta(ours, *words).code == 1
+        real_meta.drbdmeta(other, "create-md", "1")
+        assert meta(ours, "create-md").code == 0
+        for text in ("1122334455667788", "0x12", "aB"):
+            real_meta.drbdmeta(other, "write-dev-uuid", text)
+            assert meta(ours, "write-dev-uuid", text).code == 0
+            theirs = real_meta.drbdmeta(other, "read-dev-uuid").stdout
+            assert meta(ours, "read-dev-uuid").out == theirs
+            assert real_meta.drbdmeta(ours, "read-dev-uuid").stdout == theirs
+        real_meta.drbdmeta(other, "write-dev-uuid", rc=10)
+        real_meta.drbdmeta(other, "check-resize")
+    assert meta(ours, "check-resize").code == 0
+    before = ours.read_bytes()
+    for words in ([], ["zz"], ["1" * 17], ["-"]):
+        assert meta(ours, "write-dev-uuid", *words).code == 10
+    assert ours.read_bytes() == before
+
+
+def test_check_resize_knows_a_disk_that_has_grown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_dir: Path
+) -> None:
+    monkeypatch.setenv("PYDRBD_SIZES", str(tmp_path / "sizes"))
+    disk = real_meta.sparse(tmp_path / "disk", 8 * MIB)
+    assert meta(disk, "create-md").code == 0
+    disk_sizes.note(str(disk), (8 * MIB,), int(read_dev_uuid(str(disk)), 16))
+    os.truncate(disk, 16 * MIB)
+    assert "attach moves the metadata" in meta(disk, "check-resize").out
+    assert run(drbdsetup.run, "check-resize", "0").code == 0
+    assert run(drbdsetup.run, "check-resize", "x").code == 20
+    disk_sizes.note(str(disk), (8 * MIB,), 7)
+    assert meta(disk, "check-resize").code == 1
+    disk_sizes.forget(str(disk))
+    assert meta(disk, "check-resize").code == 1
+    assert run_dir.is_dir()

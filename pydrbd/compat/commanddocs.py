@@ -16,7 +16,7 @@ from pydrbd.compat.adm_verbs import VERBS, Kind
 from pydrbd.compat.drbdadm import GENERAL
 from pydrbd.compat.getopt import NONE, OPTIONAL, Option
 from pydrbd.compat.refused import REFUSED, SETUP_REFUSED
-from pydrbd.compat.refused_options import REFUSED_OPTIONS
+from pydrbd.compat.refused_options import REFUSED_OPTIONS, setup_refused
 
 START = "<!-- made by: python -m pydrbd.compat.commanddocs docs/commands.md -->"
 END = "<!-- end of what is made -->"
@@ -44,11 +44,15 @@ def tables() -> str:
             "",
             "### drbdadm: refused options",
             "",
-            *_table(("verb", "options", "reason"), _refused_options()),
+            *_table(("verb", "options", "reason"), _refused_options(REFUSED_OPTIONS)),
             "",
             "### drbdsetup",
             "",
             *_table(("verb", "arguments", "options", "state"), _setup_rows(refused)),
+            "",
+            "### drbdsetup: refused options",
+            "",
+            *_table(("verb", "options", "reason"), _refused_options(_refused_by_drbdsetup())),
             "",
             "### drbdmeta",
             "",
@@ -86,9 +90,15 @@ def _adm_rows(refused: dict[str, str]) -> Iterable[tuple[str, ...]]:
             yield f"`{name}`", "", "", Kind.COMMAND.value, f"refused: {reason}"
 
 
-def _refused_options() -> Iterable[tuple[str, str, str]]:
+def _refused_by_drbdsetup() -> dict[tuple[str, str], str]:
+    return {
+        (verb, option): reason for verb in drbdsetup.VERBS for option, reason in setup_refused(verb).items()
+    }
+
+
+def _refused_options(table: dict[tuple[str, str], str]) -> Iterable[tuple[str, str, str]]:
     grouped: dict[tuple[str, str], list[str]] = {}
-    for (verb, option), reason in REFUSED_OPTIONS.items():
+    for (verb, option), reason in table.items():
         grouped.setdefault((verb, reason), []).append(f"`--{option}`")
     for (verb, reason), options in grouped.items():
         yield f"`{verb}`", "all of them" if len(options) > _MANY else " ".join(options), reason

@@ -22,6 +22,7 @@ from pydrbd.format.gi import Generation, MdFlag, parse_gi
 
 USAGE = 20
 _BAD_VALUE = 10
+_UUID_DIGITS = 16
 _OPTIONS = (
     Option("force", NONE, "f"),
     Option("verbose", NONE, "v"),
@@ -61,6 +62,15 @@ def _set_gi(parsed: Parsed, disk: str, meta: MetaDisk, words: list[str]) -> str:
         raise Ended(_BAD_VALUE, f"drbdmeta: {error}") from None
     _confirm(parsed, "Write new GI to disk?")
     return tool.set_gi(words[0], disk, meta)
+
+
+def _write_dev_uuid(_parsed: Parsed, disk: str, meta: MetaDisk, words: list[str]) -> str:
+    if not words:
+        raise Ended(_BAD_VALUE, "drbdmeta: write-dev-uuid needs the identifier")
+    digits = words[0].lower().removeprefix("0x")
+    if not (0 < len(digits) <= _UUID_DIGITS and set(digits) <= set("0123456789abcdef")):
+        raise Ended(_BAD_VALUE, f"drbdmeta: '{words[0]}' is not an identifier of up to 16 hexadecimal digits")
+    return tool.write_dev_uuid(int(digits, 16), disk, meta)
 
 
 def _wipe_md(parsed: Parsed, disk: str, meta: MetaDisk, _words: list[str]) -> str:
@@ -109,6 +119,9 @@ COMMANDS: dict[str, Command] = {
     "set-gi": _set_gi,
     "restore-md": _restore_md,
     "verify-dump": _verify_dump,
+    "check-resize": _plain(tool.check_resize),
+    "read-dev-uuid": _plain(tool.read_dev_uuid),
+    "write-dev-uuid": _write_dev_uuid,
 }
 
 

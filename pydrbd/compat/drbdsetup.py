@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pydrbd.compat import setup_verbs as do
-from pydrbd.compat.getopt import NONE, OPTIONAL, REQUIRED, Option, parse
+from pydrbd.compat.getopt import NONE, OPTIONAL, REQUIRED, BadOption, Option, Parsed, parse
 from pydrbd.compat.processes import Here
 from pydrbd.compat.refused import REFUSED, SETUP_REFUSED
 from pydrbd.compat.run import Ended, guarded, out
@@ -97,7 +97,7 @@ VERBS: dict[str, SetupVerb] = {
     "events2": SetupVerb(
         ("resource?",),
         do.events2,
-        (*_options(NONE, "timestamps statistics now poll full diff"), Option("color", OPTIONAL)),
+        (*_options(NONE, "timestamps statistics now poll full"), Option("color", OPTIONAL)),
         "Show the state and its changes.",
     ),
     "wait-connect-volume": SetupVerb(_VOLUME, do.wait, _WAITS, "Wait until the peer is connected."),
@@ -115,6 +115,7 @@ VERBS: dict[str, SetupVerb] = {
         (*_options(REQUIRED, "size"), *_options(OPTIONAL, "assume-clean assume-peer-has-space")),
         "Look at the sizes of the disks again.",
     ),
+    "check-resize": SetupVerb(("minor",), do.check_resize, (), "Remember the size of a backing disk."),
     "suspend-io": SetupVerb(("minor",), do.same, (), "Hold I/O back."),
     "resume-io": SetupVerb(("minor",), do.same, (), "Let I/O go on."),
     "net-options": SetupVerb(_PEER, do.take_options, (), "Change options of a connection.", "net"),
@@ -155,7 +156,7 @@ def _run(arguments: list[str], config: str, here: Here) -> int:
         raise Ended(
             USAGE, f"drbdsetup: Unknown command '{name}'\nUse 'drbdsetup help' for a list of commands."
         )
-    parsed = parse("drbdsetup", arguments[1:], verb.options)
+    parsed = _parsed(name, verb, arguments[1:])
     if verb.arguments == ("resource?",) and not parsed.words:
         parsed.words.append("all")
     wanted = [argument.rstrip("?") for argument in verb.arguments]
@@ -164,6 +165,21 @@ def _run(arguments: list[str], config: str, here: Here) -> int:
     if len(parsed.words) > len(wanted):
         raise Ended(USAGE, f"drbdsetup {name}: Excess argument: {parsed.words[len(wanted)]}\n{_usage(name)}")
     return verb.function(do.Call(name, dict(zip(wanted, parsed.words, strict=True)), parsed, here, config))
+
+
+def _parsed(name: str, verb: SetupVerb, arguments: list[str]) -> Parsed:
+    """The options and words of a verb. BadOption; Ended for an option that is refused by name."""
+    try:
+        return parse("drbdsetup", arguments, verb.options)
+    except BadOption:
+        # The table of options is only read when it is needed.
+        from pydrbd.compat.refused_options import setup_refused
+
+        refused = setup_refused(name)
+        options = (Option(option, OPTIONAL) for option in refused)
+        parsed = parse("drbdsetup", arguments, (*verb.options, *options))
+        option = next(option for option in parsed.options if option in refused)
+        raise Ended(USAGE, f"drbdsetup: {name}: --{option}: {refused[option]}") from None
 
 
 def _usage(name: str) -> str:

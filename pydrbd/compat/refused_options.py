@@ -1,7 +1,7 @@
-"""Options of drbdadm's verbs that pydrbd refuses, each with the reason that a user reads.
+"""Options of drbdadm's and drbdsetup's verbs that pydrbd refuses, each with the reason that a user reads.
 
-Floor: outer. Neighbours: refused.py, drbdadm.py. A test holds these and adm_verbs.py against the options that
-the real drbdadm lists for each verb.
+Floor: outer. Neighbours: refused.py, drbdadm.py, drbdsetup.py. A test holds these and the tables of verbs
+against the options that the real programs list for each verb.
 """
 
 from __future__ import annotations
@@ -47,6 +47,21 @@ REFUSED_OPTIONS: dict[tuple[str, str], str] = {
     ("secondary", "force"): "not implemented: `pydrbd unmap --force` takes the device from its users first",
     ("new-current-uuid", "force-resync"): "`drbdadm invalidate-remote` does that",
 }
+
+#: What only drbdsetup is asked for: (verb, option) -> reason.
+SETUP_REFUSED_OPTIONS: dict[tuple[str, str], str] = {
+    (
+        "events2",
+        "diff",
+    ): "nothing says what it prints; `change` lines tell what is new, with --full everything",
+}
+
+
+def setup_refused(verb: str) -> dict[str, str]:
+    """option -> reason, for a verb of drbdsetup."""
+    every = {**REFUSED_OPTIONS, **SETUP_REFUSED_OPTIONS}
+    return {option: reason for (known, option), reason in every.items() if known == verb}
+
 
 #: Options that are taken and have nothing to do here.
 WITHOUT_EFFECT = frozenset(
