@@ -60,7 +60,7 @@ def _rows() -> dict[tuple[str, str, str], list[str]]:
     for line in _PAGE.read_text().partition("## Options\n")[2].splitlines():
         if match := re.fullmatch(r"### Section `(\w+)`: (.*)", line):
             section, heading = match.groups()
-        elif match := re.match(r"\| `([\w-]+)`(?: \(pydrbd only\))? \| ", line):
+        elif match := re.match(r"\| `([\w-]+)`(?: \([\w ]+\))? \| ", line):
             found[section, heading, match[1]] = [cell.strip() for cell in line.strip("|").split(" | ")[1:]]
     return found
 

@@ -209,6 +209,8 @@ def _about(spec: OptionSpec) -> str:
         parts.append(f"Allowed: {spec.range_text}{' ' + spec.unit if spec.unit else ''}.")
     if spec.ours:
         parts.append("DRBD does not know this option.")
+    if spec.old:
+        parts.append("DRBD 9 does not know this option.")
     if spec.works is not None:
         also = ", ".join(sorted(value_text(spec, value) for value in spec.works))
         parts.append(f"Implemented: the default and {also}." if also else "Implemented: the default only.")

@@ -29,7 +29,7 @@ def _group_lines(group: type[OptionGroup]) -> Iterator[str]:
     yield ""
     yield from _HEAD
     for spec in group.specs():
-        name = f"`{spec.name}` (pydrbd only)" if spec.ours else f"`{spec.name}`"
+        name = f"`{spec.name}`{' (pydrbd only)' * spec.ours}{' (not of DRBD 9)' * spec.old}"
         cells = (name, _default(spec), _range(spec), spec.unit, _implemented(spec), reason(spec))
         yield f"| {' | '.join(cells)} |"
     yield ""

@@ -49,6 +49,8 @@ REFUSED: Mapping[tuple[str, str], str] = {
 #: Options that are taken in all values and change nothing, and why.
 WITHOUT_EFFECT: Mapping[tuple[str, str], str] = {
     ("net", "tcp-cork"): "packets that are ready together are sent together",
+    ("net", "unplug-watermark"): "requests are never held back to be sent together",
+    ("disk", "max-bio-bvecs"): "disks and files take requests of any number of pages",
     ("disk", "rs-discard-granularity"): "a range of zeroes is always discarded on the target, not copied",
     **dict.fromkeys(
         (

@@ -40,8 +40,10 @@ def _number(
     scale: int = 1,
     works: frozenset[Value] | None = _DEFAULT_ONLY,
     clamped: bool = False,
+    old: bool = False,
 ) -> int:
-    return cast(int, _row(OptionSpec(Kind.NUMBER, default, low, high, unit, scale, (), works, clamped)))
+    spec = OptionSpec(Kind.NUMBER, default, low, high, unit, scale, (), works, clamped, old=old)
+    return cast(int, _row(spec))
 
 
 def _flag(default: bool, works: frozenset[Value] | None = _DEFAULT_ONLY) -> bool:
@@ -124,6 +126,7 @@ class NetOptions(OptionGroup):
     ko_count: int = _number(7, 0, 200, works=ANY)
     max_buffers: int = _number(2048, 32, 131072, "pages", works=ANY)
     max_epoch_size: int = _number(2048, 1, 20000, "writes", works=ANY)
+    unplug_watermark: int = _number(128, 1, 131072, works=ANY, old=True)
     sndbuf_size: int = _number(0, 0, 10 << 20, "bytes", works=ANY)
     rcvbuf_size: int = _number(0, 0, 10 << 20, "bytes", works=ANY)
     cram_hmac_alg: str = _text(_HASHES, 63)
@@ -174,6 +177,7 @@ class DiskOptions(OptionGroup):
     size: int = _number(0, 0, 2199023255552, _SECTORS, scale=512, works=ANY)
     #: Out of range is no error: DRBD takes the nearest number it can.
     al_extents: int = _number(1237, 67, 65534, works=ANY, clamped=True)
+    max_bio_bvecs: int = _number(0, 0, 128, works=ANY, old=True)
     al_updates: bool = _flag(True, ANY)
     disk_barrier: bool = _flag(False)
     disk_flushes: bool = _flag(True)

@@ -31,7 +31,8 @@ class Kind(StrEnum):
 class OptionSpec:
     """One row of the table. `default`, `minimum`, `maximum` are in `unit`; a suffixed value
     (k M G, s for sectors) is in bytes and divided by `scale`. `works`: the values pydrbd
-    implements besides the default; None for all of them. `ours`: DRBD does not know the option."""
+    implements besides the default; None for all of them. `ours`: DRBD does not know the option; `old`: only
+    the tools of DRBD 8.4 do."""
 
     kind: Kind
     default: Value
@@ -43,6 +44,7 @@ class OptionSpec:
     works: frozenset[Value] | None = frozenset()
     clamped: bool = False
     ours: bool = False
+    old: bool = False
     section: str = ""
     name: str = ""
     group: str = ""

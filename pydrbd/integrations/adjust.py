@@ -50,7 +50,7 @@ HOW: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("timeout", "ping-timeout", "ping-int", "connect-int", "ko-count"), _NOW),
         **dict.fromkeys(("max-buffers", "max-epoch-size", "use-rle", "tcp-cork", "transport"), _NOW),
         **dict.fromkeys(("socket-check-timeout", "on-congestion", "congestion-fill"), _NOW),
-        **dict.fromkeys(("congestion-extents",), _NOW),
+        **dict.fromkeys(("congestion-extents", "unplug-watermark"), _NOW),
         **dict.fromkeys(("cram-hmac-alg", "shared-secret"), _RECONNECT),
         **dict.fromkeys(("sndbuf-size", "rcvbuf-size"), _RECONNECT),
         **dict.fromkeys(("protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri"), _TOLD),
@@ -60,7 +60,7 @@ HOW: Mapping[str, Mapping[str, How]] = {
     "disk": dict.fromkeys(
         (
             *("on-io-error", "discard-zeroes-if-aligned", "rs-discard-granularity", "read-balancing", "size"),
-            "resync-after",
+            *("resync-after", "max-bio-bvecs"),
         ),
         _NOW,
     ),

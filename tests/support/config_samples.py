@@ -108,7 +108,7 @@ def other_value(spec: OptionSpec) -> str:
 
 def every_option(section: str) -> str:
     """The section with all its options, none at its default."""
-    rows = [s for s in TABLE if s.section == section and s.name not in FORGOTTEN and not s.ours]
+    rows = [s for s in TABLE if s.section == section and s.name not in FORGOTTEN and not (s.ours or s.old)]
     return f"{section} {{ {' '.join(f'{s.name} {other_value(s)};' for s in rows)} }}"
 
 
