@@ -17,9 +17,20 @@ from pydrbd.metadata_tool import read_dev_uuid
 from pydrbd.runtime import disk_sizes
 from tests.support import drbdmeta as real_meta
 from tests.support.cli import CliPair
-from tests.test_compat import Side, meta, run
+from tests.support.config_samples import drbdadm as real_drbdadm
+from tests.test_compat import CONFIG, Side, adm, meta, run
 
 MIB = 1 << 20
+
+
+@pytest.fixture
+def config(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of the node alpha, where nothing is up."""
+    monkeypatch.setenv("PYDRBD_NODE", "alpha")
+    assert run_dir.is_dir()
+    path = tmp_path / "test.res"
+    path.write_text(CONFIG)
+    return path
 
 
 @pytest.fixture
@@ -59,6 +70,42 @@ def test_a_resize_takes_its_options_in_every_form(sides: tuple[Side, Side]) -> N
     alpha.ok("adm", "resize", "--assume-peer-has-space", "r0")
     size = next(word for word in alpha.ok("setup", "status", "r0", "--json").split('"size":')[1:])
     assert int(size.split(",")[0]) > 39 * 1024
+
+
+# --- what is meant -------------------------------------------------------------------------------
+
+
+FOREIGN = """
+resource r0 {
+  on gamma { device minor 0; disk /nowhere/a; address 10.0.0.1:7789; }
+  on delta { device minor 0; disk /nowhere/b; address 10.0.0.2:7790; }
+}
+"""
+
+
+@pytest.mark.parametrize("text", [FOREIGN, ""], ids=["foreign", "empty"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("up all", "-d up all", "adjust all", "role all", "status all", "sh-dev all", "-S down all"),
+        *("sh-resources", "-S sh-resources", "sh-nop", "sh-mod-parms", "wait-con-int", "-d wait-con-int"),
+        "-d split-brain all",
+    ],
+)
+def test_a_host_without_resources_is_told_so(config: Path, text: str, words: str) -> None:
+    """A misspelt name of the machine is no success; what scripts ask at boot goes on."""
+    config.write_text(text)
+    mine, real = adm(config, *words.split()), real_drbdadm(config, *words.split(), node="alpha")
+    assert mine.code == real.returncode, mine
+    marks = ("WARN: n", "defined", "Misspelled")
+    said = [line for line in real.stderr.splitlines() if any(mark in line for mark in marks)]
+    assert mine.err.splitlines()[: len(said)] == said
+    assert (mine.code == 0) is (not mine.err)
+    if words.endswith("all") and "-S" not in words:
+        mine = adm(config, "dump")
+        assert mine.code == real_drbdadm(config, "dump", node="alpha").returncode == 0
+        command = ["-c", str(config), "--node", "alpha", "up", "all"]
+        assert run(lambda words: pydrbd_run(list(words)), *command).err.splitlines() == said
 
 
 # --- drbdmeta beside the real one ----------------------------------------------------------------

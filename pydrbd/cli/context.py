@@ -61,10 +61,11 @@ class App:
     def targets(self, names: Iterable[str]) -> list[Target]:
         """What the arguments mean, in their order. UsageError for a name that is not defined here."""
         from pydrbd.config import resolve
+        from pydrbd.config.names import nothing_here
 
         found = resolve(self.config, list(names), self.node, is_local_address)
         if not found:
-            raise UsageError("no resources defined!")
+            raise UsageError(nothing_here(self.config, self.node))
         return [Target(self.resource(name), volume) for name, volume in found]
 
     def resources(self) -> list[LocalResource]:

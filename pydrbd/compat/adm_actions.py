@@ -96,10 +96,10 @@ def set_gi(call: Call) -> int:
 def wait_for_all(call: Call) -> int:
     """wait-con-int: what the init script waits for at boot."""
     if call.adm.dry_run:
-        for name in call.adm.all_names():
+        for name in call.adm.meant():
             out(f"drbdsetup wait-connect-resource {name}")
         return 0
-    return _pass(call, "wait-connect", "all")
+    return _pass(call, "wait-connect", "all") if call.adm.meant() else 0
 
 
 # --- looking -----------------------------------------------------------------------------------
@@ -117,6 +117,8 @@ def query(call: Call) -> int:
 
 def _status(call: Call) -> int:
     options = [f"--{name}" for name in ("verbose", "statistics", "json") if call.adm.parsed.flag(name)]
+    if "all" in call.words:
+        call.adm.all_names()
     names = [] if call.words == ("all",) else [word.partition("/")[0] for word in call.words]
     known = call.adm.names()
     for name in names:

@@ -21,7 +21,7 @@ from pydrbd.compat.refused import REFUSED
 from pydrbd.compat.refused_options import REFUSED_OPTIONS
 from pydrbd.compat.run import Ended, guarded, out, say
 from pydrbd.config.model import Config
-from pydrbd.config.names import resources_here
+from pydrbd.config.names import nothing_here, resources_here
 from pydrbd.config.reader import load
 from pydrbd.config.view import ResourceView, for_node, node_host
 from pydrbd.errors import PydrbdError
@@ -75,13 +75,14 @@ class Adm:
         return [name for name in self.names() if bool(self.lower(name)) is self.stacked]
 
     def all_names(self) -> list[str]:
-        """What `all` means."""
-        found = self.meant()
-        if self.stacked and not found:
-            node = self.here.node
+        """What `all` means. Ended if nothing is for this host."""
+        found, node = self.meant(), self.here.node
+        if self.stacked and self.config.resources and not found:
             raise Ended(
                 USAGE, f"WARN: nothing stacked for this host ({node}), nothing to do in stacked mode!"
             )
+        if not found:
+            raise Ended(USAGE, nothing_here(self.config, node))
         return found
 
     def lower(self, name: str) -> str:

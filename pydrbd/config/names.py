@@ -24,6 +24,16 @@ def is_stacked(config: Config, name: str, node_name: str) -> bool:
     return host is not None and bool(host.stacked_on)
 
 
+def nothing_here(config: Config, node_name: str) -> str:
+    """What `all` ends with where no resource has a section for this node, in drbdadm's words."""
+    if not config.resources:
+        return "no resources defined!"
+    return (
+        f"WARN: no normal resources defined for this host ({node_name})!?\n"
+        "Misspelled name of the local machine with the 'on' keyword ?"
+    )
+
+
 def resolve(
     config: Config, arguments: Sequence[str], node_name: str, is_local: IsLocal | None = None
 ) -> list[tuple[str, int | None]]:
