@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from pydrbd.cli.main import run as pydrbd_run
-from pydrbd.compat import drbdsetup
+from pydrbd.compat import drbdadm, drbdsetup
 from pydrbd.metadata_tool import read_dev_uuid
 from pydrbd.runtime import disk_sizes
 from tests.support import drbdmeta as real_meta
 from tests.support.cli import CliPair
 from tests.support.config_samples import drbdadm as real_drbdadm
-from tests.test_compat import CONFIG, Side, adm, meta, run
+from tests.test_compat import CONFIG, Side, adm, meta, run, theirs
 
 MIB = 1 << 20
 
@@ -106,6 +106,80 @@ def test_a_host_without_resources_is_told_so(config: Path, text: str, words: str
         assert mine.code == real_drbdadm(config, "dump", node="alpha").returncode == 0
         command = ["-c", str(config), "--node", "alpha", "up", "all"]
         assert run(lambda words: pydrbd_run(list(words)), *command).err.splitlines() == said
+
+
+FORMS = """
+global { minor-count 64; %s }
+common { startup { outdated-wfc-timeout 9; become-primary-on both; } net { timeout 50; } }
+resource r0 {
+  startup { wfc-timeout 10s; wait-after-sb no; }
+  on alpha { node-id 0; device /dev/drbd0 minor 0; disk /dev/a; meta-disk /dev/m; address 10.0.0.1:7789; }
+  on beta { node-id 1; device /dev/drbd0 minor 0; disk /dev/a; meta-disk internal; address 10.0.0.2:7789; }
+}
+resource r1 {
+  startup { wait-after-sb; }
+  on alpha { address 10.0.0.1:7799;
+    volume 0 { device minor 10; disk /dev/none/c; meta-disk internal; }
+    volume 1 { device minor 11; disk /dev/none/d; meta-disk /dev/none/e[3]; } }
+  on beta { address 10.0.0.2:7799;
+    volume 0 { device minor 10; disk /dev/none/c; meta-disk internal; }
+    volume 1 { device minor 11; disk /dev/none/d; meta-disk /dev/none/e[3]; } }
+}
+resource r2 {
+  on alpha { address 10.0.0.1:7809; volume 0 { device minor 20; disk /dev/none/f; meta-disk internal; } }
+  on beta { address 10.0.0.2:7809; volume 0 { device minor 20; disk /dev/none/f; meta-disk internal; } }
+}
+"""
+
+
+def test_a_dump_of_one_resource_is_that_resource(config: Path) -> None:
+    config.write_text("global { disable-ip-verification; }" + FORMS.replace("global", "skip global") % "")
+    for words, count in ((["r0"], 1), (["r1", "r0"], 2), (["r0/0"], 1), (["r1:beta"], 1)):
+        mine, real = adm(config, "dump", *words), real_drbdadm(config, "dump", *words, node="alpha")
+        assert mine.code == real.returncode == 0, mine
+        for text in (mine.out, real.stdout):
+            assert ("common" in text, "timeout          50" in text) == (False, False)
+            assert text.count("resource r") == 2 * count
+        assert [line for line in mine.out.splitlines() if line.startswith("#")] == [
+            line for line in real.stdout.splitlines() if line.startswith("#")
+        ]
+        assert sorted(adm(config, "dump-xml", *words).out.split()) == sorted(
+            " ".join(theirs(config, "dump-xml", *words)[1]).split()
+        )
+    for everything in ([], ["all"]):
+        text = adm(config, "dump", *everything).out
+        assert ("common {" in text, text.count("\nresource ")) == (True, 3)
+    for words in (["r9"], ["r1/1"], ["r0:gamma"], ["r0", "r1/0"]):
+        mine, real = adm(config, "dump", *words), real_drbdadm(config, "dump", *words, node="alpha")
+        assert (mine.code, mine.err.strip()) == (real.returncode, real.stderr.splitlines()[-1].strip()), words
+        assert mine.code == 1
+
+
+def test_a_configuration_to_be_tested_is_read_beside_the_other(config: Path, tmp_path: Path) -> None:
+    more, bad = tmp_path / "more.res", tmp_path / "bad.res"
+    more.write_text(
+        FOREIGN.replace("r0", "r7")
+        .replace("gamma", "alpha")
+        .replace("10.0.0", "10.9.9")
+        .replace("minor 0", "minor 77")
+    )
+    bad.write_text("resource r7 { devise minor 1; }")
+    missing = str(tmp_path / "missing.res")
+    for verb in ("dump", "sh-nop", "dump-xml"):
+        for file, code in ((str(more), 0), (str(bad), 10), (str(config), 10), (missing, 20)):
+            mine = adm(config, "-t", file, verb)
+            assert mine.code == code, mine
+            assert (file in mine.err) is (code != 0)
+            if file != str(more):
+                assert real_drbdadm(config, "-t", file, verb, node="alpha").returncode == code
+    assert "resource r7 {" in adm(config, "-t", str(more), "dump").out
+    assert adm(config, "-t", str(more), "dump", "r7").out.count("resource r7") == 2
+    for verb in ("role", "sh-resources"):
+        mine = adm(config, "-t", str(more), verb, "r0")
+        real = real_drbdadm(config, "-t", str(more), verb, "r0", node="alpha")
+        assert (mine.code, mine.out) == (real.returncode, "") == (1, "")
+        assert mine.err.strip() in real.stderr
+    assert run(drbdadm.run, "-c", missing, "sh-nop").code == 20
 
 
 # --- drbdmeta beside the real one ----------------------------------------------------------------

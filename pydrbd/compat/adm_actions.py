@@ -138,8 +138,26 @@ def _status(call: Call) -> int:
 
 
 def dump(call: Call) -> int:
-    """dump, dump-xml."""
-    return _pass(call, call.verb, *(word for word in call.words if word != "all"))
+    """dump, dump-xml: of all with what is common to them, or of single resources alone."""
+    from pydrbd.compat.drbdadm import named
+    from pydrbd.config.dump import dump, dump_resource
+    from pydrbd.config.dumpxml import dump_xml
+
+    config, node = call.adm.config, call.adm.here.node
+    found = [] if "all" in call.words else [named(call.adm, word) for word in call.words]
+    for name, volume in found:
+        if volume is not None and len(call.adm.view(name).volumes) > 1:
+            raise Ended(1, f"{call.verb} operates on whole resources, but you specified a specific volume!")
+    names = [name for name, _ in found]
+    if call.verb == "dump-xml":
+        out(dump_xml(config, names or None, node).rstrip("\n"))
+    elif not names:
+        out(dump(config).rstrip("\n"))
+    for name in names if call.verb == "dump" else ():
+        stacked = "stacked" if call.adm.lower(name) else "not stacked"
+        out(f"# resource {name} on {node}: not ignored, {stacked}")
+        out(dump_resource(config.resources[name]))
+    return 0
 
 
 # --- single steps ------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ code of the command that failed, which is named on stderr.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from pydrbd.errors import PydrbdError
 from pydrbd.runtime.addresses import is_local
 
 USAGE = 1
+NO_FILE = 20
+#: The verbs that look at the file to be tested.
+TESTING = ("dump", "dump-xml", "sh-nop")
 HINT = "try 'drbdadm help'"
 
 GENERAL = (
@@ -35,7 +39,7 @@ GENERAL = (
     Option("dry-run", NONE, "d", "print the commands, and do nothing"),
     Option("verbose", NONE, "v", "print the commands as they are run"),
     Option("config-file", REQUIRED, "c", "the configuration"),
-    Option("config-to-test", REQUIRED, "t", "only check this configuration as well"),
+    Option("config-to-test", REQUIRED, "t", "check this configuration as a part of the other (dump, sh-nop)"),
     Option("config-to-exclude", REQUIRED, "E", "ignored: no file is included twice"),
     Option("drbdsetup", REQUIRED, "s", "ignored: pydrbd does the work itself"),
     Option("drbdmeta", REQUIRED, "m", "ignored: pydrbd does the work itself"),
@@ -61,10 +65,12 @@ class Adm:
 
     @cached_property
     def config(self) -> Config:
-        """The configuration. ConfigError."""
-        for file in self.parsed.options.get("config-to-test", []):
-            load(Path(file))
-        return load(Path(self.config_file) if self.config_file else None)
+        """The configuration, continued by what is to be tested. ConfigError; Ended without such a file."""
+        tested = self.parsed.options.get("config-to-test", [])
+        for file in filter(None, (self.config_file, *tested)):
+            if not _readable(file):
+                raise Ended(NO_FILE, f"Can not open '{file}'.")
+        return load(Path(self.config_file) if self.config_file else None, list(map(Path, tested)))
 
     def names(self) -> list[str]:
         """The resources of this node."""
@@ -92,6 +98,13 @@ class Adm:
 
     def view(self, name: str) -> ResourceView:
         return for_node(self.config, name, self.here.node, is_local)
+
+
+def _readable(file: str) -> bool:
+    try:
+        return os.access(file, os.R_OK)
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +182,10 @@ def _run(arguments: list[str]) -> int:
 
 
 def _verb_of(arguments: Sequence[str]) -> list[str]:
+    if "config-to-test" in parsed.options and name[0] not in TESTING:
+        raise Ended(
+            USAGE, "The --config-to-test (-t) option is only allowed with the dump and sh-nop commands"
+        )
     """The first word that is neither an option nor the value of a general one, if there is any."""
     takes = {f"--{option.name}" for option in GENERAL if option.argument == REQUIRED}
     takes |= {f"-{option.short}" for option in GENERAL if option.argument == REQUIRED}
@@ -227,7 +244,7 @@ def perform(call: Call) -> int:
 def _calls(adm: Adm, verb: str, spec: AdmVerb, words: list[str], own: tuple[str, ...]) -> list[Call]:
     found: dict[tuple[str, tuple[int, ...]], Call] = {}
     for word in words:
-        every = [(name, None) for name in adm.all_names()] if word == "all" else [_named(adm, word)]
+        every = [(name, None) for name in adm.all_names()] if word == "all" else [named(adm, word)]
         for name, volume in every:
             view = adm.view(name)
             volumes = tuple(sorted(view.volumes)) if volume is None else (volume,)
@@ -244,7 +261,7 @@ def _calls(adm: Adm, verb: str, spec: AdmVerb, words: list[str], own: tuple[str,
     return list(found.values())
 
 
-def _named(adm: Adm, word: str) -> tuple[str, int | None]:
+def named(adm: Adm, word: str) -> tuple[str, int | None]:
     """RES[:PEER][/VOLUME] or minor-N -> resource and volume."""
     undefined = Ended(USAGE, f"'{word}' not defined in your config (for this host).")
     if word.startswith("minor-") and word.removeprefix("minor-").isdigit():

@@ -53,6 +53,13 @@ def dump(config: Config, resources: Iterable[str] | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def dump_resource(resource: Resource) -> str:
+    """One resource alone, with the place that it was read from; what is common to all is left away."""
+    place = resource.place
+    head = [f"# defined at {place.file}:{place.line}"] if place.file.isprintable() else []
+    return "\n".join((*head, *_resource(resource))) + "\n"
+
+
 def _section(head: str, body: Iterable[str]) -> Lines:
     yield f"{head} {{"
     for line in body:

@@ -6,6 +6,7 @@ stands inside; checks.py compares resources with one another. Raises ConfigError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -54,8 +55,8 @@ _REFUSED = {
 }
 
 
-def load(path: Path | None = None) -> Config:
-    """The configuration in `path`, by default the first of DEFAULT_FILES that exists.
+def load(path: Path | None = None, also: Sequence[Path] = ()) -> Config:
+    """The configuration in `path`, by default the first of DEFAULT_FILES that exists, continued by `also`.
 
     Raises ConfigError with file, line and column for anything that is not right, whatever the
     bytes are; also when the file cannot be read or none exists.
@@ -65,7 +66,8 @@ def load(path: Path | None = None) -> Config:
     if path is None:
         names = " nor ".join(str(p) for p in DEFAULT_FILES)
         raise ConfigError(f"no configuration file: neither {names} exists; write one or name it with -c FILE")
-    return _build(read_tree(path), str(path))
+    trees = [read_tree(path), *(read_tree(other) for other in also)]
+    return _build(tuple(statement for tree in trees for statement in tree), str(path))
 
 
 def loads(text: str, file: str = "-") -> Config:
