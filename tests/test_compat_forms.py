@@ -18,7 +18,7 @@ from pydrbd.runtime import disk_sizes
 from tests.support import drbdmeta as real_meta
 from tests.support.cli import CliPair
 from tests.support.config_samples import drbdadm as real_drbdadm
-from tests.test_compat import CONFIG, Side, adm, meta, run, theirs
+from tests.test_compat import CONFIG, Side, adm, calls, meta, run, theirs
 
 MIB = 1 << 20
 
@@ -130,6 +130,55 @@ resource r2 {
   on beta { address 10.0.0.2:7809; volume 0 { device minor 20; disk /dev/none/f; meta-disk internal; } }
 }
 """
+
+
+@pytest.mark.parametrize("vnr", ["", "udev-always-use-vnr;"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        # The volume of a resource that has one without a number need not be named.
+        *("-d new-current-uuid r0", "-d -- --clear-bitmap new-current-uuid r0", "-d new-current-uuid r1"),
+        *("-d new-current-uuid r2", "-d new-current-uuid minor-11", "-d set-gi r0"),
+        *("sh-udev r0", "sh-udev r0/0", "sh-udev r1", "sh-udev r1/1", "sh-udev r2", "sh-udev r2/0"),
+        *("sh-resource minor-0", "sh-resource minor-11", "sh-resource r1/0", "sh-resource r0 r1"),
+        *("sh-resource minor-12", "down minor-11", "-d secondary minor-0"),
+        # The value of an option before the verb is not the verb.
+        *("-d --timeout 5 net-options r0", "-d --tim 5 net-options r0", "-d --start verify verify r0"),
+        *("-d --start 0 --stop 8 verify r0", "-d --max-peers 1 create-md r0", "-d --force primary r0"),
+        *("-d -W --timeout=3 net-options r0", "-dv --for primary r0", "--timeout"),
+        # External metadata without a place by number.
+        *("sh-md-idx r0", "sh-md-idx r1", "-d attach r0", "-d attach r1", "-d dstate r0", "-d create-md r0"),
+        # What `startup` says.
+        *(
+            "-d wait-connect r0",
+            "-d wait-connect r1",
+            "-d wait-sync r0",
+            "-d wait-sync r1",
+            "-d wait-con-int",
+        ),
+        "sh-mod-parms",
+    ],
+)
+def test_forms_are_drbdadms(config: Path, words: str, vnr: str) -> None:
+    config.write_text(FORMS % vnr)
+    mine = adm(config, *words.split())
+    code, lines = theirs(config, *words.split())
+    lines = [line for line in lines if "TTY" not in line]
+    assert (mine.code, calls(mine.out.splitlines())) == (code, calls(lines)), mine.err
+    if code:
+        real = real_drbdadm(config, *words.split(), node="alpha").stderr
+        assert mine.err.splitlines()[0] in real
+
+
+def test_an_option_of_the_command_line_wins_over_startup(config: Path) -> None:
+    config.write_text(FORMS % "")
+    line = adm(config, "-d", "wait-connect", "--wfc-timeout=3", "r0").out
+    assert calls([line]) == [
+        ["drbdsetup", "wait-connect-resource", "r0"]
+        + [f"--{option}" for option in ("outdated-wfc-timeout=9", "wait-after-sb=no", "wfc-timeout=3")]
+    ]
+    refused = adm(config, "--al-stripes", "2", "create-md", "r0")
+    assert (refused.code, "create-md: --al-stripes: " in refused.err) == (1, True)
 
 
 def test_a_dump_of_one_resource_is_that_resource(config: Path) -> None:

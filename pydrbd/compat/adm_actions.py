@@ -97,7 +97,8 @@ def wait_for_all(call: Call) -> int:
     """wait-con-int: what the init script waits for at boot."""
     if call.adm.dry_run:
         for name in call.adm.meant():
-            out(f"drbdsetup wait-connect-resource {name}")
+            for line in backend.wait("wait-connect-resource")(call.adm.view(name), [], []):
+                out(backend.printed(line))
         return 0
     return _pass(call, "wait-connect", "all") if call.adm.meant() else 0
 
@@ -312,10 +313,7 @@ def sh_md_dev(_view: ResourceView, volume: Volume) -> str:
 
 
 def sh_md_idx(_view: ResourceView, volume: Volume) -> str:
-    meta = volume.meta_disk
-    if not meta.path:
-        return "internal"
-    return "flex-external" if meta.index is None else str(meta.index)
+    return backend.index_of(volume)
 
 
 def sh_ip(view: ResourceView, _volume: Volume) -> str:
@@ -325,7 +323,8 @@ def sh_ip(view: ResourceView, _volume: Volume) -> str:
 def sh_udev(call: Call) -> int:
     volume = call.view.volumes[call.volumes[0]]
     minor = backend.minor_of(volume)
-    for line in udev_lines(call.view.name, volume.number, minor, volume.disk or "", volume.implicit):
+    plain = volume.implicit and not call.adm.config.global_.udev_always_use_vnr
+    for line in udev_lines(call.view.name, volume.number, minor, volume.disk or "", plain):
         out(line)
     return 0
 
@@ -359,7 +358,7 @@ def sh_nop(call: Call) -> int:
 def sh_mod_parms(call: Call) -> int:
     """What the module would be loaded with. There is none; the line is for scripts that want one."""
     call.adm.names()
-    out("minor_count=32")
+    out(f"minor_count={call.adm.config.global_.minor_count}")
     return 0
 
 

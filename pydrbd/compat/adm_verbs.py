@@ -76,7 +76,7 @@ def _commands() -> dict[str, AdmVerb]:
         "create-md": AdmVerb(
             _VOL,
             act.create_md,
-            to.on_metadata("create-md", after=("1",)),
+            to.create_md,
             (*_FORCE, *_options(REQUIRED, "max-peers")),
         ),
         "cstate": AdmVerb(_RES, act.query, to.on_peer("cstate")),
@@ -126,9 +126,9 @@ def _commands() -> dict[str, AdmVerb]:
         "verify": AdmVerb(
             _VOL, act.if_implemented, to.on_peer_devices("verify"), _options(REQUIRED, "start stop")
         ),
-        "wait-con-int": AdmVerb(_NONE, act.wait_for_all, to.on_resource("wait-connect-resource")),
-        "wait-connect": AdmVerb(_RES, act.same, to.on_resource("wait-connect-resource"), _WAITS),
-        "wait-sync": AdmVerb(_RES, act.same, to.on_resource("wait-sync-resource"), _WAITS),
+        "wait-con-int": AdmVerb(_NONE, act.wait_for_all, to.wait("wait-connect-resource")),
+        "wait-connect": AdmVerb(_RES, act.same, to.wait("wait-connect-resource"), _WAITS),
+        "wait-sync": AdmVerb(_RES, act.same, to.wait("wait-sync-resource"), _WAITS),
         "wipe-md": AdmVerb(_VOL, act.same, to.on_metadata("wipe-md"), _FORCE),
     }
 
@@ -148,7 +148,7 @@ def _helpers() -> dict[str, AdmVerb]:
         "sh-minor": helper(_VOL, act.sh(act.sh_minor)),
         "sh-mod-parms": helper(_NONE, act.sh_mod_parms),
         "sh-nop": helper(_NONE, act.sh_nop),
-        "sh-resource": helper(_RES, act.sh_resource),
+        "sh-resource": helper(_VOL, act.sh_resource),
         "sh-resources": helper(_NONE, act.sh_resources),
         "sh-udev": helper(_ONE, act.sh_udev),
     }

@@ -19,6 +19,8 @@ Line = list[str]
 #: A resource, its volumes that are meant, the options of the command -> lines.
 Lines = Callable[[ResourceView, list[int], list[str]], list[Line]]
 
+#: The options of `drbdsetup wait-*`; in section `startup` there are others.
+WAITS = ("--wfc-timeout", "--degr-wfc-timeout", "--outdated-wfc-timeout", "--wait-after-sb")
 _PLAIN = re.compile(r"[-A-Za-z0-9_./:=,@%+\[\]]+", re.ASCII)
 
 
@@ -57,16 +59,22 @@ def _path(address: Address) -> str:
 
 
 def _index(volume: Volume) -> tuple[str, str]:
-    """Metadata device and index of drbdmeta and `drbdsetup attach`."""
-    meta = volume.meta_disk
-    if not meta.path:
-        return volume.disk or "none", "internal"
-    return meta.path, "flex-external" if meta.index is None else str(meta.index)
+    """Metadata device and index of `drbdsetup attach`."""
+    return volume.meta_disk.path or volume.disk or "none", index_of(volume)
+
+
+def index_of(volume: Volume) -> str:
+    """The index of the metadata, as drbdadm and `drbdsetup attach` write it."""
+    if not volume.meta_disk.path:
+        return "internal"
+    return "flexible" if volume.meta_disk.index is None else str(volume.meta_disk.index)
 
 
 def meta(volume: Volume, *command: str) -> Line:
-    """A call of drbdmeta."""
-    return ["drbdmeta", str(minor_of(volume)), "v08", *_index(volume), *command]
+    """A call of drbdmeta, whose word for `flexible` is another."""
+    device, index = _index(volume)
+    place = device, "flex-external" if index == "flexible" else index
+    return ["drbdmeta", str(minor_of(volume)), "v08", *place, *command]
 
 
 def _with_disk(view: ResourceView, volumes: Iterable[int]) -> list[Volume]:
@@ -97,10 +105,16 @@ def on_peer_devices(verb: str) -> Lines:
     ]
 
 
-def on_metadata(*command: str, after: tuple[str, ...] = ()) -> Lines:
+def on_metadata(*command: str) -> Lines:
     return lambda view, volumes, options: [
-        meta(volume, *command, *after, *options) for volume in _with_disk(view, volumes)
+        meta(volume, *command, *options) for volume in _with_disk(view, volumes)
     ]
+
+
+def create_md(view: ResourceView, volumes: list[int], options: list[str]) -> list[Line]:
+    """How many peers they are for is an argument of drbdmeta, not an option."""
+    others = [option for option in options if not option.startswith("--max-peers=")]
+    return on_metadata("create-md", "1")(view, volumes, others)
 
 
 def setup_then_meta(first: Lines, verb: str) -> Lines:
@@ -112,6 +126,19 @@ def setup_then_meta(first: Lines, verb: str) -> Lines:
             found += first(view, [number], options)
             found += on_metadata(verb)(view, [number], [])
         return found
+
+    return lines
+
+
+def wait(verb: str) -> Lines:
+    """`drbdsetup wait-*-resource`, with what `startup` says."""
+
+    def lines(view: ResourceView, _volumes: list[int], options: list[str]) -> list[Line]:
+        named = [word for word in options_of(view.startup) if word.partition("=")[0] in WAITS]
+        given = {option.partition("=")[0] for option in options}
+        return [
+            ["drbdsetup", verb, view.name, *options, *(w for w in named if w.partition("=")[0] not in given)]
+        ]
 
     return lines
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from pydrbd.compat import backend
 from pydrbd.compat.adm_verbs import VERBS, AdmVerb, Kind, Takes
-from pydrbd.compat.getopt import NONE, OPTIONAL, REQUIRED, Option, Parsed, parse
+from pydrbd.compat.getopt import NONE, OPTIONAL, REQUIRED, Option, Parsed, first_word, parse
 from pydrbd.compat.processes import Here
 from pydrbd.compat.refused import REFUSED
-from pydrbd.compat.refused_options import REFUSED_OPTIONS
+from pydrbd.compat.refused_options import REFUSED_OPTIONS, WITH_A_VALUE
 from pydrbd.compat.run import Ended, guarded, out, say
 from pydrbd.config.model import Config
 from pydrbd.config.names import nothing_here, resources_here
@@ -156,8 +156,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     every = {option.name: option for verb in VERBS.values() for option in verb.options}
-    every |= {option: Option(option, OPTIONAL) for _, option in REFUSED_OPTIONS if option not in every}
-    name = _verb_of(arguments)
+    every |= {
+        option: Option(option, REQUIRED if option in WITH_A_VALUE else OPTIONAL)
+        for _, option in REFUSED_OPTIONS
+        if option not in every
+    }
+    name = first_word(arguments, (*GENERAL, *every.values()))
     verb = VERBS.get(name[0]) if name else None
     parsed = parse("drbdadm", arguments, (*GENERAL, *(options_of(name[0]) if verb else every.values())))
     for option in parsed.options:
@@ -178,24 +182,11 @@ def _run(arguments: list[str]) -> int:
         raise Ended(
             USAGE, f"drbdadm: {name[0]}: {reason}" if reason else f"drbdadm: Unknown command '{name[0]}'"
         )
-    return _perform(Adm(parsed), name[0], verb, parsed.words[1:])
-
-
-def _verb_of(arguments: Sequence[str]) -> list[str]:
     if "config-to-test" in parsed.options and name[0] not in TESTING:
         raise Ended(
             USAGE, "The --config-to-test (-t) option is only allowed with the dump and sh-nop commands"
         )
-    """The first word that is neither an option nor the value of a general one, if there is any."""
-    takes = {f"--{option.name}" for option in GENERAL if option.argument == REQUIRED}
-    takes |= {f"-{option.short}" for option in GENERAL if option.argument == REQUIRED}
-    rest = iter(arguments)
-    for word in rest:
-        if word in takes:
-            next(rest, None)
-        elif not word.startswith("-"):
-            return [word]
-    return []
+    return _perform(Adm(parsed), name[0], verb, parsed.words[1:])
 
 
 def options_of(verb: str) -> tuple[Option, ...]:
@@ -248,7 +239,8 @@ def _calls(adm: Adm, verb: str, spec: AdmVerb, words: list[str], own: tuple[str,
         for name, volume in every:
             view = adm.view(name)
             volumes = tuple(sorted(view.volumes)) if volume is None else (volume,)
-            if spec.takes is Takes.VOLUME and volume is None:
+            alone = len(volumes) == 1 and view.volumes[volumes[0]].implicit
+            if spec.takes is Takes.VOLUME and volume is None and not alone:
                 raise Ended(
                     USAGE,
                     f"{verb} requires a specific volume id, but none is specified.\n"

@@ -69,6 +69,29 @@ def parse(program: str, arguments: Sequence[str], known: Iterable[Option]) -> Pa
     return found
 
 
+def first_word(arguments: Sequence[str], known: Iterable[Option]) -> list[str]:
+    """The first word that is neither an option nor the value of one, if there is any; wrong options are
+    passed over. An option that is `known` in several forms, or abbreviated so that it may be several, takes
+    the next word only if all of them do."""
+    options = list(known)
+    rest = iter(arguments)
+    for word in rest:
+        if word.startswith("--"):
+            name, equals, _ = word[2:].partition("=")
+            near = [option for option in options if option.name == name]
+            near = near or [option for option in options if name and option.name.startswith(name)]
+            if near and not equals and all(option.argument == REQUIRED for option in near):
+                next(rest, None)
+        elif len(word) > 1 and word.startswith("-"):
+            taking = [option.short for option in options if option.short and option.argument == REQUIRED]
+            at = min((index for letter in taking if (index := word.find(letter, 1)) > 0), default=0)
+            if at == len(word) - 1:
+                next(rest, None)
+        else:
+            return [word]
+    return []
+
+
 def _long(program: str, word: str, table: dict[str, Option], rest: list[str], found: Parsed) -> None:
     name, equals, value = word[2:].partition("=")
     option = table.get(name) or _abbreviated(program, word, name, table)

@@ -48,6 +48,9 @@ REFUSED_OPTIONS: dict[tuple[str, str], str] = {
     ("new-current-uuid", "force-resync"): "`drbdadm invalidate-remote` does that",
 }
 
+#: Those that take the next word for their value, besides the options of the configuration.
+WITH_A_VALUE = frozenset(("peer-max-bio-size", "al-stripes", "al-stripe-size-kB", "max-bio-size"))
+
 #: What only drbdsetup is asked for: (verb, option) -> reason.
 SETUP_REFUSED_OPTIONS: dict[tuple[str, str], str] = {
     (
