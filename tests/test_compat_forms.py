@@ -181,6 +181,11 @@ def test_an_option_of_the_command_line_wins_over_startup(config: Path) -> None:
     assert (refused.code, "create-md: --al-stripes: " in refused.err) == (1, True)
 
 
+def test_what_is_skipped_may_hold_single_quotes(config: Path) -> None:
+    config.write_text(f"skip resource r9 {{ foo 'a b'; }} {CONFIG}")
+    assert adm(config, "sh-nop").code == real_drbdadm(config, "sh-nop", node="alpha").returncode == 0
+
+
 def test_a_dump_of_one_resource_is_that_resource(config: Path) -> None:
     config.write_text("global { disable-ip-verification; }" + FORMS.replace("global", "skip global") % "")
     for words, count in ((["r0"], 1), (["r1", "r0"], 2), (["r0/0"], 1), (["r1:beta"], 1)):

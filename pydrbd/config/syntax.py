@@ -25,6 +25,7 @@ from pydrbd.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_SINGLE = 'a \' cannot stand in a word, and quotes nothing: strings stand in "double quotes"'
 #: A configuration file larger than this is taken for a mistake (a disk named as the file, say).
 MAX_FILE_BYTES = 16 << 20
 #: Each file is read once, so this only bounds a long chain of files.
@@ -137,6 +138,8 @@ def parse_text(text: str, file: str) -> tuple[Statement, ...]:
 def _bad_character(text: str, wrong: UnexpectedCharacters, file: str) -> ConfigError:
     place = Place(file, max(wrong.line, 1), max(wrong.column, 1))
     at = cast(int, wrong.pos_in_stream)
+    if text[at : at + 1] == "'":
+        return place.error(_SINGLE)
     if text[at : at + 1] == '"':
         rest = text[at:].split("\n", 1)[0]
         return place.error(f"the string {shown(rest)} is not ended by '\"' on its line")
@@ -152,6 +155,8 @@ def _bad_token(text: str, wrong: UnexpectedToken, file: str) -> ConfigError:
         place = Place(file, text.count("\n") + 1, len(text) - text.rfind("\n"))
         return place.error(f"the file ends here, but {expected} is still missing")
     place = Place(file, wrong.token.line or 1, wrong.token.column or 1)
+    if wrong.token.type == "QUOTE":
+        return place.error(_SINGLE)
     return place.error(f"{expected} expected, but got {shown(wrong.token.value)}")
 
 
