@@ -34,13 +34,14 @@ from pydrbd.format.layout import (
     indexed_layout,
     internal_layout,
 )
-from pydrbd.format.superblock import Superblock, decode, new_superblock, validate
+from pydrbd.format.superblock import Superblock, decode, new_superblock, validate, version_of
 from pydrbd.metadata_probe import find_metadata, find_signature, user_of
 from pydrbd.runtime import disk_sizes
 from pydrbd.runtime.blockfile import BlockFile, Slot
 from pydrbd.units import BIT_BYTES, KIB, SECTOR
 
 INTERNAL = MetaDisk()
+NOTHING_TO_WIPE = "There appears to be no drbd meta data to wipe out?"
 #: Data that a user must remove himself: metadata at the end of the disk is sure to damage it.
 _NEVER_BELOW = frozenset({"swap", "LVM1_member", "LVM2_member"})
 _READ_STEP = 1 << 20
@@ -291,11 +292,21 @@ def set_gi(text: str, disk: str, meta: MetaDisk = INTERNAL) -> str:
 
 
 def wipe_md(disk: str, meta: MetaDisk = INTERNAL) -> str:
-    """Zero the superblock, so that the disk has no metadata any more. Returns the line to print."""
+    """Zero the superblock, so that the disk has no metadata any more. Returns the line to print; where there
+    are none that is no error. MetadataError for those of another version."""
     with _opened(disk, meta) as place:
-        decode(place.file.read(place.layout.superblock_offset, SUPERBLOCK_BYTES))
+        block = place.file.read(place.layout.superblock_offset, SUPERBLOCK_BYTES)
+        if version_of(block) is None:
+            return NOTHING_TO_WIPE
+        decode(block)
         place.file.write_durable(place.layout.superblock_offset, bytes(SUPERBLOCK_BYTES))
     return "DRBD meta data block successfully wiped out."
+
+
+def nothing_to_wipe(disk: str, meta: MetaDisk = INTERNAL) -> bool:
+    """Whether `wipe_md` would find no metadata of any version."""
+    with _opened(disk, meta) as place:
+        return version_of(place.file.read(place.layout.superblock_offset, SUPERBLOCK_BYTES)) is None
 
 
 def read_dev_uuid(disk: str, meta: MetaDisk = INTERNAL) -> str:

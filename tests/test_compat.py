@@ -282,6 +282,9 @@ def test_drbdmeta_refuses_with_the_real_ones_exit_codes(tmp_path: Path) -> None:
     assert disk.read_bytes() == before
     assert meta(disk, "wipe-md").code == 0
     assert meta(disk, "dstate").code == 1
+    for words in (["wipe-md"], ["--force", "wipe-md"]):
+        again = run(drbdmeta.run, "-", "v08", str(disk), "internal", *words)
+        assert (again.code, again.out, "no drbd meta data" in again.err) == (0, "", True)
 
 
 @pytest.mark.parametrize(

@@ -363,7 +363,7 @@ def test_external_metadata_need_a_device_of_their_own(disk: Path, tmp_path: Path
         tool.create_md(str(disk), MetaDisk(MetaDiskKind.FLEXIBLE_EXTERNAL, str(link)))
 
 
-@pytest.mark.parametrize("command", COMMANDS[1:])
+@pytest.mark.parametrize("command", COMMANDS[1:-1])
 def test_no_metadata(disk: Path, command: Callable[[str], str]) -> None:
     with pytest.raises(MetadataError, match=rf"{disk}: No DRBD metadata"):
         command(str(disk))
@@ -429,6 +429,15 @@ def test_wipe(created: Path) -> None:
     tool.wipe_md(str(created))
     drbdmeta(created, "get-gi", rc=1)
     assert tool.create_md(str(created)) == CREATED
+
+
+@pytest.mark.parametrize("block", [bytes(4096), b"\xa5" * 4096])
+def test_where_there_are_no_metadata_there_is_nothing_to_wipe(disk: Path, block: bytes) -> None:
+    write_at(disk, LAYOUT.superblock_offset, block)
+    drbdmeta(disk, "wipe-md")
+    assert tool.nothing_to_wipe(str(disk))
+    assert tool.wipe_md(str(disk)) == tool.NOTHING_TO_WIPE
+    assert read_at(disk, LAYOUT.superblock_offset, 4096) == block
 
 
 # --- apply-al --------------------------------------------------------------------------------------

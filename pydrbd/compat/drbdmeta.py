@@ -74,6 +74,9 @@ def _write_dev_uuid(_parsed: Parsed, disk: str, meta: MetaDisk, words: list[str]
 
 
 def _wipe_md(parsed: Parsed, disk: str, meta: MetaDisk, _words: list[str]) -> str:
+    if tool.nothing_to_wipe(disk, meta):
+        say(tool.NOTHING_TO_WIPE)
+        return ""
     _confirm(parsed, "Do you really want to wipe out the DRBD meta data?")
     return f"Wiping meta data...\n{tool.wipe_md(disk, meta)}"
 
