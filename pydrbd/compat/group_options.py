@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydrbd.compat.getopt import NONE, OPTIONAL, REQUIRED, Option
+from pydrbd.compat.refused_options import REFUSED_OPTIONS
 from pydrbd.compat.run import Ended
 from pydrbd.config.optionspec import Kind
 from pydrbd.errors import UsageError
@@ -24,11 +25,11 @@ _NO_OPTIONS = ("_name", "set-defaults")
 
 
 def group_options(group: str) -> tuple[Option, ...]:
-    """The options of `GROUP-options`; those of a connection have the tools' own `_name` as well."""
+    """The options that `GROUP-options` takes; those of a connection have the tools' own `_name` as well."""
     found = tuple(
         Option(spec.name, OPTIONAL if spec.kind is Kind.FLAG else REQUIRED)
         for spec in CLASSES[group].specs()
-        if not spec.ours
+        if not spec.ours and (f"{group}-options", spec.name) not in REFUSED_OPTIONS
     )
     return (*found, Option("_name", REQUIRED)) if group == "net" else found
 

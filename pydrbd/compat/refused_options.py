@@ -44,6 +44,7 @@ REFUSED_OPTIONS: dict[tuple[str, str], str] = {
     ("new-minor", "max-bio-size"): _REQUESTS,
     ("invalidate", "reset-bitmap"): _BY_BITMAP,
     ("invalidate-remote", "reset-bitmap"): _BY_BITMAP,
+    ("disk-options", "resync-after"): "which device comes first stands in the configuration, then `adjust`",
     ("secondary", "force"): "not implemented: `pydrbd unmap --force` takes the device from its users first",
     ("new-current-uuid", "force-resync"): "`drbdadm invalidate-remote` does that",
 }
