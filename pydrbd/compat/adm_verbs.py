@@ -29,7 +29,7 @@ class Takes(Enum):
     NAMES = "resources, or nothing for all"
     RESOURCES = "whole resources"
     VOLUMES = "resources or volumes"
-    VOLUME = "volumes by name"
+    VOLUME = "volumes by name, or a resource without `volume`"
 
 
 class Kind(Enum):
