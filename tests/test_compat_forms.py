@@ -18,6 +18,7 @@ from pydrbd.runtime import disk_sizes
 from tests.support import drbdmeta as real_meta
 from tests.support.cli import CliPair
 from tests.support.config_samples import drbdadm as real_drbdadm
+from tests.support.waiting import wait_equal
 from tests.test_compat import CONFIG, Side, adm, calls, meta, run, theirs
 
 MIB = 1 << 20
@@ -70,6 +71,19 @@ def test_a_resize_takes_its_options_in_every_form(sides: tuple[Side, Side]) -> N
     alpha.ok("adm", "resize", "--assume-peer-has-space", "r0")
     size = next(word for word in alpha.ok("setup", "status", "r0", "--json").split('"size":')[1:])
     assert int(size.split(",")[0]) > 39 * 1024
+
+
+def test_a_connection_on_trial_ends_standalone(sides: tuple[Side, Side]) -> None:
+    alpha, _ = sides
+    for side in sides:
+        side.ok("adm", "create-md", "r0")
+        side.ok("adm", "up", "r0")
+    for way in (("adm", "connect", "--tentative=yes", "r0"), ("setup", "connect", "r0", "1", "--tentative")):
+        alpha.ok("adm", "connect", "--tentative=no", "r0")
+        alpha.ok("setup", "wait-connect-resource", "r0", "--wfc-timeout=20")
+        alpha.ok("adm", "disconnect", "r0")
+        alpha.ok(*way)
+        wait_equal(lambda: alpha.ok("setup", "cstate", "r0", "1"), "StandAlone\n", 20, "the trial's end")
 
 
 # --- what is meant -------------------------------------------------------------------------------

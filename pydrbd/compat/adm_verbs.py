@@ -72,7 +72,9 @@ def _commands() -> dict[str, AdmVerb]:
         "adjust": AdmVerb(_RES, act.adjust, None, _SKIPS),
         "apply-al": AdmVerb(_VOL, act.same, to.on_metadata("apply-al"), _FORCE),
         "attach": AdmVerb(_VOL, act.same, to.attach),
-        "connect": AdmVerb(_RES, act.same, to.on_peer("connect"), _options(OPTIONAL, "discard-my-data")),
+        "connect": AdmVerb(
+            _RES, act.same, to.on_peer("connect"), _options(OPTIONAL, "discard-my-data tentative")
+        ),
         "create-md": AdmVerb(
             _VOL,
             act.create_md,

@@ -64,7 +64,9 @@ VERBS: dict[str, SetupVerb] = {
         ("minor", "lower_dev", "meta_data_dev", "meta_data_index"), do.attach, (), "Attach the backing disk."
     ),
     "detach": SetupVerb(("minor",), do.detach, _FORCE, "Detach the backing disk."),
-    "connect": SetupVerb(_PEER, do.connect, _options(OPTIONAL, "discard-my-data"), "Connect to the peer."),
+    "connect": SetupVerb(
+        _PEER, do.connect, _options(OPTIONAL, "discard-my-data tentative"), "Connect to the peer."
+    ),
     "disconnect": SetupVerb(_PEER, do.disconnect, _FORCE, "Disconnect from the peer."),
     "new-current-uuid": SetupVerb(
         ("minor",), do.new_current_uuid, _options(OPTIONAL, "clear-bitmap"), "Start a new data generation."

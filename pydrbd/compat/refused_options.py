@@ -10,7 +10,6 @@ from pydrbd.compat.refused import FROM_FILE
 from pydrbd.config.options import DiskOptions, NetOptions, OptionGroup, ResourceOptions
 
 _ONE_SIZE = "v08 metadata are made in the one form that every version of DRBD reads"
-_ON_TRIAL = "the decision of a handshake is not made on trial"
 _BY_BITMAP = "a resync by bitmap comes with `drbdadm disconnect` and `connect`"
 _CLIENT = "DRBD 8.4 knows no intentionally diskless node"
 _REQUESTS = "the size of requests is agreed at every connection"
@@ -31,8 +30,7 @@ REFUSED_OPTIONS: dict[tuple[str, str], str] = {
         if not spec.ours
     },
     ("new-peer", "_name"): FROM_FILE,
-    ("adjust", "tentative"): _ON_TRIAL,
-    ("connect", "tentative"): _ON_TRIAL,
+    ("adjust", "tentative"): "`drbdadm connect --tentative` does that",
     ("adjust", "discard-my-data"): "data are given up by name only: `drbdadm connect --discard-my-data`",
     ("create-md", "peer-max-bio-size"): _REQUESTS,
     ("create-md", "al-stripes"): _ONE_SIZE,

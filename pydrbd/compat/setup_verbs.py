@@ -242,7 +242,7 @@ def secondary(call: Call) -> int:
 
 
 def connect(call: Call) -> int:
-    return call.pass_on("connect", *_when(call, "discard-my-data"))
+    return call.pass_on("connect", *_when(call, "discard-my-data"), *_when(call, "tentative"))
 
 
 def disconnect(call: Call) -> int:
