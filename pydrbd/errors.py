@@ -14,6 +14,11 @@ def _harmless(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
+def with_notes(error: Exception) -> str:
+    """The text of an error, and of what whoever passed it on had to add (`add_note`)."""
+    return "\n".join([str(error), *getattr(error, "__notes__", [])])
+
+
 class PydrbdError(Exception):
     """Base of all expected errors. Exit code 20: internal or system problem."""
 

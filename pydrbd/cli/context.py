@@ -1,14 +1,15 @@
 """What every verb works with: the configuration, this node's name, and the resources that are meant.
 
-Floor: outer. Neighbours: resource.py (one resource and its process). The configuration is read
-at the first use, so that a verb that needs none starts without it.
+Floor: outer. Neighbours: resource.py (one resource and its process), running.py (resources without a
+configuration). The configuration is read at the first use, so that a verb that needs none starts without it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from pydrbd.errors import PydrbdError, UsageError
+from pydrbd.errors import ConfigError, PydrbdError, UsageError, with_notes
 
 if TYPE_CHECKING:
     from pydrbd.cli.resource import LocalResource
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RUN_DIR = "/run/pydrbd"
 C = TypeVar("C", bound=Callable[..., object])
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,11 @@ class Target:
 class App:
     """The general options, and what follows from them."""
 
-    def __init__(self, *, config_file: Path | None = None, node: str = "", dry_run: bool = False) -> None:
-        self.config_file, self.dry_run = config_file, dry_run
+    def __init__(
+        self, *, config_file: Path | None = None, node: str = "", dry_run: bool = False, running: bool = False
+    ) -> None:
+        """`running`: resources are what runs here, and the configuration is not read for them."""
+        self.config_file, self.dry_run, self.running = config_file, dry_run, running
         self.node = node or os.uname().nodename
         self.run_dir = Path(os.environ.get("PYDRBD_RUN_DIR") or DEFAULT_RUN_DIR)
 
@@ -60,19 +65,42 @@ class App:
 
     def targets(self, names: Iterable[str]) -> list[Target]:
         """What the arguments mean, in their order. UsageError for a name that is not defined here."""
+        if self.running:
+            from pydrbd.cli.running import targets
+
+            return targets(self, names)
         from pydrbd.config import resolve
         from pydrbd.config.names import nothing_here
 
-        found = resolve(self.config, list(names), self.node, is_local_address)
+        names = list(names)
+        with self._other_way(names):
+            found = resolve(self.config, names, self.node, is_local_address)
         if not found:
             raise UsageError(nothing_here(self.config, self.node))
         return [Target(self.resource(name), volume) for name, volume in found]
 
     def resources(self) -> list[LocalResource]:
         """All resources of this node."""
+        if self.running:
+            return [target.resource for target in self.targets(["all"])]
         from pydrbd.config import resources_here
 
-        return [self.resource(name) for name in resources_here(self.config, self.node, is_local_address)]
+        with self._other_way(["all"]):
+            return [self.resource(name) for name in resources_here(self.config, self.node, is_local_address)]
+
+    @contextlib.contextmanager
+    def _other_way(self, names: Iterable[str]) -> Iterator[None]:
+        """Errors of the configuration say how what is up is reached without it."""
+        try:
+            yield
+        except (ConfigError, UsageError) as error:
+            from pydrbd.cli.running import traces
+
+            words = [word for word in names if traces(self, word.partition("/")[0])]
+            if words:
+                verb = click.get_current_context().info_name
+                error.add_note(f"Without the configuration: `pydrbd --running {verb} {' '.join(words)}`.")
+            raise
 
     def resource(self, name: str) -> LocalResource:
         from pydrbd.cli.resource import LocalResource
@@ -98,7 +126,7 @@ def is_local_address(family: str, host: str) -> bool:
     return True
 
 
-def for_each(targets: Iterable[Target], action: Callable[[Target], object]) -> None:
+def for_each(targets: Iterable[T], action: Callable[[T], object]) -> None:
     """Do `action` for every target, also after one has failed, as drbdadm does.
 
     Errors are printed as they come; at the end the command exits with the first one's code.
@@ -108,7 +136,7 @@ def for_each(targets: Iterable[Target], action: Callable[[Target], object]) -> N
         try:
             action(target)
         except PydrbdError as error:
-            click.echo(str(error), err=True)
+            click.echo(with_notes(error), err=True)
             code = code or error.exit_code
     if code:
         raise click.exceptions.Exit(code)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resource_arguments
-from pydrbd.cli.resource import LocalResource, NotUp
-from pydrbd.errors import MappingError, PydrbdError
+from pydrbd.cli.resource import LocalProcess, LocalResource, NotUp
+from pydrbd.errors import ConfigError, MappingError, PydrbdError, UsageError
 from pydrbd.vocabulary import Conn, Disk
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def start_supervisor(target: Target) -> None:
 
     if os.environ.get(SWITCH, "") != "no":
         app = target.resource.app
-        Remote(app.run_dir, app.node, target.resource.name).start(target.resource.view, app.config_file)
+        Remote(app.run_dir, app.node, target.resource.name).start(target.resource.config_file)
 
 
 def bring_up(target: Target, *, disk: bool = True, net: bool = True) -> None:
@@ -66,7 +66,7 @@ def bring_up(target: Target, *, disk: bool = True, net: bool = True) -> None:
         _require_below(resource.view)
     started = resource.pid() is None
     if started:
-        start(resource.view, resource.app.config_file, resource.run_dir)
+        start(resource.view, resource.config_file, resource.run_dir)
     try:
         attach_and_connect(target, disk=disk, net=net)
     except BaseException:
@@ -107,21 +107,39 @@ def down_command(app: App, names: tuple[str, ...]) -> None:
     """Stop a resource: unmap, demote, disconnect, detach, end the process.
 
     Refused with exit code 11 while one of its devices is in use. A resource that is not up is
-    no error.
+    no error. One that is up is stopped even if the configuration does not name it any more, or is
+    broken: what is wrong with it is printed then, and is no error either.
     """
 
-    def act(target: Target) -> None:
-        if not app.would(f"down {target.resource.name}"):
-            take_down(target)
+    def act(resource: LocalProcess) -> None:
+        if not app.would(f"down {resource.name}"):
+            take_down(resource)
 
-    for_each(app.targets(names), act)
+    for_each([resource for name in dict.fromkeys(names) for resource in _to_stop(app, name)], act)
 
 
-def take_down(target: Target) -> None:
+def _to_stop(app: App, name: str) -> list[LocalProcess]:
+    """What `down` means by a name: what the configuration does, else what is here by that name."""
+    from pydrbd.cli.running import remains
+
+    if app.running:
+        return remains(app, name)
+    try:
+        return [target.resource for target in app.targets([name])]
+    except (ConfigError, UsageError) as error:
+        # Not for `all`: with the wrong file, or an empty one, that would be what nobody meant.
+        found = [] if name == "all" else remains(app, name)
+        if not found:
+            raise
+        click.echo(f"{error}\n{name} is stopped as it runs.", err=True)
+        return found
+
+
+def take_down(resource: LocalProcess) -> None:
     """`down`, also of a resource whose process was killed."""
     from pydrbd.supervisor.remote import Remote
 
-    resource = target.resource
+    config = resource.config_file if isinstance(resource, LocalResource) else resource.app.config_file
     resource.unmap_all()
     remote = Remote(resource.run_dir, resource.app.node, resource.name)
     supervised = remote.stop()
@@ -130,11 +148,11 @@ def take_down(target: Target) -> None:
     except BaseException:
         if supervised:
             with contextlib.suppress(PydrbdError):
-                remote.start(resource.view, resource.app.config_file)
+                remote.start(config, running=True)
         raise
 
 
-def _tell_and_end(resource: LocalResource) -> None:
+def _tell_and_end(resource: LocalProcess) -> None:
     """Tell the process to end; kill it if it does not obey; remove what it left."""
     from pydrbd.runtime.launch import stop
 

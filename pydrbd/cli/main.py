@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from pydrbd.cli.context import App
-from pydrbd.errors import PydrbdError
+from pydrbd.errors import PydrbdError, with_notes
 from pydrbd.version import __version__
 
 #: verb -> (module in pydrbd.cli, one line of help). The order is the order of `pydrbd --help`.
@@ -136,15 +136,20 @@ class Verbs(click.Group):
     help="The 'on NAME' section that is this node; default: $PYDRBD_NODE, else `uname -n`.",
 )
 @click.option("-d", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option(
+    "--running", is_flag=True, help="Take resources from what runs, and do not read the configuration."
+)
 @click.version_option(__version__, "-V", "--version", message="pydrbd %(version)s", help="Print the version.")
 @click.pass_context
-def pydrbd(ctx: click.Context, config_file: Path | None, node: str, dry_run: bool) -> None:
+def pydrbd(ctx: click.Context, config_file: Path | None, node: str, dry_run: bool, running: bool) -> None:
     """Mirror block devices between two nodes: DRBD 8.4 in userspace.
 
     RESOURCE arguments are resource names, RESOURCE/VOLUME, or 'all'. PYDRBD_RUN_DIR (default
-    /run/pydrbd) is where processes keep their sockets, pid files and logs.
+    /run/pydrbd) is where processes keep their sockets, pid files and logs. With --running,
+    resources that are up can be looked at, changed and stopped while the configuration is
+    broken or does not name them any more.
     """
-    ctx.obj = App(config_file=config_file, node=node, dry_run=dry_run)
+    ctx.obj = App(config_file=config_file, node=node, dry_run=dry_run, running=running)
 
 
 class TerminatedError(BaseException):
@@ -183,7 +188,7 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
     except PydrbdError as error:
-        _say(str(error))
+        _say(with_notes(error))
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output went away (| head): that is no error. Keep exit from flushing again.

@@ -94,7 +94,7 @@ class Monitor:
 
         self._node, self._interval = app.node, interval
         self._terminal, self._console = terminal, console
-        self._general = General(app.config_file, app.node, app.dry_run)
+        self._general = General(app.config_file, app.node, app.dry_run, app.running)
         self._watches: list[Watch] = [Watch(resource, interval, terminal.wake) for resource in resources]
         self._selected: Row = (resources[0].name, None)
         #: What is below the table, or instead of it: '', 'help', 'explain', 'report' or 'ask'.

@@ -148,12 +148,14 @@ class General:
     config_file: Path | None = None
     node: str = ""
     dry_run: bool = False
+    running: bool = False
 
     def words(self) -> list[str]:
         """As they stand on a command line; the node only if it is not this machine's name."""
         config = ["-c", str(self.config_file)] if self.config_file is not None else []
         node = ["--node", self.node] if self.node not in ("", os.uname().nodename) else []
-        return [*config, *node, *(["-d"] if self.dry_run else [])]
+        flags = ["--running"] * self.running + ["-d"] * self.dry_run
+        return [*config, *node, *flags]
 
 
 def command_of(action: Action, sight: Sight, volume: int | None, general: General) -> list[str]:

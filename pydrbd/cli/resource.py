@@ -43,12 +43,11 @@ class ObjectMissing(PydrbdError):
         super().__init__(f"{name}: {words}\n{detail}")
 
 
-class LocalResource:
-    """A resource that the configuration defines for this node."""
+class LocalProcess:
+    """A resource of this node by its name alone: its process, its supervisor, its devices."""
 
-    def __init__(self, view: ResourceView, app: App) -> None:
-        self.view, self.app = view, app
-        self.name = view.name
+    def __init__(self, name: str, app: App) -> None:
+        self.name, self.app = name, app
 
     @property
     def run_dir(self) -> Path:
@@ -77,6 +76,12 @@ class LocalResource:
 
         return Remote(self.run_dir, self.app.node, self.name).trouble()
 
+    def volumes(self) -> set[int]:
+        """The volumes that are known to have, or may have, a block device."""
+        from pydrbd.mapping.map import recorded_volumes
+
+        return recorded_volumes(self.run_dir, self.app.node, self.name)
+
     # --- talking to the process ------------------------------------------------------------
 
     def call(self, verb: str, *, timeout: float | None = REPLY_TIMEOUT, **args: Any) -> Any:
@@ -96,16 +101,6 @@ class LocalResource:
                 detail = f"{self.name} is not up on {self.app.node}; `pydrbd up {self.name}` starts it."
             raise NotUp(self.name, detail, crashed) from error
 
-    def call_peer_here(self, verb: str, **args: Any) -> Any:
-        """A command's result from the peer's process, if that runs on this machine too; else None."""
-        from pydrbd.runtime.launch import paths
-
-        socket = paths(self.run_dir.absolute(), self.view.peer_name, self.name).control_socket
-        try:
-            return Client(socket, name=self.name).call(verb, timeout=30.0, **args)
-        except NotUpError:
-            return None
-
     def call_unless_held(self, verb: str) -> None:
         """A command that is refused while a device is held open; the refusal names who holds it."""
         try:
@@ -122,6 +117,45 @@ class LocalResource:
     def snapshot(self) -> ResourceSnapshot:
         """The present state. NotUp; ControlError."""
         return snapshot_from(self.call("status", timeout=30.0))
+
+    def unmap(self, volume: int, *, force: bool = False) -> None:
+        """Take the volume's block device away, if it has one. StateRefused while somebody uses it.
+
+        With `force` its users get I/O errors from now on.
+        """
+        from pydrbd.mapping.map import unmap_volume
+
+        unmap_volume(self.run_dir, self.app.node, self.name, volume, force=force)
+
+    def unmap_all(self) -> None:
+        """Take all block devices of the resource away."""
+        for volume in sorted(self.volumes()):
+            self.unmap(volume)
+
+
+class LocalResource(LocalProcess):
+    """A resource of this node with what it is: as the configuration defines it, or as it runs.
+
+    `config_file`: what a new process of it reads (None: the default).
+    """
+
+    def __init__(self, view: ResourceView, app: App, config_file: Path | None = None) -> None:
+        super().__init__(view.name, app)
+        self.view, self.config_file = view, config_file or app.config_file
+
+    def volumes(self) -> set[int]:
+        """The volumes that it has, and those that it does not have any more but whose device is there."""
+        return super().volumes() | set(self.view.volumes)
+
+    def call_peer_here(self, verb: str, **args: Any) -> Any:
+        """A command's result from the peer's process, if that runs on this machine too; else None."""
+        from pydrbd.runtime.launch import paths
+
+        socket = paths(self.run_dir.absolute(), self.view.peer_name, self.name).control_socket
+        try:
+            return Client(socket, name=self.name).call(verb, timeout=30.0, **args)
+        except NotUpError:
+            return None
 
     def snapshot_or(self, words: str) -> ResourceSnapshot:
         """The present state; when the resource is not up, drbdsetup's `words` for that."""
@@ -197,17 +231,3 @@ class LocalResource:
         for volume in waiting:
             remap_volume(self.run_dir, self.app.node, self.name, volume)
         return True
-
-    def unmap(self, volume: int, *, force: bool = False) -> None:
-        """Take the volume's block device away, if it has one. StateRefused while somebody uses it.
-
-        With `force` its users get I/O errors from now on.
-        """
-        from pydrbd.mapping.map import unmap_volume
-
-        unmap_volume(self.run_dir, self.app.node, self.name, volume, force=force)
-
-    def unmap_all(self) -> None:
-        """Take all block devices of the resource away."""
-        for volume in sorted(self.view.volumes):
-            self.unmap(volume)

@@ -168,6 +168,7 @@ def _peer(resource: LocalResource, via: str) -> Elsewhere:
     app, peer = resource.app, resource.view.peer_name
     if not via and running(app.run_dir, peer, resource.name) is not None:
         config = ["-c", str(app.config_file)] if app.config_file else []
+        config += ["--running"] if app.running else []
         via = shlex.join([sys.executable, "-m", "pydrbd.cli.main", *config, "--node", peer])
     return Elsewhere(via or DEFAULT_VIA, peer)
 

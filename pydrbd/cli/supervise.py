@@ -58,7 +58,7 @@ def supervise_command(app: App, name: str) -> None:
         log.put("warning", problem)
     devices = KernelDevices(app.run_dir, app.node, resource.name, sorted(resource.view.volumes))
     supervisor = Supervisor(
-        resource.view, app.config_file, app.run_dir, devices, log.put, Settings(health=_health_seconds())
+        resource.view, resource.config_file, app.run_dir, devices, log.put, Settings(health=_health_seconds())
     )
     _tell_service_manager("READY=1")
     try:
@@ -131,7 +131,7 @@ def _restart(target: Target, force: bool) -> dict[str, Any]:
         return remote.restart(force)
     devices = KernelDevices(app.run_dir, app.node, resource.name, sorted(resource.view.volumes))
     with the_only_one(remote.paths.supervisor_lock, resource.name):
-        report = planned(Server(resource.view, app.config_file, app.run_dir), devices, force=force)
+        report = planned(Server(resource.view, resource.config_file, app.run_dir), devices, force=force)
     report.pause_ms = round(1000 * (time.monotonic() - report.began))
     return asdict(report)
 

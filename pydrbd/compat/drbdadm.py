@@ -20,12 +20,12 @@ from pydrbd.compat.getopt import NONE, OPTIONAL, REQUIRED, Option, Parsed, first
 from pydrbd.compat.processes import Here
 from pydrbd.compat.refused import REFUSED
 from pydrbd.compat.refused_options import REFUSED_OPTIONS, WITH_A_VALUE
-from pydrbd.compat.run import Ended, guarded, out, say
+from pydrbd.compat.run import Ended, guarded, out, pydrbd, say
 from pydrbd.config.model import Config
 from pydrbd.config.names import nothing_here, resources_here
 from pydrbd.config.reader import load
 from pydrbd.config.view import ResourceView, for_node, node_host
-from pydrbd.errors import PydrbdError
+from pydrbd.errors import ConfigError, PydrbdError
 from pydrbd.runtime.addresses import is_local
 
 USAGE = 1
@@ -208,8 +208,35 @@ def _perform(adm: Adm, name: str, verb: AdmVerb, words: list[str]) -> int:
     if not words:
         raise Ended(USAGE, f"{usage(name)}\n\nNo resource names specified")
     code = 0
-    for call in _calls(adm, name, verb, words, own):
+    try:
+        gone = _not_configured(adm, words) if name == "down" else []
+        words = [word for word in words if word not in gone]
+        calls = _calls(adm, name, verb, words, own)
+    except ConfigError as error:
+        if up := [word for word in words if adm.here.process(word)]:
+            error.add_note(f"{up[0]} is up; drbdsetup needs no configuration: `drbdsetup down {up[0]}`.")
+        raise
+    for word in gone:
+        code = _down(adm, word) or code
+    for call in calls:
         code = perform(call) or code
+    return code
+
+
+def _not_configured(adm: Adm, words: list[str]) -> list[str]:
+    """What is up here, and the configuration does not name it (any more)."""
+    known = adm.names()
+    return [word for word in words if word not in known and adm.here.process(word) is not None]
+
+
+def _down(adm: Adm, name: str) -> int:
+    """`down` of what is up without being configured."""
+    line = ["drbdsetup", "down", name]
+    if adm.dry_run or adm.verbose:
+        out(backend.printed(line))
+    code = 0 if adm.dry_run else pydrbd(line[1:], node=adm.here.node, running=True)
+    if code:
+        say(f"Command '{backend.printed(line)}' terminated with exit code {code}")
     return code
 
 

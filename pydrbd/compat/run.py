@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pydrbd.compat.getopt import BadOption
-from pydrbd.errors import PydrbdError
+from pydrbd.errors import PydrbdError, with_notes
 
 
 class Ended(Exception):
@@ -32,11 +32,12 @@ def out(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def pydrbd(arguments: Sequence[str], *, config: str = "", node: str = "") -> int:
-    """The exit code of `pydrbd ARGUMENTS`, run in this process."""
+def pydrbd(arguments: Sequence[str], *, config: str = "", node: str = "", running: bool = False) -> int:
+    """The exit code of `pydrbd ARGUMENTS`, run in this process; `running`: without the configuration."""
     from pydrbd.cli.main import run
 
     general = [*(("-c", config) if config else ()), *(("--node", node) if node else ())]
+    general += ["--running"] if running else []
     sys.stdout.flush()
     return run([*general, *arguments])
 
@@ -66,7 +67,7 @@ def guarded(program: str, usage_code: int, hint: str, work: Callable[[], int]) -
             say(end.text)
         return end.code
     except PydrbdError as error:
-        say(str(error))
+        say(with_notes(error))
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -1,8 +1,8 @@
 """What each verb of drbdsetup does, on processes found by resource name or device minor number.
 
 Floor: outer. Neighbours: drbdsetup.py (the table of verbs), processes.py, run.py. What only looks is done
-here, on the control socket; what changes something is passed to pydrbd's own command of that meaning, with
-the configuration file that the process itself was started with.
+here, on the control socket; what changes something is passed to pydrbd's own command of that meaning, which
+takes the resource from its process as well: no verb reads a configuration.
 """
 
 from __future__ import annotations
@@ -83,9 +83,12 @@ class Call:
 
     def pass_on(self, verb: str, *options: str) -> int:
         """The same for `pydrbd VERB OPTIONS TARGET`."""
-        process, target = self.target()
-        config = str(process.description["config"]) or self.config
-        return pydrbd([verb, *options, target], config=config, node=self.here.node)
+        _, target = self.target()
+        return self.pydrbd(verb, *options, target)
+
+    def pydrbd(self, *words: str) -> int:
+        """`pydrbd WORDS`, on what runs; the configuration may be gone."""
+        return pydrbd(words, config=self.config, node=self.here.node, running=True)
 
 
 def _failure(failure: Failure) -> str:
@@ -189,9 +192,7 @@ def events2(call: Call) -> int:
         raise Ended(20, "drbdsetup: events2: not implemented by this version of pydrbd")
     name = call.arguments["resource"]
     options = [word for word in call.parsed.given() if not word.startswith("--color")]
-    process = None if name == "all" else call.here.process(name)
-    config = str(process.description["config"]) if process is not None else call.config
-    return pydrbd(["events2", *options, name], config=config, node=call.here.node)
+    return call.pydrbd("events2", *options, name)
 
 
 def udev(call: Call) -> int:
@@ -233,7 +234,7 @@ def map_devices(process: Process, node: str, config: str) -> None:
         if not str(volume["device"]).startswith("/dev/nbd"):
             path = str(volume["device"]) or f"/dev/drbd{volume['minor']}"
             target = f"{process.name}/{volume['number']}"
-            if pydrbd(["map", target, path], config=str(process.description["config"]) or config, node=node):
+            if pydrbd(["map", target, path], config=config, node=node, running=True):
                 say(f"{target}: Primary, but {path} could not be made; see `pydrbd map --help`")
 
 
@@ -312,13 +313,7 @@ def take_options(call: Call) -> int:
 
 def down(call: Call) -> int:
     """Of one resource or all; one that is not up is no error."""
-    name, code = call.arguments["resource"], 0
-    processes = call.here.all_up() if name == "all" else [call.here.process(name)]
-    for process in processes:
-        if process is not None:
-            config = str(process.description["config"]) or call.config
-            code = pydrbd(["down", process.name], config=config, node=call.here.node) or code
-    return code
+    return call.pydrbd("down", call.arguments["resource"])
 
 
 def wait(call: Call) -> int:

@@ -53,16 +53,22 @@ def parse_device(statement: Statement) -> DeviceName:
 
 def _named_device(word: Word, minor: int | None) -> DeviceName:
     path = word.text if word.text.startswith("/") else f"/dev/{word.text}"
-    match = _MINOR_NAME.fullmatch(path)
-    if match is None:
-        return DeviceName(DeviceKind.PATH, minor, path)
-    named = int(match[2])
+    kind, named = kind_of(path)
+    if named is None:
+        return DeviceName(kind, minor, path)
     if named > MAX_MINOR:
         raise word.place.error(f"minor {named} is out of range [0..{MAX_MINOR}]")
-    kind = DeviceKind.NBD if match[1] == "nbd" else DeviceKind.DRBD
     if kind is DeviceKind.DRBD and minor not in (None, named):
         raise word.place.error(f"minor {minor} does not match the device name {shown(path)}")
     return DeviceName(kind, named if minor is None else minor, path)
+
+
+def kind_of(path: str) -> tuple[DeviceKind, int | None]:
+    """What a device is, by its path ('': it has none), and the number in the path."""
+    match = _MINOR_NAME.fullmatch(path)
+    if match is None:
+        return DeviceKind.PATH if path else DeviceKind.MINOR, None
+    return DeviceKind.NBD if match[1] == "nbd" else DeviceKind.DRBD, int(match[2])
 
 
 def parse_meta_disk(statement: Statement) -> MetaDisk:

@@ -1,8 +1,9 @@
 """What a resource runs with, as plain values: names, numbers, addresses, disks, options.
 
 Floor: outer. Neighbours: node.py answers it on the control socket (verb `describe`), so that commands
-need no configuration file to print a status; `adjust` compares it with the edited configuration. All
-values are what msgpack can carry; a description of another version that lacks a key is a ControlError.
+need no configuration file (described.py makes a view of it again); `adjust` compares it with the edited
+configuration. All values are what msgpack can carry; a description of another version that lacks a key is
+a ControlError.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ def describe(view: ResourceView, config_file: str = "") -> dict[str, Any]:
         "remote_host": _address(view.peer_address),
         "options": _options(view.options),
         "net": _options(view.net),
+        "startup": _options(view.startup),
+        "stacked_on": view.stacked_on,
         "volumes": [_volume(volume) for _, volume in sorted(view.volumes.items())],
     }
 
 
 def structure(found: Description) -> dict[str, str]:
     """What of a description is no option: addresses, node ids, volumes and their disks."""
-    options = ("options", "net", "config", "volumes")
+    options = ("options", "net", "startup", "config", "volumes")
     plain = {key: str(value) for key, value in found.items() if key not in options}
     plain["volumes"] = " ".join(str(volume["number"]) for volume in found["volumes"])
     for volume in found["volumes"]:

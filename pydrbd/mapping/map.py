@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -121,6 +122,16 @@ def nbd_devices(run_dir: Path, node: str, resource: str, volumes: Iterable[int])
     """The devices of the kernel's nbd client, by volume: they keep their I/O for a new process."""
     found = {volume: mapped(run_dir, node, resource, volume) for volume in volumes}
     return {v: device for v, device in found.items() if device is not None and device.kind == "nbd"}
+
+
+def recorded_volumes(run_dir: Path, node: str, resource: str) -> set[int]:
+    """The volumes of which a device is recorded, whatever the configuration says by now."""
+    record = re.compile(re.escape(resource) + r"\.([0-9]+)\.map", re.ASCII)
+    try:
+        found = [record.fullmatch(path.name) for path in (run_dir / node).iterdir()]
+    except OSError:
+        return set()
+    return {int(match[1]) for match in found if match}
 
 
 def _attach(record: Path, socket_path: str, volume: int, device: str | None) -> MappedDevice:

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydrbd.config import ResourceView
 from pydrbd.control.client import Client, NotUpError
 from pydrbd.errors import ControlError
 from pydrbd.runtime import lockfile
@@ -29,7 +28,7 @@ class Remote:
     """The supervisor of one resource of this node."""
 
     def __init__(self, run_dir: Path, node: str, resource: str) -> None:
-        self.resource = resource
+        self.node, self.resource = node, resource
         self.paths: RunPaths = paths(run_dir.absolute(), node, resource)
         self._client = Client(self.paths.supervisor_socket, name=f"{resource}'s supervisor")
 
@@ -75,18 +74,22 @@ class Remote:
             ) from error
         return found if isinstance(found, dict) else {}
 
-    def start(self, view: ResourceView, config_file: Path | None) -> None:
-        """Start one in the background, unless there is one. ControlError."""
+    def start(self, config_file: Path | None, *, running: bool = False) -> None:
+        """Start one in the background, unless there is one. ControlError.
+
+        `running`: the resource is up, and stays so whatever has become of its configuration.
+        """
         deadline = time.monotonic() + START_TIMEOUT
         while self.alive:
             if self.state() is not None or time.monotonic() >= deadline:
                 return
             time.sleep(0.02)  # one that ends, or a restart by command: neither stays
         config = ["-c", str(config_file.absolute())] if config_file else []
-        command = [sys.executable, "-m", "pydrbd.cli.main", *config, "--node", view.node_name]
+        general = [*config, "--node", self.node, *(["--running"] if running else [])]
+        command = [sys.executable, "-m", "pydrbd.cli.main", *general, "supervise", self.resource]
         with self.paths.log_file.open("ab") as log:
             process = subprocess.Popen(
-                [*command, "supervise", view.name],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -98,6 +101,6 @@ class Remote:
         while self.state() is None:
             if process.poll() is not None or time.monotonic() >= deadline:
                 raise ControlError(
-                    f"{view.name}: is up, but its supervisor did not start; see {self.paths.log_file}"
+                    f"{self.resource}: is up, but its supervisor did not start; see {self.paths.log_file}"
                 )
             time.sleep(0.02)
