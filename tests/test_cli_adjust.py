@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pydrbd.cli.demo_nbd import NbdClient
-from pydrbd.compat import drbdsetup
+from pydrbd.compat import drbdadm, drbdsetup
 from pydrbd.config.options import (
     GROUPS,
     DiskOptions,
@@ -21,8 +22,9 @@ from pydrbd.config.options import (
 )
 from pydrbd.integrations.adjust import HOW
 from pydrbd.runtime import launch
-from tests.support.cli import CliNode, CliPair
+from tests.support.cli import CliNode, CliPair, Result
 from tests.support.waiting import wait_equal, wait_until
+from tests.test_compat import run
 
 
 @pytest.fixture
@@ -208,3 +210,120 @@ def test_the_device_grows_when_its_size_in_the_configuration_does(pair: CliPair)
     wait_equal(lambda: alpha.ok("dstate", "r0"), "UpToDate/UpToDate\n", 10, "the new area")
     assert len(set(sizes())) == 1
     assert sizes() != ["size:7168", "size:7168"]
+
+
+VOLUME_1 = r"        volume 1 \{.*\n"
+
+
+@pytest.fixture
+def wide(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliPair]:
+    """Two volumes."""
+    monkeypatch.setenv("PYDRBD_NODE", "alpha")
+    made = CliPair(tmp_path, run_dir, volumes=2)
+    yield made
+    made.end()
+
+
+def adm(pair: CliPair, *arguments: str) -> Result:
+    return run(drbdadm.run, "-c", str(pair.alpha.config), *arguments)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "new", "named"),
+    [
+        (VOLUME_1, "", "volumes 0 1 -> 0"),
+        ("volume 1 ", "volume 5 ", "volumes 0 1 -> 0 5"),
+        (VOLUME_1, r"\g<0>volume 2 { device minor 77; disk /dev/none/x; meta-disk internal; }", "-> 0 1 2"),
+        ("alpha1.img", "other.img", "volume 1 disk"),
+    ],
+    ids=("gone", "renumbered", "added", "another disk"),
+)
+def test_other_volumes_are_named_and_the_options_of_the_rest_are_taken(
+    wide: CliPair, capsys: pytest.CaptureFixture[str], pattern: str, new: str, named: str
+) -> None:
+    alpha = wide.alpha
+    wide.up_to_date()
+    alpha.ok("detach", "r0/1")
+    text = re.sub(pattern, new, alpha.config.read_text())
+    text = text.replace("connect-int 1;", "connect-int 1; timeout 33;")
+    disk = "resource r0 { disk { c-max-rate 7M; on-io-error pass_on; }"
+    alpha.config.write_text(text.replace("resource r0 {", disk))
+    before = drops(alpha)
+    for words in (["-d", "adjust"], ["adjust", "--skip-disk"], ["adjust"]):
+        pydrbds, drbdadms = alpha(*words, "r0"), adm(wide, *words, "r0")
+        assert (pydrbds.code, drbdadms.code) == (10, 10), (words, pydrbds, drbdadms)
+        assert named in pydrbds.err
+        assert named in drbdadms.err
+        assert ("Everything else runs as configured" in pydrbds.err) is (words == ["adjust"])
+        if words[0] == "-d":
+            assert "net-options r0 timeout 60 -> 33" in pydrbds.out
+            assert "--timeout=33" in drbdadms.out
+            assert "timeout" not in running(capsys)
+    now = running(capsys)
+    assert (now["timeout"], now["c-max-rate"], now["on-io-error"]) == (33, 7168, "pass_on")
+    assert drops(alpha) == before
+    assert drops(alpha) == before
+    # A disk that is another one now, or none, is not attached again.
+    attached = named == "-> 0 1 2"
+    assert alpha.ok("--running", "dstate", "r0/1").startswith("UpToDate/" if attached else "Diskless/")
+    assert alpha.ok("--running", "dstate", "r0/0") == "UpToDate/UpToDate\n"
+
+
+def test_another_address_and_an_option_are_both_told_and_nothing_is_interrupted(
+    pair: CliPair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alpha = pair.alpha
+    pair.up_to_date()
+    text = re.sub(r"127.0.0.1:\d+", "127.0.0.1:9", alpha.config.read_text(), count=1)
+    text = text.replace("resource r0 {", "common { net { timeout 33; protocol B; } }\nresource r0 {")
+    alpha.config.write_text(text)
+    before = drops(alpha)
+    checked = adm(pair, "-d", "adjust", "r0")
+    assert checked.code == 10
+    assert checked.out.startswith("drbdsetup net-options r0 1 --set-defaults --_name=beta")
+    assert "this_host" in checked.err
+    refused = alpha("adjust", "r0")
+    assert refused.code == 10
+    assert "this_host" in refused.err
+    assert "net-options" not in refused.err
+    now = running(capsys)
+    assert (now["timeout"], now["protocol"]) == (33, "B")
+    # The new process makes the connection anew; until then the options of the connection stay together.
+    edit(pair, ("timeout 33;", "timeout 44; cram-hmac-alg sha1; shared-secret x;"))
+    edit(pair, ("resource r0 {", "resource r0 { disk { c-max-rate 7M; }"))
+    refused = alpha("adjust", "r0")
+    assert refused.code == 10
+    assert "net-options r0 shared-secret" in refused.err
+    assert "net-options r0 timeout 33 -> 44" in refused.err
+    now = running(capsys)
+    assert (now["timeout"], now["c-max-rate"], "shared-secret" in now) == (33, 7168, False)
+    assert drops(alpha) == before
+    assert drops(alpha) == before
+    assert alpha.ok("cstate", "r0") == "Connected\n"
+
+
+def test_drbdadm_says_what_needs_a_new_process_in_a_dry_run_too(pair: CliPair) -> None:
+    pair.up_to_date()
+    assert adm(pair, "-d", "adjust", "r0") == Result(0, "", "")
+    edit(pair, ("resource r0 {", "resource r0 { disk { al-extents 67; }"))
+    checked = adm(pair, "-d", "adjust", "r0")
+    assert checked.code == 10
+    assert "al-extents=67" in checked.out
+    assert checked.err == "r0: needs a new process:\n  disk-options r0/0 al-extents 1237 -> 67\n"
+    assert adm(pair, "-d", "adjust", "--skip-disk", "r0") == Result(0, "", "")
+
+
+def test_drbdadm_prints_the_commands_of_adjust_before_it_does_them(
+    pair: CliPair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair.up_to_date()
+    assert adm(pair, "-v", "adjust", "r0") == Result(0, "", "")
+    edit(pair, ("connect-int 1;", "connect-int 1; timeout 33;"))
+    planned = adm(pair, "-d", "adjust", "r0")
+    done = adm(pair, "-v", "adjust", "r0")
+    assert done == planned
+    assert "--timeout=33" in done.out
+    assert running(capsys)["timeout"] == 33
+    pair.alpha.ok("down", "r0")
+    started = adm(pair, "-v", "adjust", "r0")
+    assert (started.code, started.out.splitlines()[0]) == (0, "drbdsetup new-resource r0 0")

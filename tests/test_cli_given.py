@@ -121,6 +121,7 @@ def test_what_cannot_be_given_changes_nothing(pair: CliPair, capsys: pytest.Capt
     assert running(capsys) == before
     # What the configuration says for another process than this one is not taken over by the way.
     edit(pair, ("connect-int 1;", "connect-int 3;"), ("meta-disk internal", "meta-disk /dev/null"))
-    assert alpha("net-options", "r0").code == 10
     alpha.ok("net-options", "--ping-int", "4", "r0")
     assert (running(capsys)["connect-int"], running(capsys)["ping-int"]) == (1, 4)
+    assert alpha("net-options", "r0").code == 10
+    assert running(capsys)["connect-int"] == 3

@@ -6,6 +6,7 @@ integrations/given.py, options of a command over those of the configuration.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -22,12 +23,13 @@ class RestartNeeded(PydrbdError):
 
     exit_code = 10
 
-    def __init__(self, target: Target, left: list[str]) -> None:
+    def __init__(self, target: Target, left: list[str], done: str = "") -> None:
+        """`done`: a sentence on everything else."""
         name = target.resource.name
         lines = "\n".join(f"  {line}" for line in left)
         super().__init__(
             f"{name}: its process cannot take over while it runs:\n{lines}\n"
-            f"Everything else runs as configured. `pydrbd restart {name}` starts a new process under the "
+            f"{done}`pydrbd restart {name}` starts a new process under the "
             f"devices in use; where disks, addresses or volumes have changed, `pydrbd down {name}` and then "
             f"`pydrbd up {name}`."
         )
@@ -59,16 +61,26 @@ def adjust_command(app: App, names: tuple[str, ...], skip_disk: bool, skip_net: 
             groups.remove("disk peer-device")
         if skip_net:
             groups.remove("net")
-        left = take_over(target, " ".join(groups) if skip_disk or skip_net else "")
-        attach_and_connect(target, disk=not skip_disk, net=not skip_net)
-        if left:
-            raise RestartNeeded(target, left)
+        whole = not (skip_disk or skip_net)
+        taken = take_over(target, "" if whole else " ".join(groups))
+        attach_and_connect(target, disk=not skip_disk, net=not skip_net, volumes=taken.volumes)
+        if taken.left:
+            done = "Everything else runs as configured. " if whole and not app.dry_run else ""
+            raise RestartNeeded(target, taken.left, done)
 
     for_each(app.targets(names), act)
 
 
-def take_over(target: Target, groups: str, options: dict[str, str] | None = None) -> list[str]:
-    """Have the process take over what it can; print the steps in a dry run. What it cannot."""
+@dataclass(frozen=True)
+class Taken:
+    """What a process has not taken over, and its volumes that are what they are configured to be."""
+
+    left: list[str]
+    volumes: list[int]
+
+
+def take_over(target: Target, groups: str, options: dict[str, str] | None = None) -> Taken:
+    """Have the process take over what it can; print the steps in a dry run."""
     app = target.resource.app
     config = str(app.config_file.absolute()) if app.config_file else ""
     given: dict[str, Any] = {}
@@ -78,7 +90,8 @@ def take_over(target: Target, groups: str, options: dict[str, str] | None = None
     if app.dry_run:
         for step in answer["steps"]:
             click.echo(step)
-    return [str(line) for line in answer["left"]]
+    volumes = answer.get("volumes", target.volumes)  # one of an earlier version does not say
+    return Taken([str(line) for line in answer["left"]], [int(number) for number in volumes])
 
 
 def _group_command(group: str, text: str, example: str) -> click.Command:
@@ -88,7 +101,7 @@ def _group_command(group: str, text: str, example: str) -> click.Command:
         given = {name.replace("_", "-"): value for name, value in options.items() if value is not None}
 
         def take(target: Target) -> None:
-            if left := take_over(target, group, given):
+            if left := take_over(target, group, given).left:
                 raise RestartNeeded(target, left)
 
         for_each(app.targets(names), take)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import click
@@ -86,13 +87,16 @@ def _require_below(view: ResourceView) -> None:
         )
 
 
-def attach_and_connect(target: Target, *, disk: bool = True, net: bool = True) -> None:
-    """Attach the disks and make the connection that are not there; in a dry run say so."""
+def attach_and_connect(
+    target: Target, *, disk: bool = True, net: bool = True, volumes: Collection[int] | None = None
+) -> None:
+    """Attach the disks (of `volumes`: of these only) and make the connection that are not there; in a dry run
+    say so."""
     resource = target.resource
     would = resource.app.would
     snapshot = resource.snapshot()
     diskless = {volume.number for volume in snapshot.volumes if volume.disk is Disk.DISKLESS}
-    for volume in target.volumes:
+    for volume in target.volumes if volumes is None else set(volumes).intersection(target.volumes):
         missing = volume in diskless and resource.view.volumes[volume].disk is not None
         if disk and missing and not would(f"attach {resource.name}/{volume}"):
             resource.call("attach", volume=volume)

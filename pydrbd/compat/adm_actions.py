@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pydrbd.compat.drbdadm import Call
     from pydrbd.compat.processes import Process
 
-#: What drbdsetup ends with when there is no such object.
-_NO_OBJECT = 10
+#: What drbdsetup ends with when there is no such object, and `adjust` when it is for a new process.
+_NO_OBJECT = _NEEDS_PROCESS = 10
 
 
 def _pass(call: Call, *arguments: str) -> int:
@@ -215,25 +215,33 @@ def options(call: Call) -> int:
 
 
 def adjust(call: Call) -> int:
-    """The verb `adjust`; a dry run prints the calls of drbdsetup."""
+    """The verb `adjust`; a dry run prints the calls of drbdsetup, and ends as the real one would."""
+    left: list[str] = []
+    if call.adm.dry_run or call.adm.verbose:
+        process = call.adm.here.process(call.view.name)
+        if process is None:
+            lines = backend.adjust(call.view, list(call.volumes), call.options())
+        else:
+            lines, left = _changes(call, process)
+        for line in lines:
+            out(backend.printed(line))
     if not call.adm.dry_run:
         return _pass(call, "adjust", *call.options(), call.view.name)
-    process = call.adm.here.process(call.view.name)
-    if process is None:
-        lines = backend.adjust(call.view, list(call.volumes), call.options())
-    else:
-        lines = _changes(call, process)
-    for line in lines:
-        out(backend.printed(line))
-    return 0
+    if left:
+        say("\n".join([f"{call.view.name}: needs a new process:", *(f"  {line}" for line in left)]))
+    return _NEEDS_PROCESS if left else 0
 
 
-def _changes(call: Call, process: Process) -> list[backend.Line]:
-    """What separates a running resource from its configuration, as calls of drbdsetup."""
+def _changes(call: Call, process: Process) -> tuple[list[backend.Line], list[str]]:
+    """What separates a running resource from its configuration: as calls of drbdsetup, and what needs a new
+    process (with --dry-run options are among the calls, too: what reads them sees that something differs)."""
     view, skip = call.view, [option.removeprefix("--skip-") for option in call.options()]
     path = _path(call)
-    answer = process.call("adjust", config=str(path.absolute()) if path else "", groups="", dry_run=True)
-    verbs = [step.partition(" ")[0] for step in (*answer["steps"], *answer["left"])]
+    parts = {"disk": "disk peer-device", "net": "net", "": "resource handlers"}
+    asked = " ".join(names for part, names in parts.items() if part not in skip) if skip else ""
+    answer = process.call("adjust", config=str(path.absolute()) if path else "", groups=asked, dry_run=True)
+    found = [*answer["steps"], *(answer["left"] if call.adm.dry_run else [])]
+    verbs = {step.partition(" ")[0] for step in found}
     groups = {
         "disk-options": ("disk", backend.disk_options),
         "peer-device-options": ("disk", backend.peer_device_options),
@@ -249,11 +257,12 @@ def _changes(call: Call, process: Process) -> list[backend.Line]:
     snapshot = process.snapshot()
     diskless = [volume.number for volume in snapshot.volumes if volume.disk is Disk.DISKLESS]
     if "disk" not in skip:
-        lines += backend.attach(view, [number for number in call.volumes if number in diskless], [])
+        configured = [int(number) for number in answer.get("volumes", call.volumes)]
+        lines += backend.attach(view, [number for number in configured if number in diskless], [])
     alone = snapshot.connection is Conn.STANDALONE
     if ("disconnect" in verbs or alone) and "net" not in skip:
         lines += backend.on_peer("connect")(view, [], [])
-    return lines
+    return lines, [str(line) for line in answer["left"]]
 
 
 def handler(call: Call) -> int:

@@ -107,16 +107,13 @@ class Difference:
 
 
 def differences(running: ResourceView, wanted: ResourceView) -> list[Difference]:
-    """Everything that separates the two, options and the rest."""
-    found = list(_structure(running, wanted))
-    if found:
-        return found
-    name = running.name
+    """Everything that separates the two: what is no option first, then the options of what both have."""
+    name, found = running.name, list(_structure(running, wanted))
     found += _options("net", name, running.net, wanted.net)
     found += _options("resource", name, running.options, wanted.options)
     found += _options("handlers", name, running.handlers, wanted.handlers)
-    for number, volume in running.volumes.items():
-        other, where = wanted.volumes[number], f"{name}/{number}"
+    for number in common_volumes(running, wanted):
+        volume, other, where = running.volumes[number], wanted.volumes[number], f"{name}/{number}"
         found += _options("disk", where, volume.disk_options, other.disk_options)
         found += _options("peer-device", where, volume.peer_device_options, other.peer_device_options)
     return found
@@ -131,6 +128,16 @@ def _options(group: str, where: str, old: OptionGroup, new: OptionGroup) -> Iter
         if before != after or written:
             how = HOW[group].get(spec.name, How.RESTART)
             yield Difference(group, where, spec.name, value_text(spec, before), value_text(spec, after), how)
+
+
+def common_volumes(running: ResourceView, wanted: ResourceView) -> list[int]:
+    """The volumes that both have with the same disk: options that are for another disk are not for these."""
+    pairs = ((running.volumes[number], wanted.volumes.get(number)) for number in sorted(running.volumes))
+    return [
+        old.number
+        for old, new in pairs
+        if new is not None and (old.disk, old.meta_disk) == (new.disk, new.meta_disk)
+    ]
 
 
 def _structure(running: ResourceView, wanted: ResourceView) -> Iterator[Difference]:
@@ -148,7 +155,8 @@ def adjust(
     """Make the process run with the configuration in `config` ('': the default file), as far as it can.
 
     `groups`: only these groups of options; empty for all. `given`: what a command says over it, for the one
-    group that is named then. Returns what was done (or would be), and what needs a new process. ConfigError,
+    group that is named then. Returns what was done (or would be) as 'steps', what needs a new process as
+    'left', and the numbers of the volumes that are what they are configured to be as 'volumes'. ConfigError,
     NotImplementedOption, UsageError, CommandFailed before a step: nothing was changed.
     """
     node.view = running_view(node)
@@ -173,12 +181,14 @@ def adjust(
                 f"{node.view.name}: --{one.name} takes effect with a new process only, which reads the "
                 f"configuration: write it there, then `pydrbd restart {node.view.name}`"
             )
-    left = [str(one) for one in found if one.how is How.RESTART]
     todo = [one for one in found if one.how is not How.RESTART]
-    view = _partly(node.view, wanted, todo)
-    told = _can_tell(node, view, todo)
-    agreed = not told and any(one.how in (How.RECONNECT, How.TOLD) for one in todo)
-    reconnect = agreed and node.snapshot().connection is not Conn.STANDALONE
+    view, told, reconnect = _plan(node, wanted, todo)
+    if reconnect and any(not one.group for one in found):
+        # The new process, which is needed anyway, makes the connection anew: not twice. The options of a
+        # connection stay together: some make sense with others only.
+        todo = [one for one in todo if one.group != "net"]
+        view, told, reconnect = _plan(node, wanted, todo)
+    left = [str(one) for one in found if one not in todo]
     steps = [str(one) for one in todo]
     if reconnect:
         steps = [f"disconnect {node.view.name}", *steps, f"connect {node.view.name}"]
@@ -193,7 +203,15 @@ def adjust(
             node.driver.run(node.engine.connect(False))
         for one in resized:
             _resize(node, wanted, _volume(one))
-    return {"steps": steps, "left": left}
+    return {"steps": steps, "left": left, "volumes": [str(n) for n in common_volumes(node.view, wanted)]}
+
+
+def _plan(node: Node, wanted: ResourceView, todo: list[Difference]) -> tuple[ResourceView, bool, bool]:
+    """The view with what is `todo`; is the peer told, and is the connection made anew for it?"""
+    view = _partly(node.view, wanted, todo)
+    told = _can_tell(node, view, todo)
+    agreed = not told and any(one.how in (How.RECONNECT, How.TOLD) for one in todo)
+    return view, told, agreed and node.snapshot().connection is not Conn.STANDALONE
 
 
 def running_view(node: Node) -> ResourceView:
@@ -255,9 +273,9 @@ def _partly(running: ResourceView, wanted: ResourceView, todo: list[Difference])
         changes["given"] = (old.given - names) | (new.given & names)
         return replace(old, **changes)
 
-    volumes = {}
-    for number, volume in running.volumes.items():
-        other, where = wanted.volumes[number], f"{running.name}/{number}"
+    volumes = dict(running.volumes)
+    for number in common_volumes(running, wanted):
+        volume, other, where = running.volumes[number], wanted.volumes[number], f"{running.name}/{number}"
         volumes[number] = replace(
             volume,
             disk_options=taken("disk", where, volume.disk_options, other.disk_options),
@@ -273,14 +291,16 @@ def _partly(running: ResourceView, wanted: ResourceView, todo: list[Difference])
         volumes=volumes,
         net=taken("net", running.name, running.net, wanted.net),
         options=taken("resource", running.name, running.options, wanted.options),
-        resync_after=_waits(wanted) if after else running.resync_after,
+        resync_after=_waits(running, wanted) if after else running.resync_after,
     )
 
 
-def _waits(wanted: ResourceView) -> dict[int, Device]:
+def _waits(running: ResourceView, wanted: ResourceView) -> dict[int, Device]:
     """What volumes wait for; the option may have been taken back by a command (to its default)."""
-    volumes = wanted.volumes
-    return {n: one for n, one in wanted.resync_after.items() if volumes[n].disk_options.resync_after}
+    common, volumes = common_volumes(running, wanted), wanted.volumes
+    kept = {n: one for n, one in running.resync_after.items() if n not in common}
+    taken = {n: one for n, one in wanted.resync_after.items() if n in common}
+    return kept | {n: one for n, one in taken.items() if volumes[n].disk_options.resync_after}
 
 
 def _apply(node: Node, view: ResourceView, told: bool) -> None:
