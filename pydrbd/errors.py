@@ -7,6 +7,8 @@ traceback to it.
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydrbd.vocabulary import Failure, Refusal
 
 
@@ -20,9 +22,20 @@ def with_notes(error: Exception) -> str:
 
 
 class PydrbdError(Exception):
-    """Base of all expected errors. Exit code 20: internal or system problem."""
+    """Base of all expected errors. Exit code 20: internal or system problem.
+
+    Of a command of several steps: the verb of the `step` that failed ('': not known), and its volume.
+    """
 
     exit_code = 20
+    step: str = ""
+    volume: int | None = None
+
+    def at(self, step: str, volume: int | None = None) -> Self:
+        """This error, which now says where it happened; an earlier word counts."""
+        self.step = self.step or step
+        self.volume = volume if self.volume is None else self.volume
+        return self
 
 
 class UsageError(PydrbdError):

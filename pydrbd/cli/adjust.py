@@ -102,7 +102,7 @@ def _group_command(group: str, text: str, example: str) -> click.Command:
 
         def take(target: Target) -> None:
             if left := take_over(target, group, given).left:
-                raise RestartNeeded(target, left)
+                raise RestartNeeded(target, left).at("", _volume(left[0]))
 
         for_each(app.targets(names), take)
 
@@ -116,6 +116,12 @@ def _group_command(group: str, text: str, example: str) -> click.Command:
         command = click.option(f"--{spec.name}", metavar=_metavar(spec), help=_help(spec))(command)
     command = resource_arguments()(command)
     return click.command(f"{group}-options", epilog=examples(f"pydrbd {group}-options r0", example))(command)
+
+
+def _volume(line: str) -> int | None:
+    """The volume that a line of the answer is about, if it is about one."""
+    number = line.split()[1].partition("/")[2]
+    return int(number) if number else None
 
 
 def _metavar(spec: OptionSpec) -> str:

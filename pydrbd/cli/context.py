@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DEFAULT_RUN_DIR = "/run/pydrbd"
 C = TypeVar("C", bound=Callable[..., object])
 T = TypeVar("T")
+#: Where `for_each` keeps the errors that it has printed (click's Context.meta), for main.run.
+ERRORS = "pydrbd.errors"
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def for_each(targets: Iterable[T], action: Callable[[T], object]) -> None:
             action(target)
         except PydrbdError as error:
             click.echo(with_notes(error), err=True)
+            click.get_current_context().meta.setdefault(ERRORS, []).append(error)
             code = code or error.exit_code
     if code:
         raise click.exceptions.Exit(code)

@@ -84,7 +84,7 @@ def _require_below(view: ResourceView) -> None:
         raise MappingError(
             f"{view.name} is stacked on {below}, whose device is not there: `pydrbd primary {below}`, "
             f"`pydrbd map {below}` first, on the node where {below} is to be used"
-        )
+        ).at("attach")
 
 
 def attach_and_connect(

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from pydrbd.cli.context import App
+from pydrbd.cli.context import ERRORS, App
 from pydrbd.errors import PydrbdError, with_notes
 from pydrbd.version import __version__
 
@@ -168,11 +168,13 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
-def run(arguments: list[str]) -> int:
-    """Run one command and answer its exit code; errors are printed to stderr."""
+def run(arguments: list[str], errors: list[PydrbdError] | None = None) -> int:
+    """Run one command and answer its exit code; errors are printed to stderr, and added to `errors`."""
+    errors = [] if errors is None else errors
     try:
         # Not Group.main(): that has its own opinion about interrupts and closed pipes.
         with pydrbd.make_context("pydrbd", list(arguments)) as context:
+            context.meta[ERRORS] = errors
             result = pydrbd.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as end:
@@ -189,6 +191,7 @@ def run(arguments: list[str]) -> int:
         return 128 + signal.SIGINT
     except PydrbdError as error:
         _say(with_notes(error))
+        errors.append(error)
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output went away (| head): that is no error. Keep exit from flushing again.

@@ -16,7 +16,7 @@ from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resour
 from pydrbd.cli.resource import NotUp
 from pydrbd.config import MetaDisk
 from pydrbd.control.client import RemoteError
-from pydrbd.errors import CommandFailed, ExistingDataError, MetadataError, UsageError
+from pydrbd.errors import CommandFailed, ExistingDataError, MetadataError, PydrbdError, UsageError
 from pydrbd.vocabulary import Disk, Failure
 
 Tool = Callable[[str, MetaDisk], str]
@@ -36,12 +36,16 @@ def on_disks(app: App, names: tuple[str, ...], verb: str, tool: Tool) -> None:
 
 
 def on_disk(target: Target, number: int, tool: Tool) -> str:
-    """What `tool` returns for one volume. CommandFailed (138) for a diskless one."""
+    """What `tool` returns for one volume; errors say which. CommandFailed (138) for a diskless one."""
     volume = target.resource.view.volumes[number]
-    if volume.disk is None:
-        text = f"Volume {number} has 'disk none' in the configuration."
-        raise CommandFailed(target.resource.name, Failure.NO_DISK, text)
-    return tool(volume.disk, volume.meta_disk)
+    try:
+        if volume.disk is None:
+            text = f"Volume {number} has 'disk none' in the configuration."
+            raise CommandFailed(target.resource.name, Failure.NO_DISK, text)
+        return tool(volume.disk, volume.meta_disk)
+    except PydrbdError as error:
+        error.at("", number)
+        raise
 
 
 def offline_dstate(target: Target, number: int) -> str:

@@ -89,17 +89,24 @@ class LocalProcess:
         try:
             return Client(self.paths.control_socket, name=self.name).call(verb, timeout=timeout, **args)
         except NotUpError as error:
-            crashed = self.crashed()
-            if crashed and (trouble := self.trouble()):
-                detail = f"The process of {self.name} on {self.app.node} has died. Its supervisor: {trouble}"
-            elif crashed:
-                detail = (
-                    f"The process of {self.name} on {self.app.node} was killed or crashed; "
-                    f"`pydrbd up {self.name}` starts it again, and nothing acknowledged is lost."
-                )
-            else:
-                detail = f"{self.name} is not up on {self.app.node}; `pydrbd up {self.name}` starts it."
-            raise NotUp(self.name, detail, crashed) from error
+            raise self._not_up().at(verb, args.get("volume")) from error
+        except PydrbdError as error:
+            error.at(verb, args.get("volume"))
+            raise
+
+    def _not_up(self) -> NotUp:
+        """Why nobody answers, and what to do."""
+        crashed = self.crashed()
+        if crashed and (trouble := self.trouble()):
+            detail = f"The process of {self.name} on {self.app.node} has died. Its supervisor: {trouble}"
+        elif crashed:
+            detail = (
+                f"The process of {self.name} on {self.app.node} was killed or crashed; "
+                f"`pydrbd up {self.name}` starts it again, and nothing acknowledged is lost."
+            )
+        else:
+            detail = f"{self.name} is not up on {self.app.node}; `pydrbd up {self.name}` starts it."
+        return NotUp(self.name, detail, crashed)
 
     def call_unless_held(self, verb: str) -> None:
         """A command that is refused while a device is held open; the refusal names who holds it."""

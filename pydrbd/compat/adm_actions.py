@@ -32,7 +32,7 @@ _NO_OBJECT = _NEEDS_PROCESS = 10
 
 
 def _pass(call: Call, *arguments: str) -> int:
-    return pydrbd(arguments, config=call.adm.config_file, node=call.adm.here.node)
+    return pydrbd(arguments, config=call.adm.config_file, node=call.adm.here.node, errors=call.errors)
 
 
 def same(call: Call) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from pydrbd.config.model import Config
 from pydrbd.config.names import nothing_here, resources_here
 from pydrbd.config.reader import load
 from pydrbd.config.view import ResourceView, for_node, node_host
-from pydrbd.errors import ConfigError, PydrbdError
+from pydrbd.errors import ConfigError, PydrbdError, with_notes
 from pydrbd.runtime.addresses import is_local
 
 USAGE = 1
@@ -117,6 +117,8 @@ class Call:
     view_or_none: ResourceView | None = None
     volumes: tuple[int, ...] = ()
     words: tuple[str, ...] = ()
+    #: What has failed, as far as it is known.
+    errors: list[PydrbdError] = field(default_factory=list)
 
     @property
     def view(self) -> ResourceView:
@@ -142,6 +144,19 @@ class Call:
         if lines is None or self.view_or_none is None:
             return []
         return lines(self.view, list(self.volumes), self.options())
+
+    def failed(self) -> backend.Line | None:
+        """The line of what failed: of the volume and the step at which it stopped. None: nothing was called,
+        for the configuration was refused."""
+        error = self.errors[0] if self.errors else PydrbdError()
+        if isinstance(error, ConfigError):
+            return None
+        concerned = self if error.volume not in self.volumes else replace(self, volumes=(error.volume,))
+        lines = concerned.lines()
+        steps = [line for line in lines if line[:2] == ["drbdsetup", error.step]]
+        # Without a step, of several programs: the last one is what works on the metadata, and `up` has not
+        # come to its second.
+        return next(iter([*steps, *(lines[:1] if self.verb == "up" else lines[-1:])]), None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -251,11 +266,11 @@ def perform(call: Call) -> int:
     try:
         code = verb.action(call)
     except PydrbdError as error:
-        say(str(error))
+        say(with_notes(error))
+        call.errors.append(error)
         code = error.exit_code
-    if code and verb.kind is not Kind.HANDLER:
-        for line in call.lines()[-1:]:
-            say(f"Command '{backend.printed(line)}' terminated with exit code {code}")
+    if code and verb.kind is not Kind.HANDLER and (failed := call.failed()):
+        say(f"Command '{backend.printed(failed)}' terminated with exit code {code}")
     return code
 
 

@@ -32,14 +32,22 @@ def out(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def pydrbd(arguments: Sequence[str], *, config: str = "", node: str = "", running: bool = False) -> int:
-    """The exit code of `pydrbd ARGUMENTS`, run in this process; `running`: without the configuration."""
+def pydrbd(
+    arguments: Sequence[str],
+    *,
+    config: str = "",
+    node: str = "",
+    running: bool = False,
+    errors: list[PydrbdError] | None = None,
+) -> int:
+    """The exit code of `pydrbd ARGUMENTS`, run in this process; `running`: without the configuration. What
+    it prints as errors is added to `errors`."""
     from pydrbd.cli.main import run
 
     general = [*(("-c", config) if config else ()), *(("--node", node) if node else ())]
     general += ["--running"] if running else []
     sys.stdout.flush()
-    return run([*general, *arguments])
+    return run([*general, *arguments], errors)
 
 
 def plain(options: Sequence[str]) -> list[str]:
