@@ -108,6 +108,7 @@ def test_down_stops_what_is_up_without_a_configuration(pair: CliPair, how: str) 
     assert (stopped.code, stopped.out) == (0, "")
     assert stopped.err.endswith("r0 is stopped as it runs.\n")
     assert alpha.pid is None
+    assert "--running" not in alpha("adjust", "r0").err
     # Nothing is up by that name any more: the error alone.
     assert alpha("down", "r0").code == refused.code
     assert alpha("--running", "role", "r0").code == 10
@@ -124,6 +125,8 @@ def test_drbdadm_stops_what_it_does_not_know_any_more(pair: CliPair, sides: tupl
     refused = alpha.adm("down", "r0")
     assert refused.code == 10
     assert refused.err.endswith("r0 is up; drbdsetup needs no configuration: `drbdsetup down r0`.\n")
+    assert alpha.adm("secondary", "r0").err.endswith("`drbdsetup secondary r0`.\n")
+    assert "drbdsetup" not in alpha.adm("adjust", "r0").err
     alpha.config.write_text(text.replace("resource r0", "resource r7"))
     assert alpha.adm("secondary", "r0").code == 1
     assert alpha.adm("down", "r8").code == 1
@@ -132,6 +135,24 @@ def test_drbdadm_stops_what_it_does_not_know_any_more(pair: CliPair, sides: tupl
     assert pair.alpha.pid is not None
     alpha.ok("adm", "down", "r0")
     assert pair.alpha.pid is None
+
+
+def test_a_name_that_is_mistyped_is_no_matter_of_the_configuration(pair: CliPair) -> None:
+    alpha = pair.alpha
+    alpha.ok("create-md", "r0")
+    alpha.ok("up", "r0")
+    for words in (["secondary", "r0", "r9"], ["detach", "r0/7"], ["down", "r0/7"], ["down", "r0", "r9"]):
+        wrong = alpha(*words)
+        assert (wrong.code, "running" in wrong.err) == (1, False), wrong
+    assert alpha.pid is not None
+    assert alpha("--running", "detach", "r0/7").code == 1
+    assert alpha("--running", "detach", "r0/x").code == 1
+    assert alpha("--running", "detach", "../x").code == 10
+    assert alpha("--running", "down", "r0/7").code == 1
+    assert alpha.pid is not None
+    # As with the configuration: of a resource, whichever of its volumes is named.
+    alpha.ok("--running", "down", "r0/0")
+    assert alpha.pid is None
 
 
 def test_what_a_crash_has_left_is_stopped_too(pair: CliPair) -> None:

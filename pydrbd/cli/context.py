@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DEFAULT_RUN_DIR = "/run/pydrbd"
 C = TypeVar("C", bound=Callable[..., object])
 T = TypeVar("T")
+#: Verbs that are about the configuration itself, like those that end with "-options".
+OF_CONFIGURATION = ("create-md", "up", "adjust", "restart", "supervise", "dump", "dump-xml")
 #: Where `for_each` keeps the errors that it has printed (click's Context.meta), for main.run.
 ERRORS = "pydrbd.errors"
 
@@ -77,9 +79,9 @@ class App:
         names = list(names)
         with self._other_way(names):
             found = resolve(self.config, names, self.node, is_local_address)
-        if not found:
-            raise UsageError(nothing_here(self.config, self.node))
-        return [Target(self.resource(name), volume) for name, volume in found]
+            if not found:
+                raise UsageError(nothing_here(self.config, self.node))
+            return [Target(self.resource(name), volume) for name, volume in found]
 
     def resources(self) -> list[LocalResource]:
         """All resources of this node."""
@@ -92,15 +94,18 @@ class App:
 
     @contextlib.contextmanager
     def _other_way(self, names: Iterable[str]) -> Iterator[None]:
-        """Errors of the configuration say how what is up is reached without it."""
+        """Errors of the configuration, or a name that it lacks, say how what is up is reached without it."""
         try:
             yield
         except (ConfigError, UsageError) as error:
             from pydrbd.cli.running import traces
 
-            words = [word for word in names if traces(self, word.partition("/")[0])]
-            if words:
-                verb = click.get_current_context().info_name
+            context = click.get_current_context(silent=True)
+            verb = str(context.info_name) if context else "down"
+            known = set() if isinstance(error, ConfigError) else self.config.resources.keys()
+            meant = {word: word.partition("/")[0] for word in names}
+            words = [word for word, name in meant.items() if name not in known and traces(self, name)]
+            if words and not (verb in OF_CONFIGURATION or verb.endswith("-options")):
                 error.add_note(f"Without the configuration: `pydrbd --running {verb} {' '.join(words)}`.")
             raise
 

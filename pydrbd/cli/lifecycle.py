@@ -126,7 +126,7 @@ def _to_stop(app: App, name: str) -> list[LocalProcess]:
     """What `down` means by a name: what the configuration does, else what is here by that name."""
     from pydrbd.cli.running import remains
 
-    if app.running:
+    if app.running and "/" not in name:
         return remains(app, name)
     try:
         return [target.resource for target in app.targets([name])]

@@ -228,8 +228,9 @@ def _perform(adm: Adm, name: str, verb: AdmVerb, words: list[str]) -> int:
         words = [word for word in words if word not in gone]
         calls = _calls(adm, name, verb, words, own)
     except ConfigError as error:
-        if up := [word for word in words if adm.here.process(word)]:
-            error.add_note(f"{up[0]} is up; drbdsetup needs no configuration: `drbdsetup down {up[0]}`.")
+        up = [word for word in words if adm.here.process(word)] if name in ("down", "secondary") else []
+        if up:
+            error.add_note(f"{up[0]} is up; drbdsetup needs no configuration: `drbdsetup {name} {up[0]}`.")
         raise
     for word in gone:
         code = _down(adm, word) or code
