@@ -12,14 +12,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pydrbd.engine.causes import CauseKind
 from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
 from pydrbd.integrations.history import Entry, History, sentence
-from pydrbd.integrations.picture import Picture
+from pydrbd.integrations.picture import Picture, percent_done, rate_and_eta
 from pydrbd.units import KIB, MIB
 from pydrbd.vocabulary import Conn, Disk, Role
 
 #: Words of the connection that say how it ended.
 ENDS = ("Timeout", "BrokenPipe", "NetworkFailure", "ProtocolError", "TearDown")
+#: What follows when the nodes refuse each other.
+_GIVEN_UP = (Conn.DISCONNECTING.connection_word, Conn.STANDALONE.connection_word)
 _WIDTH = 8
 _COLUMNS = 80
 NOTHING = "nothing: all is well"
@@ -56,6 +59,11 @@ class Facts:
         return f"{self.name}/{self.volume.number}"
 
     @property
+    def on_peer(self) -> str:
+        """Before a command that belongs on the peer: its name is no machine's where it is stacked."""
+        return self.picture.identity.on_peer or f"on {self.peer}"
+
+    @property
     def conn(self) -> Conn:
         return self.resource.connection
 
@@ -65,8 +73,13 @@ class Facts:
         return self.volume.conn >= Conn.CONNECTED
 
     @property
+    def alone(self) -> bool:
+        """The node neither has a connection nor looks for one."""
+        return self.conn in (Conn.STANDALONE, Conn.DISCONNECTING)
+
+    @property
     def searching(self) -> bool:
-        return not self.connected and self.conn not in (Conn.STANDALONE, Conn.DISCONNECTING)
+        return not self.connected and not self.alone
 
     @property
     def primary(self) -> bool:
@@ -82,9 +95,35 @@ class Facts:
         """How the last connection, or the last attempt at one, ended."""
         for entry in reversed(self.history.life):
             change = entry.change("connection")
-            if change is not None and (change.new in ENDS or change.old == Conn.CONNECTED.connection_word):
+            if change is None:
+                continue
+            refused = entry.cause.kind is CauseKind.HANDSHAKE and change.new in _GIVEN_UP
+            if refused or change.new in ENDS or change.old == Conn.CONNECTED.connection_word:
                 return entry
         return None
+
+    @property
+    def refusal(self) -> str:
+        """Why the nodes refused each other when they last met, if that still counts; else ''."""
+        end = self.origin("connection") if self.alone else self.loss
+        return end.cause.text if end is not None and end.cause.kind is CauseKind.HANDSHAKE else ""
+
+    @property
+    def start_verb(self) -> str:
+        """What brings the peer into play: after a refusal it stands alone, but is up."""
+        return "connect" if self.refusal else "up"
+
+    @property
+    def start_peer(self) -> str:
+        """The command for the peer."""
+        return f"{self.on_peer}: pydrbd {self.start_verb} {self.name}"
+
+    @property
+    def peer_needs(self) -> str:
+        """Where to look when the peer does not come."""
+        if self.refusal:
+            return f"{self.peer} to connect as well, after what the cause says is settled"
+        return f"{self.peer}: its machine, its network or its process"
 
     @property
     def met(self) -> bool:
@@ -138,6 +177,13 @@ class Situation:
 def amount(size: int) -> str:
     """Bytes for people."""
     return f"{size / MIB:.1f} MiB" if size >= MIB else f"{size // KIB} KiB"
+
+
+def progress(f: Facts) -> str:
+    """How far a resync is, in brackets; '' when there is none."""
+    done, (_, eta) = percent_done(f.volume), rate_and_eta(f.volume)
+    left = f", {eta:.0f} s to go" if eta is not None else ""
+    return "" if done is None else f" ({done:.1f} % done{left})"
 
 
 def ago(seconds: float) -> str:

@@ -43,6 +43,8 @@ class Identity:
     remote_host: Endpoint | None = None
     #: The device (RESOURCE/VOLUME) whose resync comes first: `resync-after`.
     after: Mapping[int, str] = field(default_factory=dict)
+    #: How a command for the peer begins, where its name is no machine's: "on a or b, where low is Primary".
+    on_peer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

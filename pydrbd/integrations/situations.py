@@ -7,26 +7,13 @@ name of its golden file's situation in the tests. States are 8.4's; texts name c
 from __future__ import annotations
 
 from pydrbd.integrations import situations_congestion as congestion
-from pydrbd.integrations.explain import NOTHING, Answer, Facts, Situation, disk_words
-from pydrbd.integrations.picture import percent_done, rate_and_eta, resync_suspended
+from pydrbd.integrations.explain import NOTHING, Answer, Facts, Situation, disk_words, progress
+from pydrbd.integrations.picture import resync_suspended
+from pydrbd.integrations.situations_alone import REFUSED, left
 from pydrbd.integrations.situations_suspended import SUSPENDED
 from pydrbd.vocabulary import Conn, Disk, Role
 
-_HUMAN = "a decision that only a human can take; nothing goes on by itself"
 _GOOD = Disk.UP_TO_DATE
-
-
-def _gave_up(f: Facts, text: str) -> bool:
-    """The nodes stand alone because of what they found when they met."""
-    return _alone(f) and text in f.resource.last_disconnect
-
-
-def _alone(f: Facts) -> bool:
-    return f.conn in (Conn.STANDALONE, Conn.DISCONNECTING)
-
-
-def _peer_commands(f: Facts) -> tuple[str, ...]:
-    return (f"on {f.peer}: pydrbd up {f.name}",)
 
 
 # --- the own disk ------------------------------------------------------------------------------------
@@ -86,69 +73,6 @@ def _settling(f: Facts) -> Answer:
     )
 
 
-# --- StandAlone ----------------------------------------------------------------------------------------
-
-
-def _split_brain(f: Facts) -> Answer:
-    return Answer(
-        f"Split brain: {f.name} was changed on both nodes while they were apart, so the data are two "
-        "stories now, "
-        "and the nodes refuse to talk until one of them gives up its own.",
-        f.origin("connection"),
-        _HUMAN,
-        (
-            f"what each has changed: pydrbd split-brain show {f.name}",
-            f"from one node: pydrbd split-brain resolve {f.name} --keep NODE",
-            f"or, on the node that gives up its changes: pydrbd secondary {f.name}",
-            f"    pydrbd connect --discard-my-data {f.name}",
-            f"on the other node: pydrbd connect {f.name}",
-        ),
-        f"everything that was written on that node since they parted (here {f.out_of_sync} at the most)",
-    )
-
-
-def _unrelated(f: Facts) -> Answer:
-    return Answer(
-        f"The data of {f.name} on the two nodes have no common past: these disks never belonged together.",
-        f.origin("connection"),
-        _HUMAN,
-        (
-            f"make sure that the right disk is configured on both nodes: pydrbd dump {f.name}",
-            f"on the node whose data are worth nothing: pydrbd down {f.name}",
-            f"                                          pydrbd create-md --force {f.name}",
-            f"                                          pydrbd up {f.name}",
-            f"on the other node: pydrbd connect {f.name}",
-        ),
-        "create-md: all data on that node; they are overwritten with the other's",
-    )
-
-
-def _refused(f: Facts) -> Answer:
-    return Answer(
-        f"{f.name} does not look for {f.peer} any more: the two have met, and their settings or disks do "
-        "not go "
-        "together.",
-        f.origin("connection"),
-        "the settings named in the cause to be the same on both nodes (or the disk to be large enough)",
-        (
-            f"on both nodes, with the corrected configuration: pydrbd down {f.name}",
-            f"                                                 pydrbd up {f.name}",
-        ),
-        "nothing; `down` needs the device to be unmounted",
-    )
-
-
-def _left(f: Facts) -> Answer:
-    more = "What is written here is noted, and copied when they meet again." if f.primary else ""
-    return Answer(
-        f"{f.name} is not connected and does not look for {f.peer}. {more}",
-        f.origin("connection"),
-        "somebody to connect it",
-        (f"pydrbd connect {f.name}",),
-        "nothing: if both nodes have changes of their own, they refuse each other and say so",
-    )
-
-
 # --- looking for the peer -----------------------------------------------------------------------------
 
 
@@ -164,7 +88,7 @@ def _unusable(f: Facts) -> Answer:
         f"{f.peer} to be connected; the data are then completed from there",
         (
             *((f"pydrbd connect {f.name}",) if f.conn is Conn.STANDALONE else ()),
-            *_peer_commands(f),
+            f.start_peer,
             f"only if {f.peer} is lost for good: pydrbd primary --force {f.name}",
         ),
         "connect, up: nothing. primary --force: it declares these data good as they are; what only "
@@ -179,8 +103,8 @@ def _lone_primary(f: Facts) -> Answer:
         f"({f.out_of_sync} out of "
         "sync so far) and copied when it is back; until then there is one good copy.",
         f.loss or f.origin("connection"),
-        f"{f.peer}: its machine, its network or its process",
-        (*_peer_commands(f), f"pydrbd doctor {f.name}   (if it is up there)"),
+        f.peer_needs,
+        (f.start_peer, f"pydrbd doctor {f.name}   (if it is up there)"),
         cause="" if f.loss or f.met else f"{f.peer} has not been seen since this process started",
     )
 
@@ -189,11 +113,10 @@ def _lone_secondary(f: Facts) -> Answer:
     return Answer(
         f"{f.name} looks for {f.peer}. The data here are good as far as this node knows.",
         f.loss or f.origin("connection"),
-        f"{f.peer}: its machine, its network or its process",
-        (*_peer_commands(f), f"to take over without it: pydrbd primary {f.name}"),
-        f"up: nothing. primary: nothing, unless {f.peer} was Primary since the two were last connected; "
-        "then both "
-        "have changes of their own (split brain), and one node's must be given up",
+        f.peer_needs,
+        (f.start_peer, f"to take over without it: pydrbd primary {f.name}"),
+        f"{f.start_verb}: nothing. primary: nothing, unless {f.peer} was Primary since the two were last "
+        "connected; then both have changes of their own (split brain), and one node's must be given up",
         cause="" if f.loss or f.met else f"{f.peer} has not been seen since this process started",
     )
 
@@ -210,12 +133,6 @@ def _handshake(f: Facts) -> Answer:
 # --- connected -----------------------------------------------------------------------------------------
 
 
-def _progress(f: Facts) -> str:
-    done, (_, eta) = percent_done(f.volume), rate_and_eta(f.volume)
-    left = f", {eta:.0f} s to go" if eta is not None else ""
-    return "" if done is None else f" ({done:.1f} % done{left})"
-
-
 def _paused(f: Facts) -> Answer:
     reasons, first = resync_suspended(f.volume).split(","), f.picture.identity.after.get(f.volume.number)
     who = {"user": "by a command here", "peer": f"by {f.peer}", "dependency": f"behind that of {first}"}
@@ -224,7 +141,7 @@ def _paused(f: Facts) -> Answer:
     ends = {"user": resume, "peer": f"on {f.peer}: {resume}", "dependency": other}
     return Answer(
         f"The resync of {f.target} is paused {', '.join(who.get(word, word) for word in reasons)}"
-        f"{_progress(f)}; {f.out_of_sync} are out of sync.",
+        f"{progress(f)}; {f.out_of_sync} are out of sync.",
         f.origin("resync-suspended" if reasons == ["dependency"] else "replication"),
         f"the resync of {first} here to end" if reasons == ["dependency"] else "the pause to end",
         tuple(ends[word] for word in reasons if word in ends) or (resume,),
@@ -233,7 +150,7 @@ def _paused(f: Facts) -> Answer:
 
 def _target(f: Facts) -> Answer:
     return Answer(
-        f"{f.peer} brings the disk of {f.target} here up to date{_progress(f)}: {f.out_of_sync} are out "
+        f"{f.peer} brings the disk of {f.target} here up to date{progress(f)}: {f.out_of_sync} are out "
         "of sync. "
         "Until it is done this disk alone is worth nothing; reads go to the peer.",
         f.origin("replication"),
@@ -244,7 +161,7 @@ def _target(f: Facts) -> Answer:
 
 def _source(f: Facts) -> Answer:
     return Answer(
-        f"This node brings the disk of {f.target} on {f.peer} up to date{_progress(f)}: {f.out_of_sync} "
+        f"This node brings the disk of {f.target} on {f.peer} up to date{progress(f)}: {f.out_of_sync} "
         "are out of "
         "sync. Until it is done this is the only good copy.",
         f.origin("replication"),
@@ -314,7 +231,7 @@ def _peer_without_disk(f: Facts) -> Answer:
         f"({f.out_of_sync} out of sync).",
         f.origin("peer-disk"),
         f"{f.peer} to attach a disk",
-        (f"on {f.peer}: pydrbd attach {f.target}",),
+        (f"{f.on_peer}: pydrbd attach {f.target}",),
         "nothing: its disk gets what it lacks from here",
     )
 
@@ -371,13 +288,14 @@ def _peer_good(f: Facts) -> bool:
     return f.connected and f.volume.peer_disk is _GOOD
 
 
+def _both_good(f: Facts) -> bool:
+    return f.volume.disk == f.volume.peer_disk == _GOOD
+
+
 #: First row that fits speaks.
 TABLE: tuple[Situation, ...] = (
     *SUSPENDED,
-    Situation("split brain", lambda f: _gave_up(f, "Split-Brain"), _split_brain),
-    Situation("unrelated data", lambda f: _gave_up(f, "Unrelated data"), _unrelated),
-    Situation("congested", lambda f: _gave_up(f, "congestion"), congestion.disconnected),
-    Situation("settings differ", lambda f: _alone(f) and f.caused("connection", "handshake"), _refused),
+    *REFUSED,
     Situation("no disk configured", lambda f: f.volume.disk is Disk.DISKLESS and not f.configured, _client),
     Situation(
         "disk failed",
@@ -396,7 +314,7 @@ TABLE: tuple[Situation, ...] = (
         lambda f: not f.connected and f.volume.disk < _GOOD and f.conn is not Conn.WF_REPORT_PARAMS,
         _unusable,
     ),
-    Situation("disconnected", _alone, _left),
+    Situation("disconnected", lambda f: f.alone, left),
     Situation("handshake", lambda f: not f.connected and f.conn >= Conn.WF_REPORT_PARAMS, _handshake),
     Situation("primary alone", lambda f: f.searching and f.primary, _lone_primary),
     Situation("secondary alone", lambda f: f.searching, _lone_secondary),
@@ -436,7 +354,7 @@ TABLE: tuple[Situation, ...] = (
     ),
     Situation(
         "in sync",
-        lambda f: f.volume.conn is Conn.CONNECTED and f.volume.disk == f.volume.peer_disk == _GOOD,
+        lambda f: f.volume.conn is Conn.CONNECTED and _both_good(f),
         _healthy,
     ),
     Situation("anything else", lambda _f: True, _unknown),

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydrbd.engine import marks
 from pydrbd.engine.options import VolumeOptions
-from pydrbd.engine.orders import FlushDisk, IoFailed, Order, ReadBlocks, WriteBlocks
+from pydrbd.engine.orders import FlushDisk, IoFailed, Order, ReadBlocks, RunHandler, WriteBlocks
 from pydrbd.engine.snapshot import Transition
 from pydrbd.integrations.picture import Endpoint, Identity, Picture
 from pydrbd.sim.disk import SimDisk
@@ -382,6 +382,106 @@ def stands_still() -> Pair:
     return apart(pair)
 
 
+def stands_still_by_command() -> Pair:
+    """Besides, somebody has suspended I/O."""
+    pair = stands_still()
+    ok(pair.run(pair.one, marks.suspend_io(pair.one.engine)))
+    return pair
+
+
+def suspended_without_data_by_command() -> Pair:
+    pair = suspended_without_data()
+    ok(pair.run(pair.one, marks.suspend_io(pair.one.engine)))
+    return pair
+
+
+def stands_still_without_data() -> Pair:
+    """fencing resource-and-stonith: the Primary's disk was taken away, then its peer was lost."""
+    mine = {"fencing": Fencing.RESOURCE_AND_STONITH, "on_no_data": OnNoData.SUSPEND_IO}
+    pair = duo(good_disk(), good_disk(), mine)
+    connect(pair)
+    ok(pair.run(pair.one, pair.one.engine.promote()))
+    ok(pair.run(pair.one, pair.one.engine.detach(0)))
+    return apart(pair)
+
+
+def detached_primary_alone() -> Pair:
+    """A Primary without a disk has lost its peer."""
+    return apart(detached_primary())
+
+
+def alone_detached() -> Pair:
+    """A Primary without its peer has let go of its disk."""
+    pair = link_lost_as_primary()
+    ok(pair.run(pair.one, pair.one.engine.detach(0, force=True)))
+    return pair
+
+
+def refuses_older_data() -> Pair:
+    """That Primary meets its peer, which has not seen what was written meanwhile."""
+    return meet(alone_detached())
+
+
+def trial() -> Pair:
+    """connect --tentative of a node whose peer has changes."""
+    pair = apart(in_sync())
+    ok(pair.run(pair.two, pair.two.engine.promote()))
+    ok(write(pair, pair.two))
+    ok(pair.run(pair.two, pair.two.engine.demote()))
+    ok(pair.run(pair.one, pair.one.engine.disconnect()))
+    ok(pair.run(pair.one, pair.one.engine.connect(tentative=True)))
+    return meet(pair)
+
+
+def handler_failed() -> Pair:
+    """before-resync-target of alpha ends with 1."""
+    pair = duo(good_disk(), good_disk(), {"handlers": frozenset({"before-resync-target"})})
+    connect(pair)
+    pair.one.hook = lambda order: 1 if isinstance(order, RunHandler) else NotImplemented
+    apart(pair)
+    ok(pair.run(pair.two, pair.two.engine.promote()))
+    ok(write(pair, pair.two))
+    return meet(pair)
+
+
+def both_give_way() -> Pair:
+    """connect --discard-my-data on both nodes."""
+    pair = split_brain()
+    for bench in (pair.one, pair.two):
+        ok(pair.run(bench, bench.engine.connect(discard_my_data=True)))
+    pair.pass_time(3.0)
+    return pair
+
+
+def split_brain_searching() -> Pair:
+    """After a split brain one of the nodes looks for the other again."""
+    pair = split_brain()
+    ok(pair.run(pair.one, pair.one.engine.connect()))
+    return pair
+
+
+def split_brain_giving_way() -> Pair:
+    pair = split_brain()
+    ok(pair.run(pair.one, pair.one.engine.connect(discard_my_data=True)))
+    return pair
+
+
+def searching_after_other_secret() -> Pair:
+    pair = other_secret()
+    ok(pair.run(pair.one, pair.one.engine.connect()))
+    return pair
+
+
+def outdated_at_attach() -> Pair:
+    """The disk was called Outdated, detached and attached."""
+    pair = attached_good()
+    ok(pair.run(pair.one, marks.outdate(pair.one.engine, pair.one.volume)))
+    ok(pair.run(pair.one, pair.one.engine.detach(0)))
+    ok(pair.run(pair.one, pair.one.engine.attach(0)))
+    ok(pair.run(pair.one, pair.one.engine.connect()))
+    return pair
+
+
 def peer_vanished() -> Pair:
     """The peer was Primary and is gone."""
     pair = in_sync()
@@ -434,6 +534,19 @@ SITUATIONS: dict[str, Callable[[], Pair]] = {
         suspended,
         suspended_without_data,
         stands_still,
+        stands_still_by_command,
+        suspended_without_data_by_command,
+        stands_still_without_data,
+        detached_primary_alone,
+        alone_detached,
+        refuses_older_data,
+        trial,
+        handler_failed,
+        both_give_way,
+        split_brain_searching,
+        split_brain_giving_way,
+        searching_after_other_secret,
+        outdated_at_attach,
         pulled_ahead,
         gave_up_for_congestion,
     )
