@@ -130,3 +130,14 @@ def test_a_split_brain_is_not_forgotten_by_a_connect(make: Make) -> None:
     assert "on alpha: pydrbd secondary r0 pydrbd connect --discard-my-data r0" in text
     alpha.ok("connect", "--discard-my-data", "r0")
     in_sync(pair)
+
+
+def test_a_pause_that_nothing_shows_is_told(make: Make) -> None:
+    pair = make()
+    pair.up_to_date()
+    pair.alpha.ok("pause-sync", "r0")
+    text = says(pair.alpha, "A pause is set here")
+    assert "pydrbd resume-sync r0" in text
+    assert "on alpha: pydrbd explain r0" in says(pair.beta, "alpha has a pause set")
+    pair.alpha.ok("resume-sync", "r0")
+    assert "pause" not in says(pair.alpha, "All is well")

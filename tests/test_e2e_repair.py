@@ -43,6 +43,9 @@ def test_found_and_repaired_from_either_node_while_a_client_writes(pair: CliPair
         assert "r0/0: compared 15.9" in found.out or "r0/0: compared 16" in found.out
         assert ": 3 blocks (12 KiB) out of sync\n" in found.out
         assert "not repaired. Next: `pydrbd verify --repair r0`" in found.err
+        explained = " ".join(node.ok("explain", "r0").split())
+        assert "12 KiB of them are marked as out of sync (a verify has found them different)" in explained
+        assert "Next pydrbd verify --repair r0 Loses what the Secondary has in these blocks" in explained
         assert "the data of alpha, the Primary, replace those of beta" in found.err
         assert state(node) == ("Connected", "Established", 12)
         told = node.ok("verify", "--repair", "r0").splitlines()

@@ -95,6 +95,8 @@ def test_the_second_resync_waits_until_the_first_is_done(two: Two) -> None:
     assert words.split(",")[-1] == "dependency"
     said = " ".join(two.ok("alpha", "explain", "r1").split())
     assert "behind that of r0/0" in said
+    assert "by beta" not in said, "over there it waits for the same, and nobody paused it"
+    assert "Next pydrbd explain r0" in said
     with pytest.raises(RemoteError, match="resync-after dependency"):
         two.second.alpha.call("resume-sync", volume=0)
     left = two.second.alpha.call("status")["volumes"][0]["out_of_sync"]

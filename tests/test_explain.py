@@ -128,6 +128,9 @@ GOLDEN: dict[str, Golden] = {
         "resync_under_way", "beta", bend=bent(conn=Conn.PAUSED_SYNC_T, user_isp=True, peer_isp=True)
     ),
     "resync-paused-dependency": Golden("resync_under_way", bend=bent(conn=Conn.PAUSED_SYNC_S, aftr_isp=True)),
+    "resync-paused-dependency-on-both": Golden(
+        "resync_under_way", bend=bent(conn=Conn.PAUSED_SYNC_S, aftr_isp=True, peer_isp=True)
+    ),
     "sync-target": Golden("resync_under_way", "beta"),
     "sync-source": Golden("resync_under_way"),
     "resync-starts": Golden("resync_under_way", bend=bent(conn=Conn.WF_BITMAP_S, resync=None)),
@@ -138,6 +141,12 @@ GOLDEN: dict[str, Golden] = {
     "peer-without-disk": Golden("disk_failed", "beta"),
     "peer-inconsistent": Golden("disk_failed_passed_on", "beta"),
     "in-sync": Golden("resynced"),
+    "in-sync-paused": Golden("resynced", bend=bent(user_isp=True)),
+    "in-sync-paused-by-peer": Golden("resynced", bend=bent(peer_isp=True)),
+    "in-sync-dependency": Golden("resynced", bend=bent(aftr_isp=True, peer_isp=True)),
+    "blocks-differ": Golden("resynced", bend=bent(out_of_sync=12288)),
+    "blocks-differ-secondary": Golden("in_sync", bend=bent(out_of_sync=4096, user_isp=True)),
+    "primary-alone-paused": Golden("link_lost_as_primary", bend=bent(user_isp=True)),
     "in-sync-secondary": Golden("initial_sync_skipped"),
     "congested": Golden("gave_up_for_congestion"),
     "ahead": Golden("pulled_ahead"),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pydrbd.integrations import situations_congestion as congestion
 from pydrbd.integrations.explain import NOTHING, Answer, Facts, Situation, disk_words, progress
-from pydrbd.integrations.picture import resync_suspended
 from pydrbd.integrations.situations_alone import REFUSED, left
+from pydrbd.integrations.situations_pauses import and_pause, paused
 from pydrbd.integrations.situations_suspended import SUSPENDED
 from pydrbd.vocabulary import Conn, Disk, Role
 
@@ -133,21 +133,6 @@ def _handshake(f: Facts) -> Answer:
 # --- connected -----------------------------------------------------------------------------------------
 
 
-def _paused(f: Facts) -> Answer:
-    reasons, first = resync_suspended(f.volume).split(","), f.picture.identity.after.get(f.volume.number)
-    who = {"user": "by a command here", "peer": f"by {f.peer}", "dependency": f"behind that of {first}"}
-    resume = f"pydrbd resume-sync {f.target}"
-    other = f"pydrbd explain {(first or '').partition('/')[0]}   (comes first by resync-after)"
-    ends = {"user": resume, "peer": f"on {f.peer}: {resume}", "dependency": other}
-    return Answer(
-        f"The resync of {f.target} is paused {', '.join(who.get(word, word) for word in reasons)}"
-        f"{progress(f)}; {f.out_of_sync} are out of sync.",
-        f.origin("resync-suspended" if reasons == ["dependency"] else "replication"),
-        f"the resync of {first} here to end" if reasons == ["dependency"] else "the pause to end",
-        tuple(ends[word] for word in reasons if word in ends) or (resume,),
-    )
-
-
 def _target(f: Facts) -> Answer:
     return Answer(
         f"{f.peer} brings the disk of {f.target} here up to date{progress(f)}: {f.out_of_sync} are out "
@@ -248,6 +233,19 @@ def _peer_inconsistent(f: Facts) -> Answer:
     )
 
 
+def _differs(f: Facts) -> Answer:
+    primary = Role.PRIMARY in (f.resource.role, f.resource.peer_role)
+    choice = () if primary else (f"on the node whose data are right: pydrbd primary {f.name}",)
+    return Answer(
+        f"Both disks of {f.target} count as good, and {f.out_of_sync} of them are marked as out of sync (a "
+        "verify has found them different). Nothing copies them before the nodes meet anew.",
+        f.latest("replication", "disk", "peer-disk"),
+        "somebody to have the blocks of one node copied over those of the other",
+        (*choice, f"pydrbd verify --repair {f.target}"),
+        "what the Secondary has in these blocks: the data of the Primary replace them",
+    )
+
+
 def _healthy(f: Facts) -> Answer:
     roles = (f.resource.role, f.resource.peer_role)
     use = (
@@ -314,11 +312,11 @@ TABLE: tuple[Situation, ...] = (
         lambda f: not f.connected and f.volume.disk < _GOOD and f.conn is not Conn.WF_REPORT_PARAMS,
         _unusable,
     ),
-    Situation("disconnected", lambda f: f.alone, left),
+    Situation("disconnected", lambda f: f.alone, lambda f: and_pause(f, left(f))),
     Situation("handshake", lambda f: not f.connected and f.conn >= Conn.WF_REPORT_PARAMS, _handshake),
-    Situation("primary alone", lambda f: f.searching and f.primary, _lone_primary),
-    Situation("secondary alone", lambda f: f.searching, _lone_secondary),
-    Situation("resync paused", lambda f: f.volume.conn in (Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T), _paused),
+    Situation("primary alone", lambda f: f.searching and f.primary, lambda f: and_pause(f, _lone_primary(f))),
+    Situation("secondary alone", lambda f: f.searching, lambda f: and_pause(f, _lone_secondary(f))),
+    Situation("resync paused", lambda f: f.volume.conn in (Conn.PAUSED_SYNC_S, Conn.PAUSED_SYNC_T), paused),
     Situation("sync target", lambda f: f.volume.conn is Conn.SYNC_TARGET, _target),
     Situation("sync source", lambda f: f.volume.conn is Conn.SYNC_SOURCE, _source),
     Situation("ahead", lambda f: f.volume.conn is Conn.AHEAD, congestion.ahead),
@@ -353,9 +351,14 @@ TABLE: tuple[Situation, ...] = (
         _peer_inconsistent,
     ),
     Situation(
+        "blocks differ",
+        lambda f: f.volume.conn is Conn.CONNECTED and _both_good(f) and f.volume.out_of_sync > 0,
+        lambda f: and_pause(f, _differs(f)),
+    ),
+    Situation(
         "in sync",
         lambda f: f.volume.conn is Conn.CONNECTED and _both_good(f),
-        _healthy,
+        lambda f: and_pause(f, _healthy(f)),
     ),
     Situation("anything else", lambda _f: True, _unknown),
 )
