@@ -49,6 +49,42 @@ def in_sync(pair: CliPair) -> None:
     wait_until(lambda: pair.alpha.ok("dstate", "r0") == "UpToDate/UpToDate\n", 20, "the disks to be good")
 
 
+def test_resume_io_is_not_harmless_while_fencing_holds_io_back(make: Make) -> None:
+    pair = make("fencing resource-and-stonith;", 'handlers { fence-peer "/bin/false"; }')
+    pair.up_to_date()
+    pair.alpha.ok("primary", "r0")
+    pair.beta.kill()
+    says(pair.alpha, "nobody knows yet whether it takes over")
+    pair.alpha.ok("suspend-io", "r0")
+    text = says(pair.alpha, "stands still (and by command)")
+    assert "Loses resume-io: if beta has taken over, the data of one of the two nodes" in text
+    pair.beta.ok("up", "r0")
+    assert "Next pydrbd resume-io r0 Loses nothing" in says(pair.alpha, "is suspended by command")
+    pair.alpha.ok("resume-io", "r0")
+    says(pair.alpha, "All is well")
+
+
+def test_the_peer_comes_before_the_disk_that_lacks_what_it_has(make: Make) -> None:
+    pair = make(sections="options { on-no-data-accessible suspend-io; }")
+    alpha, beta = pair.alpha, pair.beta
+    pair.up_to_date()
+    alpha.ok("primary", "r0")
+    alpha.ok("detach", "r0")
+    beta.ok("down", "r0")
+    text = says(alpha, "No good data of r0 are within reach")
+    assert "Next on beta: pydrbd up r0 pydrbd attach r0" in text
+    alpha.ok("suspend-io", "r0")
+    text = says(alpha, "client waits (and by command)")
+    assert "Loses resume-io: all that waits fails" in text
+    alpha.ok("resume-io", "r0")
+    refused = alpha("attach", "r0")
+    assert refused.code == 10
+    beta.ok("up", "r0")
+    connection(alpha, "Connected")
+    alpha.ok("attach", "r0")
+    in_sync(pair)
+
+
 def test_a_primary_that_refuses_older_data_attaches_its_disk(make: Make) -> None:
     pair = make()
     alpha, beta = pair.alpha, pair.beta

@@ -119,6 +119,16 @@ class Facts:
         return f"{self.on_peer}: pydrbd {self.start_verb} {self.name}"
 
     @property
+    def peer_first(self) -> tuple[str, ...]:
+        """`start_peer` where a Primary without a good disk has lost the peer that had served it since: that
+        has newer data, and an attach without it is refused."""
+        if not self.primary or self.connected:
+            return ()
+        gone = self.origin("disk")
+        served = gone is None or self.loss is None or self.loss.number > gone.number
+        return (self.start_peer,) if served else ()
+
+    @property
     def peer_needs(self) -> str:
         """Where to look when the peer does not come."""
         if self.refusal:

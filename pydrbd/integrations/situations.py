@@ -47,11 +47,14 @@ def _diskless(f: Facts) -> Answer:
     served = f.connected and f.volume.peer_disk is _GOOD
     where = f"All I/O goes to {f.peer}." if served else "No data are within reach."
     command = f"pydrbd up {f.name}" if f.conn is Conn.STANDALONE else f"pydrbd attach {f.target}"
+    first = f.peer_first
     return Answer(
         f"{f.target} has no disk in use here. {where}",
         f.origin("disk"),
-        "somebody to attach the disk",
-        (command,),
+        f"{f.peer}, whose data are newer, to be connected, and somebody to attach the disk"
+        if first
+        else "somebody to attach the disk",
+        (*first, command),
         "nothing: what the disk lacks comes from the peer; one with older data than clients have seen is "
         "refused",
     )
