@@ -114,6 +114,7 @@ GOLDEN: dict[str, Golden] = {
     "data-unusable-alone": Golden("resync_cut_off", "beta"),
     "data-unusable-new": Golden("attached_inconsistent"),
     "data-unusable-invalidated": Golden("invalidated_alone"),
+    "data-unusable-outdated-at-attach": Golden("outdated_at_attach"),
     "data-unusable-outdated": Golden("peer_vanished", bend=bent(disk=Disk.OUTDATED)),
     "disconnected": Golden("disconnected_here"),
     "disconnected-primary": Golden("primary_alone"),

@@ -79,6 +79,16 @@ def _settling(f: Facts) -> Answer:
 # --- looking for the peer -----------------------------------------------------------------------------
 
 
+#: Why a disk is as it is from its attach on.
+_ATTACHED_NEW = "so it was when it was attached: new, or the target of a resync cut short"
+_ATTACHED_AS = {
+    Disk.OUTDATED: "so it was when it was attached: called Outdated before that, by `outdate`, by a "
+    "handler, or by its peer when that went on without it",
+    Disk.CONSISTENT: "it was good when this node saw its peer last; whether the peer has gone on since is "
+    "not known",
+}
+
+
 def _unusable(f: Facts) -> Answer:
     since = f.origin("disk")
     if f.loss is not None and (since is None or f.loss.number > since.number):
@@ -96,7 +106,7 @@ def _unusable(f: Facts) -> Answer:
         ),
         "connect, up: nothing. primary --force: it declares these data good as they are; what only "
         f"{f.peer} has is lost, and a file system may need repair",
-        "so it was when it was attached: new, or the target of a resync cut short" if attached else "",
+        _ATTACHED_AS.get(f.volume.disk, _ATTACHED_NEW) if attached else "",
     )
 
 
