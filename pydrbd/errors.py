@@ -158,7 +158,7 @@ class StateRefused(PydrbdError):
         self.resource, self.refusal, self.detail = resource, refusal, detail
         self.exit_code = refusal.exit_code
         text = f"{resource}: State change failed: ({refusal.value}) {refusal.text}"
-        silent = not detail or refusal is Refusal.DEVICE_IN_USE
+        silent = not detail or (refusal is Refusal.DEVICE_IN_USE and "Next: " not in detail)
         super().__init__(
             _with_advice(text, detail, _AFTER_REFUSAL.get(refusal, _LOOK) if silent else "", resource)
         )

@@ -104,8 +104,16 @@ def test_a_third_node_follows_the_pair_wherever_it_is_primary(nodes: Nodes, adm:
     write(alpha, 0, b"alpha's".ljust(4096))
     refused = alpha("secondary", "r0")
     assert refused.code == 11, "its device is in use"
+    last = refused.err.splitlines()[-1]
+    assert last == "up is stacked on r0, and up here. Next: `pydrbd down up`, then this again."
+    elsewhere = beta("explain", "up").out
+    assert "it is stacked on r0, and runs where r0 is Primary." in elsewhere
+    assert "Next    where r0 is Primary: pydrbd up up\n" in elsewhere
     # The pair moves, and the stacked node with it: the same metadata, the same node.
     assert adm(alpha, "-S", "down", "all") == 0
+    alone = gamma.ok("explain", "up")
+    assert "with alpha_beta:" in alone
+    assert "on alpha or beta, where r0 is Primary: pydrbd up up" in alone
     alpha.ok("secondary", "r0")
     serve(beta)
     assert adm(beta, "-S", "up", "all") == 0

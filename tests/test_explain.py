@@ -229,6 +229,26 @@ def test_a_resource_without_a_process() -> None:
     assert "waits 30 s" in crashed
 
 
+def test_a_stacked_resource_runs_where_the_one_below_is_primary() -> None:
+    text = not_up("far", "alpha", crashed=False, below="low")
+    assert text.startswith(
+        "far on alpha:\nfar is not up here: it is stacked on low, and runs where low is Primary.\n"
+    )
+    assert "Next    where low is Primary: pydrbd up far\n" in text
+    assert not_up("far", "alpha", crashed=True, below="low") == text
+    assert all(len(line) <= 90 for line in text.splitlines())
+
+
+def test_commands_for_a_stacked_peer_say_where_it_may_be() -> None:
+    where = "on alpha or beta, where low is Primary"
+    for name in ("peer-without-disk", "primary-alone", "suspended-no-data", "resync-paused-by-peer"):
+        picture, history = GOLDEN[name].seen()
+        picture = replace(picture, identity=replace(picture.identity, on_peer=where))
+        text = explain(picture, history, TABLE)
+        assert f"{where}: pydrbd " in text
+        assert f"on {picture.snapshot.peer}: " not in text
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [

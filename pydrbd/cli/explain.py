@@ -49,7 +49,9 @@ def _explained(resource: LocalResource) -> str:
 
 
 def _not_up(resource: LocalResource, error: NotUp) -> str:
+    from pydrbd.cli.stacked import missing_below
     from pydrbd.integrations.explain import not_up
 
     why = resource.trouble() if error.crashed else ""
-    return not_up(resource.name, resource.view.node_name, crashed=error.crashed, trouble=why)
+    below = missing_below(resource)
+    return not_up(resource.name, resource.view.node_name, crashed=error.crashed, trouble=why, below=below)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resource_arguments
+from pydrbd.cli.stacked import users_named
 from pydrbd.control.client import promotion_timeout
 
 
@@ -52,7 +53,8 @@ def secondary_command(app: App, names: tuple[str, ...]) -> None:
         resource = target.resource
         if app.would(f"secondary {resource.name}"):
             return
-        resource.unmap_all()
+        with users_named(resource):
+            resource.unmap_all()
         resource.call_unless_held("secondary")
 
     for_each(app.targets(names), act)

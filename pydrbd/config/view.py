@@ -50,6 +50,9 @@ class ResourceView:
     startup: StartupOptions
     #: The resource whose device is the disk here, '' as a rule.
     stacked_on: str = ""
+    #: The same for the peer, and the machines that it can be: several if it is stacked.
+    peer_stacked_on: str = ""
+    peer_hosts: tuple[str, ...] = ()
     place: Place = field(compare=False, repr=False)
     #: Volume -> the device on this node whose resync comes first (`resync-after`).
     resync_after: Mapping[int, Device] = field(default_factory=lambda: MappingProxyType({}))
@@ -119,6 +122,8 @@ def _build(config: Config, resource: Resource, me: Host, peer: Host, node_name: 
         handlers=resource.handlers.laid_over(config.common.handlers),
         startup=resource.startup.laid_over(config.common.startup),
         stacked_on=me.stacked_on,
+        peer_stacked_on=peer.stacked_on,
+        peer_hosts=peer.names,
         place=resource.place,
         resync_after=resync_after,
         wrong=wrong,

@@ -229,8 +229,11 @@ def explain(picture: Picture, history: History, table: tuple[Situation, ...]) ->
     return f"{head}\n" + "\n".join(texts)
 
 
-def not_up(name: str, node: str, *, crashed: bool, trouble: str = "") -> str:
-    """The answer about a resource without a process; `trouble`: what its supervisor says."""
+def not_up(name: str, node: str, *, crashed: bool, trouble: str = "", below: str = "") -> str:
+    """The answer about a resource without a process; `trouble`: what its supervisor says; `below`: what it is
+    stacked on, if that is not Primary here."""
+    if below:
+        return _not_here(name, node, below)
     if crashed:
         state = (
             f"{name} has no process here: the last one was killed or crashed. The peer goes on; nothing "
@@ -244,6 +247,24 @@ def not_up(name: str, node: str, *, crashed: bool, trouble: str = "") -> str:
     parts = (("", state), ("Cause", cause), ("Waits", "somebody to start it"))
     lines = [line for label, text in parts for line in _wrapped(label, text)]
     lines += [f"{'Next':{_WIDTH}}pydrbd up {name}", *_wrapped("Loses", "nothing")]
+    return f"{name} on {node}:\n" + "".join(f"{line}\n" for line in lines)
+
+
+def _not_here(name: str, node: str, below: str) -> str:
+    """The answer about a stacked resource on the node that does not carry it now."""
+    parts = (
+        ("", f"{name} is not up here: it is stacked on {below}, and runs where {below} is Primary."),
+        ("Cause", f"{below} is not Primary here"),
+        ("Waits", f"{below} to become Primary here, if {name} is to run here"),
+    )
+    lines = [line for label, text in parts for line in _wrapped(label, text)]
+    lines += [
+        f"{'Next':{_WIDTH}}where {below} is Primary: pydrbd up {name}",
+        f"{'':{_WIDTH}}or, when {below} is Secondary there, to have both here: pydrbd primary {below}",
+        f"{'':{_WIDTH}}    pydrbd map {below}",
+        f"{'':{_WIDTH}}    pydrbd up {name}",
+        *_wrapped("Loses", "nothing"),
+    ]
     return f"{name} on {node}:\n" + "".join(f"{line}\n" for line in lines)
 
 

@@ -24,7 +24,16 @@ def identity_of(view: ResourceView) -> Identity:
         after={number: str(device) for number, device in view.resync_after.items()},
         this_host=_endpoint(view.local_address),
         remote_host=_endpoint(view.peer_address),
+        on_peer=_on_peer(view),
     )
+
+
+def _on_peer(view: ResourceView) -> str:
+    """Where commands for the peer are given, if its name is put together from several."""
+    if len(view.peer_hosts) < 2:
+        return ""
+    where = f", where {view.peer_stacked_on} is Primary" if view.peer_stacked_on else ""
+    return f"on {' or '.join(view.peer_hosts)}{where}"
 
 
 def _endpoint(address: Address) -> Endpoint:
