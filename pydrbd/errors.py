@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Self
 
+from pydrbd.advice import after_failure, after_refusal
 from pydrbd.vocabulary import Failure, Refusal
 
 
@@ -100,43 +101,8 @@ class ControlError(PydrbdError):
     exit_code = 10
 
 
-#: What to do after a refusal, for those that come without a detail (or with one that does not say it).
-#: `{r}` is the resource. As `pydrbd explain` does, it names the next command.
-_AFTER_REFUSAL = {
-    Refusal.TWO_PRIMARIES: "The peer is Primary. Next: `pydrbd secondary {r}` there, then this again.",
-    Refusal.NO_UP_TO_DATE_DISK: "No UpToDate disk would be within reach. Next: `pydrbd explain {r}` says "
-    "what is missing, and what using force would lose.",
-    Refusal.NO_LOCAL_DISK: "Next: `pydrbd attach {r}`, then this again.",
-    Refusal.NO_REMOTE_DISK: "The peer has no disk in use. Next: `pydrbd attach {r}` there, then this again.",
-    Refusal.CONNECTED_OUTDATES: "The peer is connected. Next: `pydrbd disconnect {r}`, then this again.",
-    Refusal.PRIMARY_NOP: "The peer may be Primary. Next: `pydrbd explain {r}`.",
-    Refusal.RESYNC_RUNNING: "A resync runs. Next: `pydrbd wait-sync {r}`, then this again.",
-    Refusal.CW_FAILED_BY_PEER: "The peer's log says why. Next: `pydrbd explain {r}` on both nodes.",
-    Refusal.IS_DISKLESS: "Next: `pydrbd attach {r}`, then this again.",
-    Refusal.DEVICE_IN_USE: "Nothing has changed. Next: end what uses the device (umount), then this again.",
-    Refusal.NO_NET_CONFIG: "Next: `pydrbd connect {r}`, then this again.",
-    Refusal.NO_VERIFY_ALG: "Next: set verify-alg in the section net on both nodes; `pydrbd restart {r}` "
-    "takes it over.",
-    Refusal.NEED_CONNECTION: "Next: `pydrbd connect {r}`, `pydrbd wait-connect {r}`, then this again.",
-    Refusal.LOWER_THAN_OUTDATED: "The disk's data are worth less already. Next: `pydrbd explain {r}`.",
-    Refusal.IN_TRANSIENT_STATE: "Nothing has changed. Next: the same again in a moment.",
-    Refusal.CONCURRENT_ST_CHG: "Nothing has changed. Next: the same again in a moment.",
-    Refusal.INTERRUPTED: "The connection was lost meanwhile. Next: `pydrbd wait-connect {r}`, then this "
-    "again.",
-    Refusal.TIMEOUT: "The peer did not answer in time. Next: `pydrbd explain {r}`.",
-}
-_LOOK = "Next: `pydrbd explain {r}`."
-_AFTER_FAILURE = {
-    Failure.DISK_CONFIGURED: "Nothing has changed. Next: `pydrbd detach {r}`, if another disk is meant.",
-    Failure.NET_CONFIGURED: "Nothing has changed. Next: `pydrbd disconnect {r}`, then this again.",
-    Failure.DISCARD_IMPOSSIBLE: "Nothing has changed. Next: `pydrbd secondary {r}`, then this again; what "
-    "was written here since the nodes parted is lost then.",
-    Failure.NO_DISK: "Next: `pydrbd attach {r}`, then this again.",
-}
-
-
-def _with_advice(text: str, detail: str, advice: str, resource: str) -> str:
-    return "\n".join(part for part in (text, detail, advice.replace("{r}", resource)) if part)
+def _lines(*parts: str) -> str:
+    return "\n".join(part for part in parts if part)
 
 
 class CommandFailed(PydrbdError):
@@ -147,21 +113,17 @@ class CommandFailed(PydrbdError):
     def __init__(self, resource: str, failure: Failure, detail: str = "") -> None:
         self.resource, self.failure, self.detail = resource, failure, detail
         text = f"{resource}: Failure: ({failure.value}) {failure.text}"
-        advice = "" if detail else _AFTER_FAILURE.get(failure, "")
-        super().__init__(_with_advice(text, detail, advice, resource))
+        super().__init__(_lines(text, detail, after_failure(resource, failure, detail)))
 
 
 class StateRefused(PydrbdError):
-    """A state change was refused; printed and coded as drbdsetup does."""
+    """A state change was refused; printed and coded as drbdsetup does. `verb`: by which command, if known."""
 
-    def __init__(self, resource: str, refusal: Refusal, detail: str = "") -> None:
+    def __init__(self, resource: str, refusal: Refusal, detail: str = "", verb: str = "") -> None:
         self.resource, self.refusal, self.detail = resource, refusal, detail
         self.exit_code = refusal.exit_code
         text = f"{resource}: State change failed: ({refusal.value}) {refusal.text}"
-        silent = not detail or (refusal is Refusal.DEVICE_IN_USE and "Next: " not in detail)
-        super().__init__(
-            _with_advice(text, detail, _AFTER_REFUSAL.get(refusal, _LOOK) if silent else "", resource)
-        )
+        super().__init__(_lines(text, detail, after_refusal(resource, refusal, detail, verb)))
 
 
 class TakenOver(PydrbdError):

@@ -74,6 +74,7 @@ def test_the_table_of_verbs_is_what_help_shows(capsys: pytest.CaptureFixture[str
         (["up"], "Missing argument"),
         (["up", "r0", "--nonsense"], "No such option"),
         (["up", "r9"], "'r9' not defined in your config (for this host)."),
+        (["up", "r9"], "Next: `pydrbd dump` shows what is defined"),
         (["up", "elsewhere"], "'elsewhere' not defined in your config (for this host)."),
         (["primary", "r0/3"], "no volume 3"),
         (["wait-sync", "-t", "x", "r0"], "not a valid integer"),

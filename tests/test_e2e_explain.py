@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pydrbd.cli.main import VERBS
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.vocabulary import Failure, Refusal
 from tests.support.cli import CliPair
@@ -98,8 +100,40 @@ def test_every_refusal_ends_with_what_to_do_next(refusal: Refusal) -> None:
     assert "{r}" not in text
 
 
+@pytest.mark.parametrize("failure", Failure)
+@pytest.mark.parametrize("detail", ["", "The volume is Diskless."])
+def test_every_failure_ends_with_what_to_do_next(failure: Failure, detail: str) -> None:
+    text = str(CommandFailed("r0", failure, detail))
+    assert text.startswith(f"r0: Failure: ({failure.value}) {failure.text}\n")
+    assert "Next: " in text.splitlines()[-1]
+    assert "{r}" not in text
+    assert detail in text
+
+
+def test_advice_names_commands_that_exist() -> None:
+    refused = [str(StateRefused("r0", refusal, verb=verb)) for refusal in Refusal for verb in ("", *VERBS)]
+    failed = [str(CommandFailed("r0", failure)) for failure in Failure]
+    named = {verb for text in (*refused, *failed) for verb in re.findall(r"`pydrbd ([a-z-]+)", text)}
+    assert named <= set(VERBS)
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("primary", "`pydrbd explain r0` says what is missing"),
+        ("detach", "`pydrbd detach --force r0`: clients get errors"),
+        ("disconnect", "`pydrbd attach r0` on the Primary"),
+        ("outdate", "`pydrbd secondary r0`, then this again"),
+        ("invalidate", "`pydrbd up r0` there"),
+    ],
+)
+def test_what_helps_for_want_of_good_data_depends_on_the_command(verb: str, words: str) -> None:
+    text = str(StateRefused("r0", Refusal.NO_UP_TO_DATE_DISK, verb=verb))
+    assert words in text.splitlines()[-1]
+
+
 def test_a_detail_that_says_what_to_do_is_the_last_word() -> None:
-    detail = "volume 0: the peer's data are older. Attach it first."
+    detail = "volume 0: the peer's data are older. Next: `pydrbd attach r0`, then this again."
     assert str(StateRefused("r0", Refusal.NO_UP_TO_DATE_DISK, detail)).splitlines()[1:] == [detail]
     in_use = str(
         StateRefused("r0", Refusal.DEVICE_IN_USE, "volume 0: 1 NBD client(s) connected")

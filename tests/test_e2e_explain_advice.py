@@ -79,10 +79,43 @@ def test_the_peer_comes_before_the_disk_that_lacks_what_it_has(make: Make) -> No
     alpha.ok("resume-io", "r0")
     refused = alpha("attach", "r0")
     assert refused.code == 10
+    assert "Next: `pydrbd up r0` on the peer" in refused.err.splitlines()[-1]
     beta.ok("up", "r0")
     connection(alpha, "Connected")
     alpha.ok("attach", "r0")
     in_sync(pair)
+
+
+def test_the_last_good_copy_is_not_let_go_of(make: Make) -> None:
+    """What the refusals advise depends on the command."""
+    pair = make("verify-alg crc32c;")
+    alpha, beta = pair.alpha, pair.beta
+    pair.up_to_date()
+    alpha.ok("primary", "r0")
+    alpha.ok("detach", "r0")
+    for node, verb, words in (
+        (alpha, "disconnect", "A Primary without a good disk of its own"),
+        (beta, "disconnect", "A Primary without a good disk of its own"),
+        (beta, "detach", "This is the last good copy that a Primary has."),
+        (beta, "verify", "Next: `pydrbd attach r0` there, then this again."),
+    ):
+        refused = node(verb, "r0")
+        assert refused.code in (11, 17), (verb, refused)
+        assert words in refused.err.splitlines()[-1], (verb, refused)
+    alpha.ok("attach", "r0")
+    in_sync(pair)
+    beta.ok("down", "r0")
+    for verb, words in (
+        ("detach", "`pydrbd up r0` on the peer"),
+        ("outdate", "This node is Primary. Next: `pydrbd secondary r0`"),
+        ("invalidate", "Next: `pydrbd up r0` there"),
+    ):
+        refused = alpha(verb, "r0")
+        assert refused.code == 17, (verb, refused)
+        assert words in refused.err.splitlines()[-1], (verb, refused)
+    beta.ok("up", "r0")
+    alpha.ok("wait-sync", "r0")
+    alpha.ok("detach", "r0")
 
 
 def test_a_primary_that_refuses_older_data_attaches_its_disk(make: Make) -> None:
@@ -175,5 +208,7 @@ def test_a_pause_that_nothing_shows_is_told(make: Make) -> None:
     text = says(pair.alpha, "A pause is set here")
     assert "pydrbd resume-sync r0" in text
     assert "on alpha: pydrbd explain r0" in says(pair.beta, "alpha has a pause set")
+    again = pair.alpha("pause-sync", "r0")
+    assert (again.code, "`pydrbd resume-sync r0` clears it" in again.err.splitlines()[-1]) == (10, True)
     pair.alpha.ok("resume-sync", "r0")
     assert "pause" not in says(pair.alpha, "All is well")

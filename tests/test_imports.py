@@ -44,7 +44,15 @@ IMPURE = (
 
 FLOORS = {
     "words": Floor(
-        ("pydrbd", "pydrbd.errors", "pydrbd.units", "pydrbd.vocabulary", "pydrbd.version", "pydrbd.config"),
+        (
+            "pydrbd",
+            "pydrbd.advice",
+            "pydrbd.errors",
+            "pydrbd.units",
+            "pydrbd.vocabulary",
+            "pydrbd.version",
+            "pydrbd.config",
+        ),
         never=("asyncio", "uvloop", "threading"),
     ),
     "format": Floor(("pydrbd.format",), ("words",), never=(*IMPURE, "lark")),

@@ -40,7 +40,7 @@ def on_disk(target: Target, number: int, tool: Tool) -> str:
     volume = target.resource.view.volumes[number]
     try:
         if volume.disk is None:
-            text = f"Volume {number} has 'disk none' in the configuration."
+            text = f"Volume {number} has 'disk none' in the configuration. Next: this on the other node."
             raise CommandFailed(target.resource.name, Failure.NO_DISK, text)
         return tool(volume.disk, volume.meta_disk)
     except PydrbdError as error:

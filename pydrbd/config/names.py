@@ -54,7 +54,9 @@ def resolve(
 def _one(config: Config, argument: str, here: list[str]) -> tuple[str, int | None]:
     name, slash, volume = argument.partition("/")
     if name not in here:
-        raise UsageError(f"'{name}' not defined in your config (for this host).")
+        error = UsageError(f"'{name}' not defined in your config (for this host).")
+        error.add_note("Next: `pydrbd dump` shows what is defined, and for which hosts.")
+        raise error
     if not slash:
         return name, None
     hosts = config.resources[name].hosts.values()

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from pydrbd.engine import causes, conflicts, exposure, generations, peer_state, sync, transient
 from pydrbd.engine.disk_admin import attach, close_disk, forget_disk, refuse_failed
 from pydrbd.engine.openers import clients_leave, open_clients
-from pydrbd.engine.orders import Await, LinkAction, Script, Ticket
+from pydrbd.engine.orders import Await, LinkAction, Script
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal, verify_refusal
+from pydrbd.engine.turns import exclusively
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.format.gi import JUST_CREATED
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
@@ -34,28 +35,8 @@ if TYPE_CHECKING:
 #: Part of the interface although they stand elsewhere.
 __all__ = ["attach", "forget_disk"]
 
-T = TypeVar("T")
-
 #: From a missed ping to the loss of the connection it takes a tick or two.
 PING_GRACE_SECONDS = 0.3
-
-
-def exclusively(engine: Engine, script: Script[T], words: str = "") -> Script[T]:
-    """Run a command's script while no other command runs; `words` name the command in the history."""
-    words = words or getattr(script, "__name__", "a command").strip("_").replace("_", "-")
-    return alone(engine, engine.journal.attributed(causes.command(words), script))
-
-
-def alone(engine: Engine, script: Script[T]) -> Script[T]:
-    """Run a script while no command runs."""
-    while engine.busy is not None:
-        yield Await(engine.busy)
-    mine = engine.busy = Ticket()
-    try:
-        return (yield from script)
-    finally:
-        engine.busy = None
-        mine.resolve()
 
 
 def _refuse(engine: Engine, why: Refusal | None, detail: str = "") -> None:
@@ -116,8 +97,11 @@ def _promote(engine: Engine, force: bool, auto: bool, unfenced: bool = False) ->
             change["disk"] = Disk.UP_TO_DATE  # type: ignore[assignment]
         _check(engine, volume, lambda s, c=change: replace(s, **c))  # type: ignore[misc]
         if not force and exposure.is_peer_older(volume):
-            older = "the peer's data are older than the disk that this node let go of"
-            _refuse(engine, Refusal.NO_UP_TO_DATE_DISK, f"volume {volume.number}: {older}. Attach it first.")
+            older = (
+                f"volume {volume.number}: the peer's data are older than the disk that this node let go of"
+            )
+            after = f"Next: `pydrbd attach {engine.options.resource}/{volume.number}`, then this again."
+            _refuse(engine, Refusal.NO_UP_TO_DATE_DISK, f"{older}.\n{after}")
     try:
         yield from _agree_on_promotion(engine, forced, unfenced)
     except StateRefused:

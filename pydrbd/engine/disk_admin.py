@@ -160,7 +160,7 @@ def _read_metadata(engine: Engine, volume: Volume) -> Script[DiskInfo]:
             Failure.IMPLICIT_SHRINK,
             f"volume {number}: the device has {volume.size // SECTOR} sectors, as the peer says, the data of"
             f" this disk {superblock.size_sectors}. Nothing was changed, the volume is Diskless. If these are"
-            " the good ones: down, up, and see to the peer's disk.",
+            f" the good ones: `pydrbd down {name}`, `pydrbd up {name}`, and see to the peer's disk.",
         )
     if why := exposure.too_old(volume, superblock.generation.current, volume.state.conn):
         text = f"volume {volume.number}: {why}\nThe volume is Diskless."

@@ -1,6 +1,6 @@
 """Marks that an administrator sets on the state: Outdated, the pause of a resync, suspended I/O.
 
-Floor: engine. Neighbours: admin (whose `exclusively` these scripts use), state (which tables what follows
+Floor: engine. Neighbours: turns (whose `exclusively` these scripts use), state (which tables what follows
 from a pause bit), suspension. All are words about this node alone: the peer is told and need not agree.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydrbd.engine import causes
-from pydrbd.engine.admin import alone, exclusively
 from pydrbd.engine.disk_admin import refuse_failed
 from pydrbd.engine.orders import Script
+from pydrbd.engine.turns import alone, exclusively
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydrbd.engine import admin, peer_state, relocation, size_change
+from pydrbd.engine import peer_state, relocation, size_change
 from pydrbd.engine.disk_admin import refuse_failed
 from pydrbd.engine.fitting import agreed_size, size_alone
 from pydrbd.engine.negotiation import Resize
 from pydrbd.engine.orders import Await, Script, Ticket
+from pydrbd.engine.turns import exclusively
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
@@ -40,7 +41,7 @@ def resize(
     """
     flags = SizesFlags.NO_RESYNC * assume_clean
     script = _resize(engine, volume, size, SizesFlags(flags), assume_space)
-    return admin.exclusively(engine, script, "resize")
+    return exclusively(engine, script, "resize")
 
 
 def limit(engine: Engine, volume: Volume, size: int) -> Script[None]:
@@ -95,7 +96,8 @@ def _check(engine: Engine, volume: Volume, size: int) -> Session | None:
         raise CommandFailed(
             name,
             Failure.IMPLICIT_SHRINK,
-            f"Volume {volume.number} has {volume.size // SECTOR} sectors; a device is not made smaller.",
+            f"Volume {volume.number} has {volume.size // SECTOR} sectors; a device is not made smaller."
+            " Next: this again without a size, or with a larger one.",
         )
     return session
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydrbd.engine import transient
-from pydrbd.engine.admin import exclusively, promotion
+from pydrbd.engine.admin import promotion
 from pydrbd.engine.orders import Script
+from pydrbd.engine.turns import exclusively
 from pydrbd.errors import CannotResume, TakenOver
 from pydrbd.format.gi import MdFlag
 from pydrbd.vocabulary import Conn, Disk, Role
