@@ -106,6 +106,7 @@ def test_a_third_node_follows_the_pair_wherever_it_is_primary(nodes: Nodes, adm:
     assert refused.code == 11, "its device is in use"
     last = refused.err.splitlines()[-1]
     assert last == "up is stacked on r0, and up here. Next: `pydrbd down up`, then this again."
+    assert alpha("down", "r0").err.splitlines()[-1] == last
     elsewhere = beta("explain", "up").out
     assert "it is stacked on r0, and runs where r0 is Primary." in elsewhere
     assert "Next    where r0 is Primary: pydrbd up up\n" in elsewhere

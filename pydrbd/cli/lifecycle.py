@@ -11,6 +11,7 @@ import click
 
 from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resource_arguments
 from pydrbd.cli.resource import LocalProcess, LocalResource, NotUp
+from pydrbd.cli.stacked import users_named
 from pydrbd.errors import ConfigError, MappingError, PydrbdError, UsageError
 from pydrbd.vocabulary import Conn, Disk
 
@@ -144,7 +145,8 @@ def take_down(resource: LocalProcess) -> None:
     from pydrbd.supervisor.remote import Remote
 
     config = resource.config_file if isinstance(resource, LocalResource) else resource.app.config_file
-    resource.unmap_all()
+    with users_named(resource):
+        resource.unmap_all()
     remote = Remote(resource.run_dir, resource.app.node, resource.name)
     supervised = remote.stop()
     try:

@@ -1,6 +1,6 @@
 """Stacked resources as commands see them: where one can run, and which of them has another one's device.
 
-Floor: outer. Neighbours: explain.py and role.py (ask here), config/stacked.py.
+Floor: outer. Neighbours: explain.py, role.py and lifecycle.py (ask here), config/stacked.py.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from pydrbd.cli.resource import LocalResource
+from pydrbd.cli.resource import LocalProcess, LocalResource
 from pydrbd.errors import PydrbdError, StateRefused
 from pydrbd.vocabulary import Refusal, Role
 
@@ -25,7 +25,7 @@ def missing_below(resource: LocalResource) -> str:
 
 
 @contextlib.contextmanager
-def users_named(resource: LocalResource) -> Iterator[None]:
+def users_named(resource: LocalProcess) -> Iterator[None]:
     """A refusal because a device of `resource` is in use names what is stacked on it, and not only the
     process of that, which nobody should end by hand."""
     try:
@@ -41,7 +41,7 @@ def users_named(resource: LocalResource) -> Iterator[None]:
         raise StateRefused(error.resource, error.refusal, detail) from error
 
 
-def _stacked_on(resource: LocalResource) -> list[str]:
+def _stacked_on(resource: LocalProcess) -> list[str]:
     """What is up here and has a device of `resource` for its disk."""
     try:
         others = resource.app.resources()
