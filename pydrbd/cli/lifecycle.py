@@ -57,8 +57,11 @@ def start_supervisor(target: Target) -> None:
         Remote(app.run_dir, app.node, target.resource.name).start(target.resource.config_file)
 
 
-def bring_up(target: Target, *, disk: bool = True, net: bool = True) -> None:
-    """Start the process if there is none, then attach (`disk`) and connect (`net`) what is not."""
+def bring_up(target: Target, *, disk: bool = True, net: bool = True, by_itself: bool = False) -> None:
+    """Start the process if there is none, then attach (`disk`) and connect (`net`) what is not.
+
+    `by_itself`: no administrator asks for it, see attach_and_connect.
+    """
     from pydrbd.config import require_implemented
     from pydrbd.runtime.launch import start
 
@@ -70,7 +73,7 @@ def bring_up(target: Target, *, disk: bool = True, net: bool = True) -> None:
     if started:
         start(resource.view, resource.config_file, resource.run_dir)
     try:
-        attach_and_connect(target, disk=disk, net=net)
+        attach_and_connect(target, disk=disk, net=net, by_itself=by_itself)
     except BaseException:
         if started:
             with contextlib.suppress(PydrbdError):
@@ -89,10 +92,18 @@ def _require_below(view: ResourceView) -> None:
 
 
 def attach_and_connect(
-    target: Target, *, disk: bool = True, net: bool = True, volumes: Collection[int] | None = None
+    target: Target,
+    *,
+    disk: bool = True,
+    net: bool = True,
+    volumes: Collection[int] | None = None,
+    by_itself: bool = False,
 ) -> None:
     """Attach the disks (of `volumes`: of these only) and make the connection that are not there; in a dry run
-    say so."""
+    say so.
+
+    `by_itself`: a connection that has ended once stays as it is, with the reason; a human decides.
+    """
     resource = target.resource
     would = resource.app.would
     snapshot = resource.snapshot()
@@ -101,7 +112,9 @@ def attach_and_connect(
         missing = volume in diskless and resource.view.volumes[volume].disk is not None
         if disk and missing and not would(f"attach {resource.name}/{volume}"):
             resource.call("attach", volume=volume)
-    if net and snapshot.connection is Conn.STANDALONE and not would(f"connect {resource.name}"):
+    ended = by_itself and snapshot.last_disconnect
+    alone = snapshot.connection is Conn.STANDALONE and not ended
+    if net and alone and not would(f"connect {resource.name}"):
         resource.call("connect", discard_my_data=False)
 
 

@@ -34,7 +34,8 @@ def supervise_command(app: App, name: str) -> None:
 
     A process that dies is started again; what is mounted waits and goes on. `up` starts this in
     the background; a service manager (systemd: pydrbd@RESOURCE.service) runs it itself. It ends
-    after `down`. When it is ended alone, the resource goes on without a supervisor.
+    after `down`. When it is ended alone, the resource goes on without a supervisor. A resource that is
+    up already and has parted from its peer is not connected again.
     """
     from pydrbd.runtime import memory
     from pydrbd.runtime.logs import LogWriter
@@ -49,7 +50,7 @@ def supervise_command(app: App, name: str) -> None:
     Remote(app.run_dir, app.node, resource.name).stop()
     from pydrbd.cli.lifecycle import bring_up
 
-    bring_up(Target(resource, None))
+    bring_up(Target(resource, None), by_itself=True)
     # It must be able to work while everybody waits for the device that it is there to revive.
     memory.set_io_flusher(on=True)
     log = LogWriter(f"{resource.name} supervisor")
