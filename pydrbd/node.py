@@ -28,7 +28,7 @@ from pydrbd.engine.engine import Engine
 from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
 from pydrbd.errors import CommandFailed, PydrbdError, TakenOver, UsageError, WaitTimeout
 from pydrbd.format.gi import gi_line, show_gi
-from pydrbd.integrations import feed
+from pydrbd.integrations import feed, withdrawing
 from pydrbd.integrations.dependencies import Dependencies
 from pydrbd.mapping.waiting import refuse_beside_waiting
 from pydrbd.node_options import commands_of, disk_specs, engine_options, link_options
@@ -111,7 +111,9 @@ class Node:
         #: Names the time that this node is Primary, from its promotion on; a resumed one keeps its name.
         self.tenure = ""
         self.dependencies = Dependencies(self)
-        self._down, self.adjusting = threading.Lock(), threading.Lock()
+        self.ending, self.adjusting = threading.Lock(), threading.Lock()
+        #: Held by a command that changes what is noted as taken away, from before its script until after it.
+        self.withdrawing = threading.RLock()
         self._closed = threading.Lock()
 
     def start(self, lock: int | None = None) -> None:
@@ -218,10 +220,11 @@ class Node:
         if begins and self.tenure == before:  # else another command has begun it, and devices may be mapped
             self.tenure = secrets.token_hex(8)
 
-    def resume(self, tenure: str, alone: bool, seconds: float) -> None:
+    def resume(self, tenure: str, alone: bool, seconds: float, by_itself: bool = False) -> None:
         """Go on as the Primary of `tenure` after a crash. TakenOver, CannotResume."""
         begins, before = self.snapshot().role is not Role.PRIMARY, self.tenure
-        self.driver.run(self.engine.resume(alone, seconds))
+        script = self.engine.resume(alone, seconds)
+        self.driver.run(withdrawing.because(self, "go on as Primary after a crash", script, by_itself))
         if begins and self.tenure == before:  # else another time has begun while this waited
             self.tenure = tenure
         if self.tenure != tenure:
@@ -266,24 +269,8 @@ def _primary(node: Node, force: bool) -> None:
     node.promote(force=force)
 
 
-def _resume(node: Node, tenure: str, alone: bool, seconds: float) -> None:
-    node.resume(tenure, alone, seconds)
-
-
-def _connect(node: Node, discard_my_data: bool, tentative: bool) -> None:
-    # The port is taken here, so that a port in use is this command's error and not a line in the log.
-    node.link.reserve()
-    try:
-        node.driver.run(node.engine.connect(discard_my_data, tentative))
-    except BaseException:
-        node.link.unreserve()
-        raise
-
-
-def _down(node: Node) -> None:
-    with node._down:
-        node.driver.run(node.engine.down())
-        node.end()
+def _resume(node: Node, tenure: str, alone: bool, seconds: float, by_itself: bool) -> None:
+    node.resume(tenure, alone, seconds, by_itself)
 
 
 _CONDITIONS: Mapping[str, Callable[[ResourceSnapshot], bool]] = {
@@ -338,16 +325,23 @@ def _latency(node: Node, reset: bool) -> dict[str, Any]:
 
 _VOLUME = {"volume": (int, REQUIRED)}
 _FORCE = {"force": (bool, False)}
+#: No administrator asks for it, the process is starting.
+_BY_ITSELF = {"by_itself": (bool, False)}
 
 VERBS: Mapping[str, Verb] = {
     **MORE_VERBS,
     "status": Verb(_status),
-    "attach": Verb(_volume_script("attach"), _VOLUME),
-    "detach": Verb(_volume_script("detach"), {**_VOLUME, **_FORCE}),
-    "connect": Verb(_connect, {"discard_my_data": (bool, False), "tentative": (bool, False)}),
-    "disconnect": Verb(_script("disconnect"), _FORCE),
+    "attach": Verb(withdrawing.attach, {**_VOLUME, **_BY_ITSELF}),
+    "detach": Verb(withdrawing.detach, {**_VOLUME, **_FORCE}),
+    "connect": Verb(
+        withdrawing.connect, {"discard_my_data": (bool, False), "tentative": (bool, False), **_BY_ITSELF}
+    ),
+    "disconnect": Verb(withdrawing.disconnect, _FORCE),
     "primary": Verb(_primary, _FORCE),
-    "resume": Verb(_resume, {"tenure": (str, REQUIRED), "alone": (bool, False), "seconds": (float, 0.0)}),
+    "resume": Verb(
+        _resume,
+        {"tenure": (str, REQUIRED), "alone": (bool, False), "seconds": (float, 0.0), **_BY_ITSELF},
+    ),
     "secondary": Verb(_script("demote")),
     "invalidate": Verb(_volume_script("invalidate"), _VOLUME),
     "invalidate-remote": Verb(_volume_script("invalidate_remote"), _VOLUME),
@@ -355,7 +349,7 @@ VERBS: Mapping[str, Verb] = {
     "get-gi": Verb(_get_gi, _VOLUME),
     "show-gi": Verb(_show_gi, _VOLUME),
     "wait": Verb(_wait, {"condition": (str, REQUIRED), "seconds": (float, 0.0)}),
-    "down": Verb(_down),
+    "down": Verb(withdrawing.down),
     "version": Verb(_version),
     "events": Verb(feed.events, {"since": (int, -1)}),
     "picture": Verb(feed.picture),

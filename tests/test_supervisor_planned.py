@@ -15,6 +15,7 @@ import pytest
 from pydrbd.errors import ConfigError, ControlError, StateRefused
 from pydrbd.mapping.device import MappedDevice
 from pydrbd.runtime.handlers import PATIENT_SECONDS
+from pydrbd.runtime.withdrawn import NOTHING
 from pydrbd.supervisor import recovery
 from pydrbd.supervisor.devices import Devices
 from pydrbd.supervisor.server import Server
@@ -30,7 +31,7 @@ class Stage:
         self.statuses = list(statuses)
         net = SimpleNamespace(fencing="dont-care")
         self.view = SimpleNamespace(name="r0", net=net, volumes={0: SimpleNamespace(disk="/dev/x")})
-        self.pid = OLD
+        self.pid, self.withdrawn = OLD, NOTHING
         self.waiting: subprocess.Popen[bytes] | None = None
         self.said: list[str] = []
         self.resumed: dict[str, Any] = {}

@@ -102,7 +102,7 @@ def attach_and_connect(
     """Attach the disks (of `volumes`: of these only) and make the connection that are not there; in a dry run
     say so.
 
-    `by_itself`: a connection that has ended once stays as it is, with the reason; a human decides.
+    `by_itself`: not what an administrator took away, nor a connection that has ended for good.
     """
     resource = target.resource
     would = resource.app.would
@@ -111,11 +111,9 @@ def attach_and_connect(
     for volume in target.volumes if volumes is None else set(volumes).intersection(target.volumes):
         missing = volume in diskless and resource.view.volumes[volume].disk is not None
         if disk and missing and not would(f"attach {resource.name}/{volume}"):
-            resource.call("attach", volume=volume)
-    ended = by_itself and snapshot.last_disconnect
-    alone = snapshot.connection is Conn.STANDALONE and not ended
-    if net and alone and not would(f"connect {resource.name}"):
-        resource.call("connect", discard_my_data=False)
+            resource.call("attach", volume=volume, by_itself=by_itself)
+    if net and snapshot.connection is Conn.STANDALONE and not would(f"connect {resource.name}"):
+        resource.call("connect", by_itself=by_itself)
 
 
 @click.command("down", epilog=examples("pydrbd down r0", "pydrbd down all"))

@@ -34,8 +34,8 @@ def supervise_command(app: App, name: str) -> None:
 
     A process that dies is started again; what is mounted waits and goes on. `up` starts this in
     the background; a service manager (systemd: pydrbd@RESOURCE.service) runs it itself. It ends
-    after `down`. When it is ended alone, the resource goes on without a supervisor. A resource that is
-    up already and has parted from its peer is not connected again.
+    after `down`. When it is ended alone, the resource goes on without a supervisor. What an
+    administrator took away (`disconnect`, `detach`) it does not give back.
     """
     from pydrbd.runtime import memory
     from pydrbd.runtime.logs import LogWriter

@@ -17,7 +17,7 @@ class CauseKind(StrEnum):
 
     #: Nobody said (it follows from what came before).
     NONE = ""
-    #: The process began: nothing is attached or connected.
+    #: The process began: nothing is attached or connected; and what it does by itself then.
     START = "start"
     #: A command of the administrator here.
     COMMAND = "command"
@@ -60,6 +60,11 @@ GONE = Cause(CauseKind.DISK, "the disk was let go of")
 def command(words: str) -> Cause:
     """The administrator gave a command."""
     return Cause(CauseKind.COMMAND, words)
+
+
+def starting(words: str) -> Cause:
+    """What a process does by itself when it starts, in the words of the command."""
+    return Cause(CauseKind.START, words)
 
 
 def lost(reason: Conn, text: str) -> Cause:

@@ -24,6 +24,7 @@ from pydrbd.engine.retune import take_options
 from pydrbd.errors import StateRefused, UsageError
 from pydrbd.integrations.describe import describe, structure
 from pydrbd.integrations.given import DEFAULTS, laid_over
+from pydrbd.integrations.withdrawing import begin_connection
 from pydrbd.node_options import as_running, engine_options, link_options
 from pydrbd.units import SECTOR
 from pydrbd.vocabulary import Conn, Refusal, Role
@@ -199,8 +200,7 @@ def adjust(
         _apply(node, view, told)
         resized = [one for one in todo if (one.group, one.name) == ("disk", "size")]
         if reconnect:
-            node.link.reserve()
-            node.driver.run(node.engine.connect(False))
+            begin_connection(node, node.engine.connect(False))
         for one in resized:
             _resize(node, wanted, _volume(one))
     return {"steps": steps, "left": left, "volumes": [str(n) for n in common_volumes(node.view, wanted)]}

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pydrbd.engine.causes import Cause, CauseKind
+from pydrbd.engine.causes import START, Cause
 from pydrbd.engine.differences import Change
 from pydrbd.integrations.picture import rebuilt
 
@@ -48,7 +48,7 @@ class History:
     @property
     def life(self) -> tuple[Entry, ...]:
         """The entries of the present process, as far as they are remembered."""
-        births = [n for n, entry in enumerate(self.entries) if entry.cause.kind is CauseKind.START]
+        births = [n for n, entry in enumerate(self.entries) if entry.cause == START]
         return self.entries[births[-1] :] if births else self.entries
 
     def reached(self, field: str, words: Iterable[str], volume: int | None = None) -> Entry | None:

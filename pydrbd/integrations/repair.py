@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pydrbd.engine.snapshot import ResourceSnapshot, VolumeSnapshot
 from pydrbd.engine.state import State, verify_refusal
 from pydrbd.errors import CannotRepair, StateRefused
+from pydrbd.integrations.withdrawing import begin_connection
 from pydrbd.vocabulary import Conn, Role
 
 if TYPE_CHECKING:
@@ -77,6 +78,5 @@ def repair(node: Node) -> dict[str, str]:
         way = direction(node.snapshot())
         node.log.put("info", f"repair of what a verify has marked: {way}")
         node.driver.run(node.engine.disconnect(False))
-        node.link.reserve()
-        node.driver.run(node.engine.connect(False))
+        begin_connection(node, node.engine.connect(False))
     return {"source": way.source, "target": way.target}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydrbd.engine.orders import Script
 from pydrbd.errors import StateRefused
+from pydrbd.integrations.withdrawing import begin_connection
 from pydrbd.vocabulary import Refusal, Role
 
 if TYPE_CHECKING:
@@ -38,12 +39,7 @@ def yield_changes(node: Node, mark: str) -> None:
     StateRefused: the node was Primary meanwhile, or another command runs; nothing has changed. Refusals of
     `connect` likewise.
     """
-    node.link.reserve()
-    try:
-        node.driver.run(_connect(node, mark))
-    except BaseException:
-        node.link.unreserve()
-        raise
+    begin_connection(node, _connect(node, mark))
 
 
 def _connect(node: Node, mark: str) -> Script[Any]:

@@ -85,8 +85,12 @@ class RunPaths:
     def supervisor_lock(self) -> Path:
         return self.folder / f"{self.resource}.sup.lock"
 
+    @property
+    def withdrawn(self) -> Path:
+        return self.folder / f"{self.resource}.withdrawn"
+
     def remove(self) -> None:
-        """Remove what an ended process leaves, but not its log and history."""
+        """Remove what an ended process leaves, but not its log, its history and what a next one must know."""
         for path in (self.nbd_socket, self.control_socket, self.pid_file):
             path.unlink(missing_ok=True)
 
@@ -251,7 +255,8 @@ def _no_start(name: str, error: OSError) -> ControlError:
 
 
 def stop(run_dir: Path, node: str, resource: str, timeout: float) -> None:
-    """Wait until the process has ended by itself; after `timeout` seconds kill it. Removes what it left.
+    """Wait until the process has ended by itself; after `timeout` seconds kill it. Removes what it left,
+    also what the next process would take from it.
 
     A process that still runs after its `down` hangs in I/O: its disk or an NBD client is stuck.
     """
@@ -268,6 +273,7 @@ def stop(run_dir: Path, node: str, resource: str, timeout: float) -> None:
             killed, deadline = True, time.monotonic() + 5.0
         time.sleep(0.02)
     where.remove()
+    where.withdrawn.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

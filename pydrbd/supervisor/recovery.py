@@ -64,7 +64,7 @@ def bring_up(
             _attach(server, volume["number"])
     marks["attached"] = time.monotonic()
     if status["connection"] == Conn.STANDALONE:
-        server.call("connect", discard_my_data=False)
+        server.call("connect", by_itself=True)
     report = resume_devices(server, devices, PEER_SECONDS, tenure=tenure, alone=alone)
     report.steps = {step: _ms(begin, when) for step, when in (marks | report.marks).items()}
     return report
@@ -72,7 +72,7 @@ def bring_up(
 
 def _attach(server: Server, volume: int) -> None:
     try:
-        server.call("attach", volume=volume)
+        server.call("attach", volume=volume, by_itself=True)
     except RemoteError as error:
         if f"({Failure.DISK_CONFIGURED.value})" not in str(error):  # an `up` by hand was quicker
             raise
@@ -91,9 +91,11 @@ def resume_devices(
         if len(times) > 1:
             return Report("waiting", of_two_times(name))
         (tenure,) = times
+    if detached := server.withdrawn.disks:
+        return Report("waiting", _of_a_detached_disk(name, min(detached)))
     try:
         limit = promotion_timeout(server.view.net.fencing)
-        server.call("resume", timeout=limit, tenure=tenure, alone=alone, seconds=seconds)
+        server.call("resume", timeout=limit, tenure=tenure, alone=alone, seconds=seconds, by_itself=True)
     except RemoteError as error:
         if error.kind == "TakenOver":
             for volume in mapped:
@@ -115,6 +117,14 @@ def resume_devices(
         else:  # what waits in it is older than what was written since
             devices.cut(volume)
     return Report(marks=marks | {"devices": time.monotonic()})
+
+
+def _of_a_detached_disk(name: str, volume: int) -> str:
+    return (
+        f"{name}: the disk of volume {volume} was detached by command, and only disks can prove that nobody "
+        "else was Primary since. Its devices wait, and so does who uses them. "
+        f"`pydrbd unmap --force {name}` gives them up."
+    )
 
 
 def planned(server: Server, devices: Devices, *, force: bool) -> Report:

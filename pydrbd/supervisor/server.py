@@ -21,7 +21,7 @@ from pydrbd.config import ResourceView, for_node, load, require_implemented
 from pydrbd.control.client import REPLY_TIMEOUT, Client
 from pydrbd.errors import ConfigError, ControlError
 from pydrbd.integrations.describe import describe, structure
-from pydrbd.runtime import launch
+from pydrbd.runtime import launch, withdrawn
 from pydrbd.runtime.addresses import is_local
 
 #: Seconds for a killed process to be gone; one that hangs in the disk's driver may take longer.
@@ -40,6 +40,11 @@ class Server:
     def pid(self) -> int | None:
         """The process (0: it is just starting), None if there is none."""
         return launch.running(self.run_dir, self.view.node_name, self.view.name)
+
+    @property
+    def withdrawn(self) -> withdrawn.Withdrawn:
+        """What an administrator took away from the resource, and a new process does not give back."""
+        return withdrawn.read(self.paths.withdrawn)
 
     def read_again(self) -> None:
         """Take the configuration as a new process would; as it was, if it cannot be used."""
