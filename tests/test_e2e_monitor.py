@@ -89,6 +89,14 @@ def test_a_silent_process_a_resync_and_a_window_that_is_dragged(pair: CliPair) -
         screen.until("^   0   UpToDate +UpToDate +Established +0 B")
         screen.resize(60, 12)
         assert all(len(line) <= 60 for line in screen.until("^> r0", r"\? help"))
+        screen.press("d")
+        screen.until("^-- confirm", "^Loses +", "type y;")
+        screen.resize(30, 6)
+        screen.until("window too small for the ques")
+        screen.press("y")
+        screen.resize(60, 12)
+        screen.until("window too small for the question", "^> r0")
+        assert pair.alpha.ok("cstate", "r0") == "Connected\n"
         screen.resize(100, 30)
         screen.until(r"\d\d:\d\d:\d\d$", "^-- explain r0 -{80}", "PEER ROLE  SEND/s")
         assert pair.alpha.pid

@@ -9,8 +9,8 @@ import pytest
 
 from pydrbd.cli.context import App
 from pydrbd.cli.main import run
-from pydrbd.cli.monitor_actions import ACTIONS, BY_KEY, General, command_of, printed, question
-from pydrbd.cli.monitor_screen import Pane, View, compose, help_text, labelled, told
+from pydrbd.cli.monitor_actions import ACTIONS, BY_KEY, Action, General, command_of, printed, question
+from pydrbd.cli.monitor_screen import Pane, View, compose, help_text, labelled, shows_all, told
 from pydrbd.cli.monitor_table import headings, left, lines_of, rows_of, short
 from pydrbd.cli.monitor_watch import CRASHED, NO_ANSWER, NOT_UP, Sight, Watch
 from pydrbd.cli.terminal import keys_of
@@ -138,6 +138,7 @@ def test_the_screen_fits_any_terminal(width: int, height: int) -> None:
         None,
         Pane("keys", help_text(width), whole=True),
         Pane("confirm", labelled([("Does", "x" * 99)], width)),
+        Pane("confirm", labelled([("Does", "x " * 99)], width), complete=True),
     ]
     for pane in panes:
         for message in ("", "done: pydrbd primary r0"):
@@ -162,6 +163,21 @@ def test_a_pane_says_what_it_does_not_show() -> None:
     whole = Pane("explain r0", view(R0).pane.text, whole=True, first=25)
     lines = [line.plain.rstrip() for line in compose(view(R0, pane=whole), 80, 24)]
     assert lines[2:7] == [f"line {number}" for number in range(25, 30)]
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.key)
+def test_a_question_is_on_the_screen_as_a_whole_or_said_not_to_be(action: Action) -> None:
+    fits = 0
+    for width in (10, 28, 30, 80, 132):
+        text = labelled([*question(action, R0, None, General()), ("Do it?", "type yes")], width)
+        seen = view(R0, HOME, SPARE, pane=Pane("confirm", text, complete=True))
+        for height in range(1, 26):
+            shown = [line.plain.rstrip() for line in compose(seen, width, height)]
+            whole = [line.plain.rstrip() for line in text]
+            found = any(shown[at : at + len(whole)] == whole for at in range(len(shown)))
+            assert shows_all(seen, width, height) == found, (width, height)
+            fits += found
+    assert fits > 40
 
 
 def test_help_names_every_key_and_fits_a_screen() -> None:

@@ -126,7 +126,9 @@ class Monitor:
     # --- drawing -----------------------------------------------------------------------------
 
     def _draw(self) -> None:
-        from pydrbd.cli.monitor_screen import View, compose
+        from dataclasses import replace
+
+        from pydrbd.cli.monitor_screen import View, compose, shows_all
 
         width, height = self._terminal.size()
         now = time.monotonic()
@@ -142,6 +144,10 @@ class Monitor:
             late=max(3.0, 3 * self._interval),
             message=self._message,
         )
+        if self._mode == "ask" and not shows_all(view, width, height):
+            # Nobody can say yes to what is not there to be read.
+            self._give_up("window too small for the question")
+            view = replace(view, pane=self._pane(width), message=self._message)
         self._paint(compose(view, width, height), (width, height))
 
     def _paint(self, lines: list[Text], size: tuple[int, int]) -> None:
@@ -175,7 +181,7 @@ class Monitor:
             parts.append(
                 ("Do it?", f"type {word}; any other key leaves it as it is.   {self._typed}".rstrip())
             )
-            return Pane("confirm", labelled(parts, width))
+            return Pane("confirm", labelled(parts, width), complete=True)
         explained = told(sight.explained, width)
         if self._mode == "explain":
             return self._scrolled(Pane(f"explain {sight.name}", explained, whole=True))
@@ -268,9 +274,13 @@ class Monitor:
             self.running = Run(words, text, self._terminal.wake)
             self._message = f"{self.running.text} ..."
         elif not action.word.startswith(self._typed):
-            self._open("")
-            self._asked = None
-            self._say("left as it is")
+            self._give_up("left as it is")
+
+    def _give_up(self, why: str) -> None:
+        """The question is taken back."""
+        self._open("")
+        self._asked = None
+        self._say(why)
 
     def _say(self, text: str) -> None:
         self._message, self._said = text, time.monotonic()

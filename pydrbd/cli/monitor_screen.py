@@ -29,12 +29,16 @@ _LABEL = 9
 
 @dataclass(frozen=True, slots=True)
 class Pane:
-    """The part below the table. `whole`: instead of the table; `text` is what it shows from `first` on."""
+    """The part below the table. `whole`: instead of the table; `text` is what it shows from `first` on.
+
+    `complete`: no line of it may be missing, so it takes the place of the table when it does not fit below.
+    """
 
     title: str
     text: tuple[Text, ...]
     whole: bool = False
     first: int = 0
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +61,30 @@ def compose(view: View, width: int, height: int) -> list[Text]:
     lines = [_title(view, width)]
     below = [_message(view.message, width)] if view.message else []
     below.append(_keys(width))
-    room = max(0, height - len(lines) - len(below))
-    if view.pane.whole:
-        lines += _pane(view.pane, width, room)
-    else:
-        lines += _halves(view, width, room)
+    room = _room(view, height)
+    upper = [] if view.pane.whole else _upper(view, width, room)
+    if view.pane.complete and len(view.pane.text) + 1 > room - len(upper):
+        upper = []
+    lines += [*upper, *_pane(view.pane, width, room - len(upper))]
     shown = [*lines, *below][-height:] if len(lines) + len(below) > height else [*lines, *below]
     for line in shown:
         line.truncate(width, pad=True)
     return shown
 
 
-def _halves(view: View, width: int, room: int) -> list[Text]:
+def shows_all(view: View, width: int, height: int) -> bool:
+    """Whether `compose` shows every line of a pane that is to be complete, and none of them cut."""
+    text = view.pane.text
+    return len(text) + 1 <= _room(view, height) and all(line.cell_len <= width for line in text)
+
+
+def _room(view: View, height: int) -> int:
+    """Lines between the title and what is at the bottom."""
+    return max(0, height - (3 if view.message else 2))
+
+
+def _upper(view: View, width: int, room: int) -> list[Text]:
+    """The table above the pane."""
     table = [line for sight in view.sights for line in lines_of(sight, width, view.now, view.late)]
     heads = headings(width)
     wanted = len(view.pane.text) + 1
@@ -79,8 +95,7 @@ def _halves(view: View, width: int, room: int) -> list[Text]:
     upper = max(1, room - min(pane, wanted)) if pane else room
     marked = _marked(table, view.selected)
     body = _window(marked, table, view.selected, upper - len(heads))
-    lines = [*heads, *body][:upper]
-    return [*lines, *_pane(view.pane, width, room - len(lines))]
+    return [*heads, *body][:upper]
 
 
 def _marked(table: list[Line], selected: Row) -> list[Text]:
