@@ -285,3 +285,16 @@ def test_several_volumes(make_pair: MakePair) -> None:
     wait_until(lambda: pair.alpha("down", "r0").code == 0, 10, "alpha down")
     pair.beta.ok("down", "all")
     assert [disk.read_bytes()[:2] for disk in pair.beta.disks] == [b"AA", b"BB"]
+
+
+def test_status_lists_what_is_up_and_not_in_the_configuration_any_more(make_pair: MakePair) -> None:
+    pair = make_pair()
+    pair.up()
+    text = pair.alpha.config.read_text()
+    listed = pair.alpha.ok("status")
+    pair.alpha.config.write_text(text.replace("resource r0", "resource gone"))
+    assert pair.alpha.ok("status") == listed
+    assert pair.alpha.ok("status", "all") == listed
+    assert [one["name"] for one in json.loads(pair.alpha.ok("status", "--json"))] == ["r0"]
+    pair.alpha.kill()
+    assert pair.alpha("status").out == "# No currently configured DRBD found.\n"

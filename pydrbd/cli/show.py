@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 
@@ -29,7 +30,8 @@ def status_command(
 ) -> None:
     """Show the state of the resources that are up.
 
-    Without arguments: of all of them. A resource whose process was killed is reported on stderr.
+    Without arguments: of all of them, also of those that the configuration does not name any more. A
+    resource whose process was killed is reported on stderr.
     """
     pictures, code = _pictures(app, names)
     if as_json:
@@ -85,7 +87,23 @@ def _pictures(app: App, names: tuple[str, ...]) -> tuple[list[Picture], int]:
         except PydrbdError as error:
             click.echo(str(error), err=True)
             code = code or error.exit_code
-    return pictures, code
+    if everything:
+        pictures += _not_configured(app, {resource.name for resource in resources})
+    return sorted(pictures, key=lambda picture: picture.snapshot.name), code
+
+
+def _not_configured(app: App, configured: set[str]) -> list[Picture]:
+    """What is up on this node beside the resources of the configuration, as its processes know it."""
+    from pydrbd.integrations.follow import Follower, look
+
+    follower = Follower(app.run_dir.absolute() / app.node)
+    found: list[Picture] = []
+    for name in follower.present():
+        if name not in configured:
+            # A socket on which nobody answers is no resource.
+            with contextlib.suppress(PydrbdError):
+                found += filter(None, [look(follower.client(name)).picture])
+    return found
 
 
 @click.command("role", epilog=examples("pydrbd role r0"))
