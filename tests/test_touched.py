@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -62,6 +63,23 @@ def test_a_file_is_named_when_one_of_its_blocks_has_changed(
     monkeypatch.setattr(subject, "MOST_PATHS", 1)
     limited = touched(str(path), [(one, 20), (other, 20)])
     assert limited == (kind, ("/folder/other",), "only 1 of 2 files are named")
+
+
+@pytest.mark.parametrize("image", ["xfs"], indirect=True)
+def test_an_xfs_with_a_journal_to_replay_is_called_that(image: tuple[str, Path]) -> None:
+    _, path = image
+    with path.open("r+b") as file:
+        os.pwrite(file.fileno(), b"\0", _end_of_journal(os.pread(file.fileno(), BLOCK, 0)))
+    said = "XFS with a journal that is not replayed: mounted, or its node crashed"
+    assert touched(str(path), [(0, 9)]) == ("xfs", (), said)
+
+
+def _end_of_journal(superblock: bytes) -> int:
+    """Where the one record of a new journal says that it was unmounted: the flags of its operation."""
+    block_size, journal = int.from_bytes(superblock[4:8]), int.from_bytes(superblock[48:56])
+    group_blocks, shift = int.from_bytes(superblock[84:88]), superblock[124]
+    group, block = journal >> shift, journal & ((1 << shift) - 1)
+    return (group * group_blocks + block) * block_size + 512 + 9
 
 
 def test_what_is_missing_is_said(image: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,8 @@
 
 Floor: outer. Neighbour: cli/split_brain_part.py. The disk is only read. A file counts when one of its data
 blocks or those of its directory lies in a changed block; one of which only the inode has changed (its
-owner, its length) does not, nor does one that is gone. Of a file system that is mounted the answer is what
-is on the disk by now.
+owner, its length) does not, nor does one that is gone. Of an ext4 that is mounted the answer is what is on
+the disk by now; of an XFS there is none before its journal has been replayed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ _BATCH = 8192
 #: Files that are named.
 MOST_PATHS = 1000
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+#: What xfs_db prints, and then does not look at the file system.
+_DIRTY = re.compile(r"in a log which needs to\s+be replayed")
 
 
 class _NoAnswer(PydrbdError):
@@ -88,6 +92,8 @@ def _run(*command: str, told: str = "") -> str:
     except subprocess.TimeoutExpired as error:
         raise _NoAnswer(f"{command[0]} took longer than {SECONDS} s, so no files are named") from error
     if done.returncode:
+        if _DIRTY.search(done.stdout):
+            raise _NoAnswer("XFS with a journal that is not replayed: mounted, or its node crashed")
         said = done.stderr.strip().splitlines()
         raise _NoAnswer(f"{command[0]} failed: {said[-1] if said else f'exit code {done.returncode}'}")
     return done.stdout
