@@ -194,6 +194,12 @@ def show_gi(disk: str, meta: MetaDisk = INTERNAL) -> str:
     )
 
 
+def data_bytes(disk: str, meta: MetaDisk = INTERNAL) -> int:
+    """The size of the volume that the metadata tell of; all there is room for if it never met a peer."""
+    with _opened(disk, meta) as place:
+        return place.superblock().size_sectors * SECTOR or place.layout.data_bytes
+
+
 def dstate(disk: str, meta: MetaDisk = INTERNAL) -> str:
     """The disk state that the metadata tell, one word."""
     with _opened(disk, meta) as place:

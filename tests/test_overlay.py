@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import tempfile
@@ -18,10 +19,12 @@ from hypothesis import strategies as st
 
 from pydrbd.control.client import Client
 from pydrbd.engine.bitmap import Bitmap
+from pydrbd.format.layout import internal_layout
 from pydrbd.integrations import changed, overlay, overlay_export
 from pydrbd.integrations.changed import bitmap_of, changed_blocks, common, out_of_sync, runs_of, without
 from pydrbd.integrations.overlay import Header, Overlay, OverlayError, Writer, bytes_needed
 from pydrbd.mapping import kernel_nbd
+from tests.support.cli import CliPair
 from tests.support.waiting import wait_until
 
 BLOCK = 4096
@@ -254,3 +257,29 @@ def test_a_device_whose_server_died_is_made_anew(
     assert not overlay_export.is_known(run_dir, path)
     with pytest.raises(OverlayError, match=r"nbdkit does not show the overlay: .*is not an overlay file"):
         overlay_export.attach(run_dir, disk, "")
+
+
+def test_an_overlay_is_not_put_above_a_volume_of_another_size(tmp_path: Path, run_dir: Path) -> None:
+    pair = CliPair(tmp_path, run_dir, volumes=2, size=1 << 20)
+    alpha = pair.alpha
+    alpha.ok("create-md", "r0")
+    size = internal_layout(1 << 20).data_bytes
+    path = written(tmp_path, {3}, content(1))
+    for up in (False, True):
+        if up:
+            alpha.ok("up", "r0")
+        try:
+            other = alpha("overlay", "attach", str(path), "--resource", "r0/1")
+            assert other.code == 1
+            assert f"a volume of {SIZE} bytes (r0/0 of beta), and r0/1 has {size}" in other.err
+            # Its own one has grown, it seems.
+            assert "overlay attach" in alpha.ok("--dry-run", "overlay", "attach", str(path))
+        finally:
+            pair.end()
+    os.truncate(alpha.disks[0], 128 << 10)
+    alpha.ok("create-md", "--force", "r0/0")
+    smaller = alpha("overlay", "attach", str(path))
+    assert (smaller.code, "Nothing was attached" in smaller.err) == (1, True)
+    listed = json.loads(alpha.ok("overlay", "list", "--json", "--overlays", str(path.parent)))
+    page = Path("docs/split-brain.md").read_text()
+    assert [name for name in listed[0] if f"`{name}`" not in page] == []

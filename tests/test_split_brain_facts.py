@@ -218,7 +218,21 @@ def test_the_text_of_show(monkeypatch: pytest.MonkeyPatch) -> None:
     there = node("beta", volume(BETA, 2, 1, 9, 5, note="debugfs is not installed, so no files are named"))
     assert text(here, there) == SHOWN
     values = json.loads(render_json(here, there))
-    assert [rebuilt(NodeFacts, one) for one in values["nodes"]] == [here, there]
+    for one, facts in zip(values["nodes"], (here, there), strict=True):
+        assert one.keys() == plain(facts).keys()
+        assert rebuilt(NodeFacts, plain(facts)) == facts, "what one node tells the other"
+    alpha, beta = values["nodes"]
+    assert (alpha["role"], beta["role"], beta["connection"]) == ("Primary", "Secondary", "StandAlone")
+    (one,) = alpha["volumes"]
+    assert one["disk"] == "UpToDate"
+    assert one["generation"] == {
+        "current": "00000000000000A0",
+        "bitmap": "0000000000000011",
+        **dict.fromkeys(("history0", "history1"), "0" * 16),
+    }
+    page = Path("docs/split-brain.md").read_text()
+    names = {*values, *alpha, *one, *alpha["policies"], *alpha["parted"], *values["volumes"][0]}
+    assert [name for name in sorted(names) if f"`{name}`" not in page] == []
     assert values["volumes"][0]["blocks_on_both"] == 1
     half = text(here, None)
     assert half.startswith("r0: what alpha knows; beta could not be asked\n")

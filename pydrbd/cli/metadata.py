@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -19,6 +20,7 @@ from pydrbd.control.client import RemoteError
 from pydrbd.errors import CommandFailed, ExistingDataError, MetadataError, PydrbdError, UsageError
 from pydrbd.vocabulary import Disk, Failure
 
+T = TypeVar("T")
 Tool = Callable[[str, MetaDisk], str]
 
 
@@ -35,7 +37,7 @@ def on_disks(app: App, names: tuple[str, ...], verb: str, tool: Tool) -> None:
     for_each(app.targets(names), act)
 
 
-def on_disk(target: Target, number: int, tool: Tool) -> str:
+def on_disk(target: Target, number: int, tool: Callable[[str, MetaDisk], T]) -> T:
     """What `tool` returns for one volume; errors say which. CommandFailed (138) for a diskless one."""
     volume = target.resource.view.volumes[number]
     try:

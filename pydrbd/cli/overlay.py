@@ -6,13 +6,14 @@ Floor: outer. Neighbours: integrations/overlay.py (the files), overlay_export.py
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
 
 import click
 
-from pydrbd.cli.context import App, complete_resource, examples, pass_app
+from pydrbd.cli.context import App, Target, complete_resource, examples, pass_app
 from pydrbd.errors import UsageError
 from pydrbd.integrations import overlay_export
 from pydrbd.integrations.overlay import (
@@ -115,7 +116,7 @@ def _header(path: Path) -> tuple[Header, int]:
     metavar="RESOURCE[/VOLUME]",
     default="",
     shell_complete=complete_resource,
-    help="Whose disk lies beneath; default: the one that the file names.",
+    help="Whose disk lies beneath, of the same size; default: the one that the file names.",
 )
 @folder_option
 @pass_app
@@ -176,4 +177,26 @@ def _disk_beneath(app: App, header: Header, named: str) -> str:
     volume = target.resource.view.volumes[target.volumes[0]]
     if volume.disk is None:
         raise UsageError(f"{target} has no disk on this node, and the overlay needs one beneath.")
+    size, its = _volume_bytes(target), f"{header.resource}/{header.volume}"
+    meant = f"{target.resource.name}/{volume.number}"
+    # Its own volume may have grown since: the blocks are where they were.
+    if size < header.size or (size > header.size and meant != its):
+        raise UsageError(
+            f"The overlay is of a volume of {header.size} bytes ({its} of {header.node}), and {meant} has "
+            f"{size}: its blocks do not lie beneath. Nothing was attached."
+        )
     return volume.disk
+
+
+def _volume_bytes(target: Target) -> int:
+    """The size of the one volume that is meant, as its process knows it, or its metadata. PydrbdError."""
+    from pydrbd.cli.metadata import on_disk
+    from pydrbd.cli.resource import NotUp
+    from pydrbd.metadata_tool import data_bytes
+
+    (number,) = target.volumes
+    with contextlib.suppress(NotUp):
+        for volume in target.resource.snapshot().volumes:
+            if volume.number == number and volume.size:
+                return volume.size
+    return on_disk(target, number, data_bytes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from textwrap import fill
 from typing import Any
 
@@ -184,9 +185,9 @@ def _next(here: NodeFacts, there: NodeFacts) -> Iterator[str]:
 
 def render_json(here: NodeFacts, there: NodeFacts | None) -> str:
     """The same as JSON: the facts of both nodes, and what follows from them."""
-    values: dict[str, Any] = {"resource": here.resource, "nodes": [plain(here)]}
+    values: dict[str, Any] = {"resource": here.resource, "nodes": [_node_values(here)]}
     if there is not None:
-        values["nodes"].append(plain(there))
+        values["nodes"].append(_node_values(there))
         primaries = (here.role is Role.PRIMARY, there.role is Role.PRIMARY)
         values["volumes"] = [
             {
@@ -202,3 +203,14 @@ def render_json(here: NodeFacts, there: NodeFacts | None) -> str:
             for pair in pairs(here, there)
         ]
     return json.dumps(values, indent=2) + "\n"
+
+
+def _node_values(node: NodeFacts) -> dict[str, Any]:
+    """A node's facts with states in words, and generations as `get-gi` has them."""
+    values: dict[str, Any] = plain(node)
+    values |= {"role": node.role.word, "connection": node.connection.connection_word}
+    for volume, shown in zip(node.volumes, values["volumes"], strict=True):
+        shown["disk"] = volume.disk.word
+        if volume.generation is not None:
+            shown["generation"] = {name: f"{value:016X}" for name, value in asdict(volume.generation).items()}
+    return values
