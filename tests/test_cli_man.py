@@ -14,6 +14,7 @@ import pytest
 from pydrbd.cli.main import VERBS, run
 from pydrbd.cli.manpages import pages
 from pydrbd.config import TABLE
+from pydrbd.config.optionwords import does
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -62,6 +63,9 @@ def test_the_pages_hold_every_command_and_every_option() -> None:
         assert f"pydrbd {verb} " in commands or f"pydrbd {verb}\n" in commands
     for spec in TABLE:
         assert re.search(rf"^       {re.escape(spec.name)}( |$)", options, re.MULTILINE), spec.name
+    told = " ".join(options.split())
+    for spec in TABLE:
+        assert does(spec).replace("`", "") in told, spec.name
     assert max(len(line) for text in (commands, options) for line in text.splitlines()) <= 80
     assert "\\f" not in commands + options
     assert "not implemented" in options

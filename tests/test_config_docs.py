@@ -11,6 +11,7 @@ from pydrbd.config import for_node, load, loads, require_implemented
 from pydrbd.config.optiondocs import with_table
 from pydrbd.config.options import SPECS, TABLE
 from pydrbd.config.optionspec import Kind
+from pydrbd.config.optionwords import DOES, does
 from pydrbd.errors import NotImplementedOption
 from tests.support.config_samples import drbdadm, other_value
 
@@ -70,6 +71,12 @@ ROWS = _rows()
 
 def test_the_table_has_every_option() -> None:
     assert {(section, name) for section, _, name in ROWS} == {(spec.section, spec.name) for spec in TABLE}
+
+
+def test_every_option_has_words_for_what_it_does_and_no_other_has() -> None:
+    told = {(section, name) for section, names in DOES.items() for name in names}
+    assert told == {(spec.section, spec.name) for spec in TABLE}
+    assert all(re.fullmatch(r"[A-Z`].*[.]", does(spec)) and "|" not in does(spec) for spec in TABLE)
 
 
 @pytest.mark.parametrize(("section", "heading", "name"), ROWS)

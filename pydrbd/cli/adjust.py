@@ -14,6 +14,7 @@ import click
 from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resource_arguments
 from pydrbd.cli.lifecycle import attach_and_connect, bring_up, start_supervisor
 from pydrbd.config.optionspec import Kind, OptionSpec, value_text
+from pydrbd.config.optionwords import does
 from pydrbd.errors import PydrbdError
 from pydrbd.integrations.given import CLASSES
 
@@ -132,7 +133,8 @@ def _help(spec: OptionSpec) -> str:
     unit = f" {spec.unit}" if spec.unit else ""
     allowed = f"{spec.range_text}{unit}" if spec.kind is not Kind.FLAG else ""
     default = value_text(spec, spec.default)
-    return "; ".join(part for part in (allowed, f"default {default}" if default else "") if part) + "."
+    limits = "; ".join(part for part in (allowed, f"default {default}" if default else "") if part)
+    return f"{does(spec)} {limits[:1].upper()}{limits[1:]}."
 
 
 net_options_command = _group_command(

@@ -15,6 +15,7 @@ import click
 from pydrbd.cli.context import App, examples, pass_app
 from pydrbd.config.options import GROUPS, OptionGroup
 from pydrbd.config.optionspec import Kind, OptionSpec, value_text
+from pydrbd.config.optionwords import does
 from pydrbd.version import __version__
 
 Lines = Iterator[str]
@@ -204,7 +205,7 @@ def _title(group: type[OptionGroup]) -> str:
 
 def _about(spec: OptionSpec) -> str:
     default = "not set" if spec.kind is Kind.SWITCH else value_text(spec, spec.default) or "none"
-    parts = [f"Default: {default}{' ' + spec.unit if spec.unit and default != 'none' else ''}."]
+    parts = [does(spec), f"Default: {default}{' ' + spec.unit if spec.unit and default != 'none' else ''}."]
     if spec.range_text:
         parts.append(f"Allowed: {spec.range_text}{' ' + spec.unit if spec.unit else ''}.")
     if spec.ours:

@@ -12,10 +12,11 @@ from pathlib import Path
 from pydrbd.config.optionnotes import reason
 from pydrbd.config.options import GROUPS, OptionGroup
 from pydrbd.config.optionspec import Kind, OptionSpec, value_text
+from pydrbd.config.optionwords import does
 
 _HEAD = (
-    "| option | default | range | unit | implemented | why not |",
-    "|---|---|---|---|---|---|",
+    "| option | does | default | range | unit | implemented | why not |",
+    "|---|---|---|---|---|---|---|",
 )
 
 
@@ -30,7 +31,7 @@ def _group_lines(group: type[OptionGroup]) -> Iterator[str]:
     yield from _HEAD
     for spec in group.specs():
         name = f"`{spec.name}`{' (pydrbd only)' * spec.ours}{' (not of DRBD 9)' * spec.old}"
-        cells = (name, _default(spec), _range(spec), spec.unit, _implemented(spec), reason(spec))
+        cells = (name, does(spec), _default(spec), _range(spec), spec.unit, _implemented(spec), reason(spec))
         yield f"| {' | '.join(cells)} |"
     yield ""
 

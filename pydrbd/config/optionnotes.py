@@ -51,6 +51,7 @@ WITHOUT_EFFECT: Mapping[tuple[str, str], str] = {
     ("net", "tcp-cork"): "packets that are ready together are sent together",
     ("net", "unplug-watermark"): "requests are never held back to be sent together",
     ("disk", "max-bio-bvecs"): "disks and files take requests of any number of pages",
+    ("disk", "discard-zeroes-if-aligned"): "what is discarded reads as zeroes in any case",
     ("disk", "rs-discard-granularity"): "a range of zeroes is always discarded on the target, not copied",
     **dict.fromkeys(
         (
