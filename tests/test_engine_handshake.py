@@ -116,10 +116,34 @@ def test_protocol_versions(low: int, high: int, fits: bool) -> None:
         stands_alone(pair.one, "incompatible DRBD dialects")
 
 
-def test_another_replication_protocol_stands_alone() -> None:
-    pair = pair_of(good_disk(), good_disk(), {"protocol": Protocol.A})
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("protocol", Protocol.A, ("A", "C")),
+        ("allow_two_primaries", True, ("yes", "no")),
+        ("data_integrity_alg", "sha1", ("sha1", "none")),
+    ],
+)
+def test_another_value_of_what_both_agree_to_stands_alone(
+    option: str, value: object, words: tuple[str, str]
+) -> None:
+    pair = pair_of(good_disk(), good_disk(), {option: value})
     connect(pair)
-    stands_alone(pair.one, "incompatible protocol settings")
+    mine, theirs = words
+    name = option.replace("_", "-")
+    stands_alone(pair.one, f"incompatible {name} settings: {mine} here, {theirs} on the peer")
+    stands_alone(pair.two, f"incompatible {name} settings: {theirs} here, {mine} on the peer")
+
+
+def test_a_protocol_that_nobody_knows_is_named() -> None:
+    pair = pair_of(good_disk(), good_disk())
+    pair.filter = lambda bench, packet: (
+        [replace(packet, protocol=9)]
+        if isinstance(packet, packets.Protocol) and bench is pair.two
+        else [packet]
+    )
+    connect(pair)
+    stands_alone(pair.one, "incompatible protocol settings: C here, number 9 on the peer")
 
 
 def test_sizes_agree_on_the_smaller_disk() -> None:

@@ -15,7 +15,7 @@ from pydrbd.engine import causes, conflicts, peer_state, relocation
 from pydrbd.engine.orders import Await, Script
 from pydrbd.errors import ProtocolViolation
 from pydrbd.version import PROTOCOL_MAX, PROTOCOL_MIN
-from pydrbd.vocabulary import Conn, after_sb_word
+from pydrbd.vocabulary import Conn, Protocol, after_sb_word
 from pydrbd.wire import auth, packets
 from pydrbd.wire.packets import Features, Packet
 
@@ -170,24 +170,52 @@ def protocol_mismatch(packet: packets.Protocol, options: EngineOptions, discard:
     """The first net option of packet PROTOCOL that does not fit ours: its name, and what both nodes have."""
     ours = (options.after_sb_0pri, options.after_sb_1pri, options.after_sb_2pri)
     theirs = (packet.after_sb_0p, packet.after_sb_1p, packet.after_sb_2p)
+    two, integrity = options.allow_two_primaries, options.data_integrity_alg
     table: tuple[tuple[str, object, object, str, str], ...] = (
-        ("protocol", packet.protocol, options.protocol.number, "", ""),
+        (
+            "protocol",
+            packet.protocol,
+            options.protocol.number,
+            _word(_LETTERS, packet.protocol),
+            options.protocol,
+        ),
         *(
             (f"after-sb-{n}pri", number, policy.mirrored.number, after_sb_word(number), policy.value)
             for n, (policy, number) in enumerate(zip(ours, theirs, strict=True))
         ),
-        ("allow-two-primaries", packet.two_primaries, int(options.allow_two_primaries), "", ""),
-        ("data-integrity-alg", packet.integrity_alg, options.data_integrity_alg, "", ""),
+        (
+            "allow-two-primaries",
+            packet.two_primaries,
+            int(two),
+            _word(_NO_YES, packet.two_primaries),
+            _NO_YES[two],
+        ),
+        (
+            "data-integrity-alg",
+            packet.integrity_alg,
+            integrity,
+            packet.integrity_alg or "none",
+            integrity or "none",
+        ),
     )
     for name, told, fits, word, mine in table:
         if told != fits:
-            values = f": {mine} here, {word} on the peer" if mine else ""
-            if mine and mine == word:
+            values = f": {mine} here, {word} on the peer"
+            if mine == word:
                 values += " (discard-local on one node is discard-remote on the other)"
             return f"{name} settings{values}"
     if discard and packet.flags & DISCARD_MY_DATA:
         return "discard-my-data (both nodes want to discard) settings"
     return None
+
+
+_NO_YES = {0: "no", 1: "yes"}
+_LETTERS = {protocol.number: protocol.value for protocol in Protocol}
+
+
+def _word(words: dict[int, str], number: int) -> str:
+    """A number of packet PROTOCOL as it stands in the configuration."""
+    return words.get(number, f"number {number}")
 
 
 _STEPS: dict[Phase, tuple[type[Packet], Callable[[Session, Any], None]]] = {
