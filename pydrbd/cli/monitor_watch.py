@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pydrbd.cli.stacked import missing_below
 from pydrbd.control.client import Client, NotUpError, RemoteError
 from pydrbd.errors import PydrbdError
 from pydrbd.integrations.explain import explain, not_up
@@ -142,7 +143,8 @@ class Watch:
         resource = self._resource
         crashed = resource.crashed()
         trouble = resource.trouble() if crashed else ""
-        text = not_up(resource.name, resource.view.node_name, crashed=crashed, trouble=trouble)
+        below = missing_below(resource)
+        text = not_up(resource.name, resource.view.node_name, crashed=crashed, trouble=trouble, below=below)
         gone = CRASHED if crashed else NOT_UP
         return replace(self._blank, gone=gone, explained=text, when=time.monotonic())
 
