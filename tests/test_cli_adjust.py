@@ -101,27 +101,48 @@ def test_options_change_under_a_connected_primary_without_a_stir(
     assert alpha.ok("dstate", "r0") == "UpToDate/UpToDate\n"
 
 
-def test_what_both_nodes_agree_to_needs_the_connection_made_anew(
+def test_a_secret_and_buffers_change_on_one_node_after_the_other_without_a_stir(
     pair: CliPair, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    alpha, beta = pair.alpha, pair.beta
     pair.up_to_date()
-    edit(pair, ("connect-int 1;", "connect-int 1; cram-hmac-alg sha256; shared-secret geheim;"))
-    steps = pair.alpha.ok("-d", "adjust", "r0").splitlines()
-    assert (steps[0], steps[-1]) == ("disconnect r0", "connect r0")
-    assert "geheim" not in "".join(steps)
-    for node in (pair.beta, pair.alpha):
-        node.ok("adjust", "r0")
-    # Whoever met the other before it knew the secret may have given up; adjust tries again.
-    wait_until(
-        lambda: (
-            all(node("adjust", "r0").code == 0 for node in (pair.alpha, pair.beta))
-            and pair.alpha.ok("cstate", "r0") == "Connected\n"
-        ),
-        20,
-        "the nodes to connect with the new secret",
-    )
+    before = drops(alpha), drops(beta)
+    for old, new in (
+        ("connect-int 1;", "connect-int 1; cram-hmac-alg sha256; shared-secret geheim; sndbuf-size 100k;"),
+        ("shared-secret geheim;", "shared-secret anders;"),
+        # Together with what the peer is told.
+        ("shared-secret anders;", "protocol B; shared-secret q; rcvbuf-size 200k;"),
+    ):
+        edit(pair, (old, new))
+        steps = alpha.ok("-d", "adjust", "r0")
+        assert steps
+        assert not [line for line in steps.splitlines() if "connect" in line]
+        assert not [word for word in ("geheim", "anders") if word in steps]
+        for node in (alpha, beta):
+            node.ok("adjust", "r0")
+            assert node.ok("-d", "adjust", "r0") == ""
+            assert node.ok("cstate", "r0") == "Connected\n"
     assert running(capsys)["cram-hmac-alg"] == "sha256"
-    wait_equal(lambda: pair.alpha.ok("dstate", "r0"), "UpToDate/UpToDate\n", 10, "the disks")
+    assert (drops(alpha), drops(beta)) == before
+    # The next handshake finds them at one.
+    alpha.ok("disconnect", "r0")
+    alpha.ok("connect", "r0")
+    wait_equal(lambda: alpha.ok("cstate", "r0"), "Connected\n", 20, "the next connection")
+    wait_equal(lambda: alpha.ok("dstate", "r0"), "UpToDate/UpToDate\n", 10, "the disks")
+
+
+def test_two_primaries_change_their_secret(pair: CliPair) -> None:
+    alpha, beta = pair.alpha, pair.beta
+    edit(pair, ("connect-int 1;", "connect-int 1; allow-two-primaries;"))
+    pair.up_to_date()
+    for node in (alpha, beta):
+        node.ok("primary", "r0")
+    edit(pair, ("connect-int 1;", "connect-int 1; timeout 50; cram-hmac-alg sha1; shared-secret n;"))
+    for node in (alpha, beta):
+        node.ok("adjust", "r0")
+    assert [node.ok("role", "r0") for node in (alpha, beta)] == ["Primary\n", "Primary\n"]
+    for node in (alpha, beta):
+        node.ok("secondary", "r0")
 
 
 def test_what_needs_a_new_process_is_named_and_nothing_else_is_held_back(

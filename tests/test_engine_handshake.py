@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pydrbd.engine.orders import FlushDisk, Order
+from pydrbd.engine.retune import take_options
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.format.gi import Generation, MdFlag
 from pydrbd.version import PROTOCOL_MIN
@@ -80,6 +81,42 @@ def test_a_secret_on_one_side_only_stands_alone() -> None:
     pair = pair_of(good_disk(), good_disk(), SECRET)
     connect(pair)
     stands_alone(pair.one, "only one side has a shared secret")
+
+
+def test_a_secret_changes_on_one_node_after_the_other_without_a_stir() -> None:
+    pair = connected_pair(**SECRET)
+    sessions = pair.one.engine.session, pair.two.engine.session
+    for secret in ({"shared_secret": b"another"}, {"cram_hmac_alg": "sha1"}, {"cram_hmac_alg": ""}):
+        for bench in (pair.one, pair.two):
+            assert take_options(bench.engine, replace(bench.engine.options, **secret))  # type: ignore[arg-type]
+            pair.pass_time(1)
+            assert (pair.one.engine.session, pair.two.engine.session) == sessions
+        # The next handshake is by the new one.
+        pair.cut()
+        connect(pair)
+        assert pair.conns() == CONNECTED
+        sessions = pair.one.engine.session, pair.two.engine.session
+    assert take_options(pair.one.engine, replace(pair.one.engine.options, **SECRET))
+    pair.cut()
+    connect(pair)
+    stands_alone(pair.one, "only one side has a shared secret")
+
+
+def test_a_handshake_ends_with_the_secret_with_which_it_began() -> None:
+    pair = pair_of(good_disk(), good_disk(), SECRET, **SECRET)
+    seen: list[Packet] = []
+
+    def changes(bench: Bench, packet: Packet) -> list[Packet]:
+        if isinstance(packet, packets.AuthChallenge):
+            seen.append(packet)
+            options = replace(bench.engine.options, cram_hmac_alg="", shared_secret=b"")
+            assert take_options(bench.engine, options)
+        return [packet]
+
+    pair.filter = changes
+    connect(pair)
+    assert len(seen) == 2
+    assert pair.conns() == CONNECTED
 
 
 def test_our_own_challenge_sent_back_is_refused() -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -21,7 +22,7 @@ from pydrbd.runtime.loop import LoopThread
 from pydrbd.vocabulary import Conn, Failure
 from pydrbd.wire.packets import Channel, ConnectionFeatures, Data, DpFlags, Ping, PingAck, UnplugRemote
 from tests.support.runtime_fakes import Bench
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_equal, wait_until
 
 H80 = struct.Struct("!IHH")
 MAGIC = 0x83740267
@@ -225,6 +226,36 @@ def test_a_lost_peer_is_noticed_and_found_again(make_pair: MakePair) -> None:
     both_up(a, b)
     assert a.engine.session == 2
     assert len(a.engine.downs) == 1, "one link_down for one session"
+
+
+def sizes(end: End) -> set[tuple[int, int]]:
+    """SO_SNDBUF and SO_RCVBUF of the sockets of its session."""
+    session = end.link._session
+    assert session is not None
+    names = (socket.SO_SNDBUF, socket.SO_RCVBUF)
+    return {
+        (sock.getsockopt(socket.SOL_SOCKET, names[0]), sock.getsockopt(socket.SOL_SOCKET, names[1]))
+        for sock in (session.data._sock, session.meta._sock)
+    }
+
+
+def test_other_options_count_for_the_sockets_that_are_there_and_for_an_attempt(make_pair: MakePair) -> None:
+    a, b = make_pair(connect_int=1.0)
+    a.link.options = replace(a.link.options, connect_int=120.0)
+    a.act(LinkAction.START)
+    wait_until(lambda: a.say("cannot be reached yet"), 5, "the first dial to be refused")
+    # The kernel takes twice what is asked for.
+    a.link.take(replace(a.link.options, connect_int=0.2, rcvbuf_size=50_000, sndbuf_size=30_000))
+    with socket.create_server(b.link.options.local) as peer:
+        peer.settimeout(5)
+        peer.accept()[0].close()  # dialed again, sooner than the 120 s of before
+    b.act(LinkAction.START)
+    both_up(a, b)
+    assert sizes(a) == {(60_000, 100_000)}
+    assert not a.say("cannot listen on")
+    a.link.take(replace(a.link.options, rcvbuf_size=60_000, sndbuf_size=40_000))
+    wait_equal(lambda: sizes(a), {(80_000, 120_000)}, 5, "the sockets to have the new sizes")
+    assert not a.engine.downs
 
 
 def test_stop_sends_what_is_queued_and_ends_without_link_down(make_pair: MakePair) -> None:

@@ -68,6 +68,8 @@ class Session:
         self.verify_alg = engine.options.verify_alg
         self.csums_alg = engine.options.csums_alg
         self.agreed = protocol_update.Agreed(engine.options)
+        #: What this handshake proves with, whatever the options become meanwhile.
+        self.hmac_alg, self.secret = engine.options.cram_hmac_alg, engine.options.shared_secret
         self.challenge = b""
         self.sequences: dict[int, int] = {}
         #: Our reads of the peer's disk, oldest first: ticket, volume, offset, length, when they were sent.

@@ -79,7 +79,7 @@ def _on_features(session: Session, packet: packets.ConnectionFeatures) -> None:
     session.flush_waits = packet.reserved.startswith(FLUSH_WAITS_MARK)
     if conflicts.asks_for_tie(session):
         return
-    if session.engine.options.cram_hmac_alg:
+    if session.hmac_alg:
         session.challenge = session.engine.entropy(packets.CHALLENGE_BYTES)
         session.send(packets.AuthChallenge(session.challenge))
         session.phase = Phase.CHALLENGE
@@ -91,17 +91,13 @@ def _on_challenge(session: Session, packet: packets.AuthChallenge) -> None:
     if packet.data == session.challenge:
         session.engine.refuse_peer("the peer sent our own challenge back: refused")
         return
-    options = session.engine.options
-    answer = auth.response(options.cram_hmac_alg, options.shared_secret, packet.data)
+    answer = auth.response(session.hmac_alg, session.secret, packet.data)
     session.send(packets.AuthResponse(answer))
     session.phase = Phase.RESPONSE
 
 
 def _on_response(session: Session, packet: packets.AuthResponse) -> None:
-    options = session.engine.options
-    if not auth.response_matches(
-        options.cram_hmac_alg, options.shared_secret, session.challenge, packet.data
-    ):
+    if not auth.response_matches(session.hmac_alg, session.secret, session.challenge, packet.data):
         session.engine.refuse_peer(
             "authentication of the peer failed: its shared-secret or cram-hmac-alg is not ours"
         )

@@ -159,9 +159,6 @@ def may_tell(engine: Engine, options: EngineOptions) -> bool:
     session, old = engine.session, engine.options
     if session is None or any(v.state.conn < Conn.CONNECTED for v in engine.volumes.values()):
         return False
-    others = [name for name in AGREED if name not in CHANGING and name != "data_integrity_alg"]
-    if any(getattr(old, name) != getattr(options, name) for name in others):
-        return False
     if old.allow_two_primaries and not options.allow_two_primaries:
         if _both_primary(engine):
             raise CommandFailed(old.resource, Failure.NEED_ALLOW_TWO_PRIMARIES)

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
 
 _FIXED = ("resource", "node", "peer")
-#: What both nodes have agreed to in the handshake.
+#: What both nodes have agreed to in the handshake. Not the secret: each has proved that it knew it, and the
+#: next handshake asks anew.
 AGREED = (
-    *("protocol", "cram_hmac_alg", "shared_secret", "after_sb_0pri", "after_sb_1pri", "after_sb_2pri"),
+    *("protocol", "after_sb_0pri", "after_sb_1pri", "after_sb_2pri"),
     *("verify_alg", "csums_alg", "data_integrity_alg", "allow_two_primaries"),
 )
 

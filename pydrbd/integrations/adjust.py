@@ -37,23 +37,22 @@ class How(StrEnum):
     """When a changed value takes effect."""
 
     NOW = "now"
-    #: Now, if the nodes are connected and the peer can be told (PROTOCOL_UPDATE); else as RECONNECT.
+    #: Now, if the nodes are connected and the peer can be told (PROTOCOL_UPDATE); else the connection is made
+    #: anew for it.
     TOLD = "told"
-    #: With the next connection: the peer agrees to it in the handshake.
-    RECONNECT = "reconnect"
     RESTART = "restart"
 
 
 #: Group of options as the commands call it -> option -> how. Options that do nothing anyway are NOW.
-_NOW, _TOLD, _RECONNECT = How.NOW, How.TOLD, How.RECONNECT
+_NOW, _TOLD = How.NOW, How.TOLD
 HOW: Mapping[str, Mapping[str, How]] = {
     "net": {
         **dict.fromkeys(("timeout", "ping-timeout", "ping-int", "connect-int", "ko-count"), _NOW),
         **dict.fromkeys(("max-buffers", "max-epoch-size", "use-rle", "tcp-cork", "transport"), _NOW),
         **dict.fromkeys(("socket-check-timeout", "on-congestion", "congestion-fill"), _NOW),
         **dict.fromkeys(("congestion-extents", "unplug-watermark"), _NOW),
-        **dict.fromkeys(("cram-hmac-alg", "shared-secret"), _RECONNECT),
-        **dict.fromkeys(("sndbuf-size", "rcvbuf-size"), _RECONNECT),
+        # For the next handshake; and for the sockets that are there and the next ones.
+        **dict.fromkeys(("cram-hmac-alg", "shared-secret", "sndbuf-size", "rcvbuf-size"), _NOW),
         **dict.fromkeys(("protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri"), _TOLD),
         **dict.fromkeys(("verify-alg", "csums-alg", "data-integrity-alg", "allow-two-primaries"), _TOLD),
         **dict.fromkeys(("always-asbp", "rr-conflict", "csums-after-crash-only", "fencing"), _NOW),
@@ -210,7 +209,7 @@ def _plan(node: Node, wanted: ResourceView, todo: list[Difference]) -> tuple[Res
     """The view with what is `todo`; is the peer told, and is the connection made anew for it?"""
     view = _partly(node.view, wanted, todo)
     told = _can_tell(node, view, todo)
-    agreed = not told and any(one.how in (How.RECONNECT, How.TOLD) for one in todo)
+    agreed = not told and any(one.how is How.TOLD for one in todo)
     return view, told, agreed and node.snapshot().connection is not Conn.STANDALONE
 
 
@@ -221,8 +220,7 @@ def running_view(node: Node) -> ResourceView:
 
 def _can_tell(node: Node, view: ResourceView, todo: list[Difference]) -> bool:
     """Is the connected peer told of what both agree to? CommandFailed: what runs at present uses it."""
-    hows = {one.how for one in todo}
-    if How.TOLD not in hows or How.RECONNECT in hows:
+    if all(one.how is not How.TOLD for one in todo):
         return False
     options = engine_options(view)
     return node.driver.call(lambda: may_tell(node.engine, options))
@@ -321,7 +319,7 @@ def _apply(node: Node, view: ResourceView, told: bool) -> None:
         raise StateRefused(
             view.name, Refusal.IN_TRANSIENT_STATE, "The connection has changed meanwhile; try again."
         )
-    node.link.options = link_options(view)
+    node.link.take(link_options(view))
     node.driver.handlers = handlers_of(node, view)
     node.view = view
     node.dependencies.follow(view.resync_after)

@@ -61,11 +61,17 @@ def _socket(family: socket.AddressFamily, options: LinkOptions) -> socket.socket
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Before connect and listen: the window scale is chosen with the first packet.
+    set_buffers(sock, options)
+    return sock
+
+
+def set_buffers(sock: socket.socket, options: LinkOptions) -> None:
+    """The sizes of its buffers, if they are given; a socket that has had a size never gets back to the
+    system's own choice."""
     if options.sndbuf_size:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.sndbuf_size)
     if options.rcvbuf_size:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.rcvbuf_size)
-    return sock
 
 
 def listening_socket(options: LinkOptions) -> socket.socket:

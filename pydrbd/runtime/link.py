@@ -21,6 +21,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from pydrbd.engine import pacing
@@ -132,6 +133,21 @@ class Link:
                 self._reserved.close()
                 self._reserved = None
 
+    def take(self, options: LinkOptions) -> None:
+        """Other options from now on. The sockets that are there get the new sizes of buffers; an attempt to
+        connect is begun again with all of them."""
+        old, self.options = self.options, options
+        if options != replace(old, send_timeout=options.send_timeout):
+            self._thread.soon(self._take)
+
+    def _take(self) -> None:
+        if self._session is not None:
+            self._session.take(self.options)
+        elif self._attempt is not None and not self._actions and not self._stopped:
+            before = self._attempt
+            before.cancel()
+            self._start_attempt(self._epoch, before)
+
     def stop(self, timeout: float = FINISH_SECONDS + 1.0) -> None:
         """Let running closes end, close everything. The loop goes on."""
         self._thread.wait(self._stop(), timeout + 1.0)
@@ -193,11 +209,14 @@ class Link:
             self._failures += 1
             self._start_attempt(self._epoch)
 
-    def _start_attempt(self, epoch: int) -> None:
-        self._attempt = self._loop.create_task(self._establish(epoch))
+    def _start_attempt(self, epoch: int, before: asyncio.Task[None] | None = None) -> None:
+        """`before` is cancelled, and has the address until it has ended."""
+        self._attempt = self._loop.create_task(self._establish(epoch, before))
         self._attempt.add_done_callback(self._attempt_done)
 
-    async def _establish(self, epoch: int) -> None:
+    async def _establish(self, epoch: int, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
         with self._reserve_lock:
             listener, self._reserved = self._reserved, None
         while True:

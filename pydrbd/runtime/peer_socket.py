@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from pydrbd.hotpath import Outlet
+from pydrbd.runtime.addresses import LinkOptions, set_buffers
 from pydrbd.runtime.loop import LoopThread
 from pydrbd.wire.integrity import encode
 from pydrbd.wire.packets import Buffer, Packet, ProtocolUpdate
@@ -70,6 +71,11 @@ class PeerSocket:
         self.outlet = Outlet(sock.fileno())
         #: Packets of the queue in the batch under way, and whether the lane's spill is.
         self._batch = 0
+
+    def take(self, options: LinkOptions) -> None:
+        """Other sizes of the buffers (on the loop's thread)."""
+        if not self.closed:
+            set_buffers(self._sock, options)
 
     # --- sending (any thread) ----------------------------------------------------------------
     def add(self, packets: Iterable[Packet]) -> None:

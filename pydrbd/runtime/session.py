@@ -70,7 +70,6 @@ class Session:
 
         self.data, self.meta = made(Channel.DATA), made(Channel.META)
         self.data.integrity = integrity
-        self._timeout = owner.options.send_timeout
         #: Of each socket: bytes it has taken, and when that number last changed or nothing was left to send.
         self._progress = {channel: (0, self._loop.time()) for channel in self._decoders}
         self._last_traffic = 0.0
@@ -250,14 +249,20 @@ class Session:
 
         Each by itself: who reads our answers to its pings may still leave the data unread.
         """
-        now = self._loop.time()
+        now, limit = self._loop.time(), self._owner.options.send_timeout
         for channel, sock in ((Channel.DATA, self.data), (Channel.META, self.meta)):
             taken, since = self._progress[channel]
             if sock.progress != taken or sock.idle:
                 self._progress[channel] = sock.progress, now
-            elif now - since > self._timeout:
-                self.fail(Conn.TIMEOUT, f"the peer took no data for {self._timeout:.0f} s")
+            elif now - since > limit:
+                self.fail(Conn.TIMEOUT, f"the peer took no data for {limit:.0f} s")
                 return
+
+    def take(self, options: LinkOptions) -> None:
+        """On the loop: the sizes of the buffers have changed."""
+        if not self._ended:
+            self.data.take(options)
+            self.meta.take(options)
 
     def push(self) -> None:
         """Send what is queued; the small packets of the meta socket first."""
