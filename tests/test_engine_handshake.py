@@ -119,6 +119,20 @@ def test_a_handshake_ends_with_the_secret_with_which_it_began() -> None:
     assert pair.conns() == CONNECTED
 
 
+def test_a_node_that_is_disconnected_while_it_looks_for_its_peer_says_who_did_it() -> None:
+    pair = connected_pair()
+    for bench in (pair.two, pair.one):
+        assert pair.run(bench, bench.engine.disconnect()) is None
+        stands_alone(bench, "disconnected by the administrator")
+    # What a peer is refused for stays the reason, also when the administrator is faster than the sockets.
+    connect(pair)
+    session = pair.one.engine.session
+    assert session is not None
+    pair.one.engine.refuse_peer("for a reason")
+    assert pair.run(pair.one, pair.one.engine.disconnect()) is None
+    stands_alone(pair.one, "for a reason")
+
+
 def test_our_own_challenge_sent_back_is_refused() -> None:
     pair = pair_of(good_disk(), good_disk(), SECRET, **SECRET)
 

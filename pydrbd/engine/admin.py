@@ -29,7 +29,6 @@ from pydrbd.wire.stateword import CONN_MASK, DISK_MASK, ROLE_MASK
 
 if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
-    from pydrbd.engine.snapshot import ResourceSnapshot
     from pydrbd.engine.volume import Volume
 
 #: Part of the interface although they stand elsewhere.
@@ -256,6 +255,15 @@ def disconnect(engine: Engine, force: bool) -> Script[None]:
     return exclusively(engine, _disconnect(engine, force), "disconnect --force" if force else "disconnect")
 
 
+def _stand_alone(engine: Engine) -> None:
+    if engine.is_stand_alone():
+        return
+    refused = engine.connection == Conn.DISCONNECTING
+    engine.stand_alone()
+    if not refused:
+        engine.last_disconnect = "disconnected by the administrator"
+
+
 def _disconnect(engine: Engine, force: bool) -> Script[None]:
     if engine.is_stand_alone():
         return
@@ -269,8 +277,7 @@ def _disconnect(engine: Engine, force: bool) -> Script[None]:
             result = yield from engine.fences.part(session)
             if result < peer_state.SUCCESS and engine.session is session:
                 _refuse(engine, _known(result))
-    if not engine.is_stand_alone():
-        engine.stand_alone()
+    _stand_alone(engine)
     for volume in engine.volumes.values():
         yield from volume.write_bitmap()
         yield from volume.persist()
@@ -416,15 +423,3 @@ def _new_current_uuid(engine: Engine, volume: Volume, clear_bitmap: bool) -> Scr
             # A copy that is made from now on may have it, or not.
             volume.set_out_of_sync(active.start, active.end - active.start)
     yield from sync.persist_all(volume)
-
-
-def wait_for(
-    engine: Engine, condition: Callable[[ResourceSnapshot], bool], timeout: float | None
-) -> Script[bool]:
-    """Wait until the condition holds (checked at every state change). False: timed out."""
-    deadline = None if timeout is None else engine.now + timeout
-    while not condition(engine.snapshot()):
-        if deadline is not None and engine.now >= deadline:
-            return False
-        yield from engine.next_change(min(1.0, deadline - engine.now) if deadline is not None else 1.0)
-    return True

@@ -425,7 +425,7 @@ class Engine:
 
     def wait_for(self, condition: Callable[[ResourceSnapshot], bool], timeout: float | None) -> Script[bool]:
         """Wait until the condition holds (checked at every state change). False: timed out."""
-        return admin.wait_for(self, condition, timeout)
+        return observe.wait_for(self, condition, timeout)
 
     # --- observation -------------------------------------------------------------------------------
 

@@ -5,10 +5,12 @@ Floor: engine. Reads everything, changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydrbd.engine import conflicts
 from pydrbd.engine.lane_table import CLIENT
+from pydrbd.engine.orders import Script
 from pydrbd.engine.snapshot import ResourceSnapshot, ResyncSnapshot, VolumeSnapshot
 from pydrbd.units import BIT_BYTES
 from pydrbd.vocabulary import Conn, Disk
@@ -128,3 +130,15 @@ def invariants(engine: Engine) -> None:
     assert connected or pressure.congested is None, "writes wait for an outbox without a connection"
     assert pressure.receiving >= 0, "more was written for the peer than has come"
     assert pressure.serving >= 0, "more reads for the peer were answered than asked"
+
+
+def wait_for(
+    engine: Engine, condition: Callable[[ResourceSnapshot], bool], timeout: float | None
+) -> Script[bool]:
+    """Wait until the condition holds (checked at every state change). False: timed out."""
+    deadline = None if timeout is None else engine.now + timeout
+    while not condition(engine.snapshot()):
+        if deadline is not None and engine.now >= deadline:
+            return False
+        yield from engine.next_change(min(1.0, deadline - engine.now) if deadline is not None else 1.0)
+    return True
