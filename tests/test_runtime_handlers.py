@@ -15,7 +15,7 @@ from pydrbd.engine.snapshot import HandlerCall
 from pydrbd.runtime.handlers import Handlers
 from pydrbd.runtime.logs import LogWriter
 from tests.support.engine_bench import pair_of
-from tests.support.runtime_fakes import Bench
+from tests.support.runtime_fakes import Bench, ListLog
 from tests.support.waiting import wait_until
 
 ORDER = RunHandler("local-io-error", 3)
@@ -96,6 +96,47 @@ def test_what_a_handler_leaves_running_is_not_waited_for(
         assert answer == [status]
     finally:
         os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def said(command: str, seconds: float = 10.0) -> str:
+    """What the log says of its end."""
+    log = ListLog()
+    Handlers({"local-io-error": command}, lambda _v: {}, log, seconds).run(ORDER)
+    return log.lines[-1][1]
+
+
+def test_of_what_a_handler_prints_only_the_end_is_kept() -> None:
+    line = said("head -c 64M /dev/zero | tr '\\0' a; echo; stat -L -c 'held %b' /dev/stdout")
+    assert "a" * 1000 in line
+    assert len(line) < 2100
+    blocks = int(line.rpartition("held ")[2])
+    assert blocks * 512 < 1 << 20, "all of it is in memory"
+
+
+def test_a_handler_that_prints_for_ever_is_killed_in_time() -> None:
+    line = said("yes no", 0.5)
+    assert "was killed after 0.5 s; it said: " in line
+    assert line.endswith("no\nno")
+
+
+def test_a_handler_that_prints_nothing_more_is_waited_for() -> None:
+    assert "exit status 4; it said: first" in said("echo first; exec >&- 2>&-; sleep 0.2; exit 4")
+
+
+def test_what_a_handler_leaves_running_may_go_on_to_print(tmp_path: Path) -> None:
+    pid, done = tmp_path / "pid", tmp_path / "done"
+    prints = f"until test -e {tmp_path}/go; do sleep 0.02; done; head -c 1M /dev/zero && touch {done}"
+    left = f"setsid sh -c 'echo $$ > {pid}; {prints}' & until test -s {pid}; do sleep 0.01; done"
+    line = said(f"{left}; echo it")
+    assert line.endswith("exit status 0; it said: it")
+    (tmp_path / "go").touch()
+    wait_until(done.exists, 10.0, "what was left to have printed all")
+
+
+def test_a_handler_that_dies_of_a_signal_is_said_to() -> None:
+    assert "handler local-io-error was killed by signal 15; it said: before" in said(
+        "echo before; kill -TERM $$"
+    )
 
 
 def test_running_handlers_hold_up_neither_workers_nor_the_mutex(tmp_path: Path) -> None:
