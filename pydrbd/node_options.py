@@ -105,7 +105,8 @@ def link_options(view: ResourceView) -> LinkOptions:
         connect_int=float(net.connect_int),
         ping_timeout=net.ping_timeout / 10,
         sock_check_timeout=net.socket_check_timeout / 10,
-        send_timeout=net.timeout / 10 * max(net.ko_count, 1),
+        send_timeout=net.timeout / 10 * net.ko_count,
+        ack_timeout=net.timeout / 10 * max(net.ko_count, 1),
         sndbuf_size=net.sndbuf_size,
         rcvbuf_size=net.rcvbuf_size,
     )

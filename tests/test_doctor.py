@@ -126,7 +126,7 @@ RESOURCE_CASES: list[tuple[str, dict[str, Any], Level, str]] = [
     ("time-outs", {"net": NetOptions(connect_int=5)}, WARN, "connect-int (5 s)"),
     ("time-outs", {"net": NetOptions(ping_int=1, timeout=5, ping_timeout=10)}, WARN, "ping-timeout (1 s)"),
     ("time-outs", {"net": NetOptions(timeout=5, ping_timeout=6)}, WARN, "noticed late"),
-    ("time-outs", {"net": NetOptions(ko_count=0)}, WARN, "ko-count 0"),
+    ("time-outs", {"net": NetOptions(ko_count=0)}, OK, "a slow one given up never (ko-count 0)"),
     ("buffers", {"net": NetOptions(max_buffers=131072), "memory_total": 1024 * MIB}, WARN, "512 MiB"),
     ("process", {"process": None}, SKIPPED, "pydrbd up r0"),
     ("process", {"process": None, "crashed": True}, WARN, "crashed"),

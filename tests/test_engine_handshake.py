@@ -88,7 +88,7 @@ def test_a_secret_changes_on_one_node_after_the_other_without_a_stir() -> None:
     sessions = pair.one.engine.session, pair.two.engine.session
     for secret in ({"shared_secret": b"another"}, {"cram_hmac_alg": "sha1"}, {"cram_hmac_alg": ""}):
         for bench in (pair.one, pair.two):
-            assert take_options(bench.engine, replace(bench.engine.options, **secret))  # type: ignore[arg-type]
+            assert take_options(bench.engine, replace(bench.engine.options, **secret))
             pair.pass_time(1)
             assert (pair.one.engine.session, pair.two.engine.session) == sessions
         # The next handshake is by the new one.
@@ -96,7 +96,7 @@ def test_a_secret_changes_on_one_node_after_the_other_without_a_stir() -> None:
         connect(pair)
         assert pair.conns() == CONNECTED
         sessions = pair.one.engine.session, pair.two.engine.session
-    assert take_options(pair.one.engine, replace(pair.one.engine.options, **SECRET))
+    assert take_options(pair.one.engine, replace(pair.one.engine.options, **SECRET))  # type: ignore[arg-type]
     pair.cut()
     connect(pair)
     stands_alone(pair.one, "only one side has a shared secret")

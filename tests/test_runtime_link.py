@@ -258,6 +258,36 @@ def test_other_options_count_for_the_sockets_that_are_there_and_for_an_attempt(m
     assert not a.engine.downs
 
 
+def test_a_peer_that_takes_no_data_is_given_up_but_without_ko_count(make_pair: MakePair) -> None:
+    a, b = make_pair()
+    a.link.take(replace(a.link.options, send_timeout=0.0))
+    for end in (a, b):
+        end.act(LinkAction.START)
+    both_up(a, b)
+    mine, theirs = a.link._session, b.link._session
+    assert mine is not None
+    assert theirs is not None
+    b.loop.soon(theirs.data.pause)
+    blob = bytes(1 << 20)
+    for number in range(64):
+        a.driver.call(lambda n=number: a.engine.out.data.append(Data(n, 8, n, DpFlags(2), blob)))  # type: ignore[misc]
+    wait_until(lambda: mine.queued_bytes and not mine.data.idle, 5, "what the kernel does not take")
+
+    def long_ago() -> None:
+        taken, _ = mine._progress[Channel.DATA]
+        mine._progress[Channel.DATA] = taken, -1e6
+
+    before = a.engine.ticks
+    wait_until(lambda: a.engine.ticks > before + 2, 5, "the kernel to have taken what it takes")
+    a.loop.soon(long_ago)
+    before = a.engine.ticks
+    wait_until(lambda: a.engine.ticks > before + 3, 5, "some looks at it")
+    assert not a.engine.downs
+    a.link.take(replace(a.link.options, send_timeout=1.0))
+    wait_until(lambda: a.engine.downs, 5, "the new time-out to count at once")
+    assert a.engine.downs[0][2] == "the peer took no data for 1 s"
+
+
 def test_stop_sends_what_is_queued_and_ends_without_link_down(make_pair: MakePair) -> None:
     a, b = make_pair()
     for end in (a, b):

@@ -251,8 +251,18 @@ def _connect(engine: Engine, discard_my_data: bool, tentative: bool) -> Script[N
 
 
 def disconnect(engine: Engine, force: bool) -> Script[None]:
-    """Part from the peer, with its agreement if it is there; nothing to do when StandAlone."""
-    return exclusively(engine, _disconnect(engine, force), "disconnect --force" if force else "disconnect")
+    """Part from the peer, with its agreement if it is there; nothing to do when StandAlone. `force`: at once,
+    also when another command waits for the peer."""
+    if not force:
+        return exclusively(engine, _disconnect(engine, False), "disconnect")
+    return engine.journal.attributed(causes.command("disconnect --force"), _part_by_force(engine))
+
+
+def _part_by_force(engine: Engine) -> Script[None]:
+    if engine.busy is not None:
+        # It may wait for ever for a peer that answers pings and nothing else (ko-count 0).
+        _stand_alone(engine)
+    yield from alone(engine, _disconnect(engine, True))
 
 
 def _stand_alone(engine: Engine) -> None:

@@ -344,7 +344,7 @@ class Session:
         if now - max(self.last_meta, self.last_data) >= options.ping_int:
             self.pings.ask()
             return
-        limit = options.timeout * max(options.ko_count, 1)
+        limit = options.patience
         for what, since in self._owed():
             if since is not None and now - since > limit:
                 engine.drop(self, Conn.TIMEOUT, f"the peer answered nothing to {what} for {limit:g} s")
@@ -352,11 +352,13 @@ class Session:
 
     def _owed(self) -> Iterator[tuple[str, float | None]]:
         """What the peer has to answer (its pings say nothing of that), and since when."""
-        yield "a write", self.engine.transfer_log.oldest_unacked()
-        yield "what comes before its next write", self.numbers.since
-        yield "a read", next((asked for *_, asked in self.replies.values()), None)
         asked = [t for t in (self.change, self.connection_change) if t is not None and not t.done]
         yield "a state change request", self.asked_at if asked else None
+        if not self.engine.options.ko_count:
+            return
+        yield "a write", self.engine.transfer_log.oldest_unacked()
+        yield "what comes before its next write", self.numbers.since
+        yield "a read", next((since for *_, since in self.replies.values()), None)
         for volume in self.engine.volumes.values():
             yield "resync requests", volume.resync.owed_since()
             yield "requests of a verify", volume.verify.owed_since()

@@ -336,7 +336,7 @@ def _meets_size(session: Session, volume: Volume) -> str:
 def _answered(engine: Engine, volume: Volume) -> Script[None]:
     """Wait until the peer has had its say in a disk that is Negotiating. A kernel's node that has decided by
     what is not true any more says nothing further; no other command runs meanwhile."""
-    began, limit = engine.now, engine.options.timeout * max(engine.options.ko_count, 1)
+    began, limit = engine.now, engine.options.patience
     while volume.state.disk == Disk.NEGOTIATING:
         if engine.now - began > limit:
             why = f"The peer has not said within {limit:g} s what this disk is to be. Attach it again."

@@ -50,6 +50,7 @@ class EngineOptions:
     timeout: float = 6.0
     ping_int: float = 10.0
     ping_timeout: float = 0.5
+    #: 0: the peer may take any time for writes, reads and what a resync asks of it, while it answers pings.
     ko_count: int = 7
     max_epoch_size: int = 2048
     #: Bytes of resync requests in flight at the most (max-buffers pages).
@@ -88,3 +89,9 @@ class EngineOptions:
     #: Seconds without congestion before a node that has pulled ahead begins the resync.
     calm: float = 1.0
     volumes: Mapping[int, VolumeOptions] = field(default_factory=lambda: {0: VolumeOptions()})
+
+    @property
+    def patience(self) -> float:
+        """Seconds that the peer has for an answer. With `ko_count` 0 only commands wait no longer (as by its
+        default): who gave them has nothing else to end them by."""
+        return self.timeout * (self.ko_count or 7)

@@ -31,8 +31,10 @@ class LinkOptions:
     ping_timeout: float = 0.5
     #: sock-check-timeo; 0: the ping time-out.
     sock_check_timeout: float = 0.0
-    #: A peer that takes no data for so long is given up (timeout times ko-count).
+    #: A peer that takes no data for so long is given up (timeout times ko-count; 0: never).
     send_timeout: float = 42.0
+    #: The same for what is sent over the meta socket, which every peer reads at once.
+    ack_timeout: float = 42.0
     sndbuf_size: int = 0
     rcvbuf_size: int = 0
 

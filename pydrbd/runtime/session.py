@@ -249,12 +249,15 @@ class Session:
 
         Each by itself: who reads our answers to its pings may still leave the data unread.
         """
-        now, limit = self._loop.time(), self._owner.options.send_timeout
-        for channel, sock in ((Channel.DATA, self.data), (Channel.META, self.meta)):
+        now, options = self._loop.time(), self._owner.options
+        for channel, sock, limit in (
+            (Channel.DATA, self.data, options.send_timeout),
+            (Channel.META, self.meta, options.ack_timeout),
+        ):
             taken, since = self._progress[channel]
             if sock.progress != taken or sock.idle:
                 self._progress[channel] = sock.progress, now
-            elif now - since > limit:
+            elif limit and now - since > limit:
                 self.fail(Conn.TIMEOUT, f"the peer took no data for {limit:.0f} s")
                 return
 

@@ -40,15 +40,13 @@ def timeouts(resource: ResourceFacts) -> Finding:
             f"ping-timeout ({net.ping_timeout / 10:g} s) is longer than timeout ({net.timeout / 10:g} s): "
             "a dead peer is noticed late"
         )
-    if net.ko_count == 0:
-        problems.append("ko-count 0 counts as 1 here: a slow peer is given up after one timeout")
     if problems:
         return warn(
             "; ".join(problems), "see drbd.conf(5); the defaults (6 s, 10 s, 10 s, 0.5 s, 7) fit together"
         )
-    given_up = net.timeout / 10 * max(net.ko_count, 1)
+    slow = f"after {net.timeout / 10 * net.ko_count:g} s" if net.ko_count else "never (ko-count 0)"
     return ok(
-        f"a dead peer is noticed after {net.ping_int + net.ping_timeout / 10:g} s, a slow one {given_up:g} s"
+        f"a dead peer is noticed after {net.ping_int + net.ping_timeout / 10:g} s, a slow one given up {slow}"
     )
 
 
