@@ -108,7 +108,7 @@ def test_what_cannot_be_given_changes_nothing(pair: CliPair, capsys: pytest.Capt
     pair.up_to_date()
     before = running(capsys)
     late = alpha("disk-options", "--al-extents", "67", "r0")
-    assert (late.code, "--al-extents takes effect with a new process only" in late.err) == (1, True)
+    assert (late.code, "--al-extents takes effect when the disk is attached" in late.err) == (10, True)
     wrong = alpha("net-options", "--timeout", "9999", "r0")
     assert (wrong.code, "--timeout is too large: '9999', allowed is 1-600 1/10 s" in wrong.err) == (1, True)
     missing = alpha("net-options", "--transport", "rdma", "r0")

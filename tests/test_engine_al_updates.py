@@ -110,3 +110,18 @@ def test_a_running_engine_does_not_change_over() -> None:
     assert pair.run(pair.one, engine.write(0, 3 * BLOCK, b"n" * BLOCK)) is None
     assert pair.one.volume.counters.al_writes == 1
     assert MdFlag.AL_DISABLED not in pair.one.disk.superblock().flags
+
+
+def test_it_changes_over_with_the_next_attach() -> None:
+    pair = serving(WITH)
+    engine = pair.one.engine
+    for number, options in ((1, WITHOUT), (2, {0: replace(WITH[0], al_extents=67)})):
+        assert pair.run(pair.one, engine.detach(0)) is None
+        assert take_options(engine, replace(engine.options, volumes=options))
+        assert pair.run(pair.one, engine.attach(0)) is None
+        pair.pass_time(3.0)
+        assert pair.run(pair.one, engine.write(0, 3 * BLOCK, b"n" * BLOCK)) is None
+        assert pair.one.volume.counters.al_writes == number - 1
+        superblock = pair.one.disk.superblock()
+        assert (MdFlag.AL_DISABLED in superblock.flags) is (options is WITHOUT)
+        assert superblock.al_extents == options[0].al_extents

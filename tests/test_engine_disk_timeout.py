@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from pydrbd.engine.engine import Engine
 from pydrbd.engine.lane_table import CLIENT, CLOSED
-from pydrbd.engine.options import EngineOptions, VolumeOptions
+from pydrbd.engine.options import VolumeOptions
 from pydrbd.engine.orders import (
     CloseDisk,
     FlushDisk,
@@ -125,12 +124,21 @@ def test_a_volume_with_a_time_out_has_no_lane(seconds: float, mode: int) -> None
     assert engine.lane._reads is (not seconds)
 
 
-def test_a_running_engine_keeps_its_time_out() -> None:
-    """Who performs the orders took it at the start."""
-    options = EngineOptions("r0", volumes={0: VolumeOptions(disk_timeout=1.0)})
-    engine = Engine(options, lambda count: bytes(count))
-    assert take_options(engine, replace(options, volumes={0: VolumeOptions(disk_timeout=5.0)}))
-    assert engine.volumes[0].options.disk_timeout == 1.0
+def test_a_disk_in_use_keeps_its_time_out_or_gets_another() -> None:
+    """Whether it has one is settled when it is attached."""
+    pair = serving()
+    engine = pair.one.engine
+
+    def changes(seconds: float) -> float:
+        volumes = {0: replace(engine.options.volumes[0], disk_timeout=seconds)}
+        assert take_options(engine, replace(engine.options, volumes=volumes))
+        return engine.volumes[0].options.disk_timeout
+
+    assert (changes(5.0), changes(0.0)) == (5.0, 5.0)
+    assert pair.run(pair.one, engine.detach(0)) is None
+    assert changes(0.0) == 0.0
+    assert pair.run(pair.one, engine.attach(0)) is None
+    assert changes(2.0) == 0.0
 
 
 def test_the_book_of_orders_that_are_overdue() -> None:

@@ -186,6 +186,35 @@ def test_a_disk_that_is_opened_late_is_closed_again(disk: Path, monkeypatch: pyt
     disks.close()
 
 
+def test_a_time_out_comes_and_goes_with_an_opening(
+    disks: Disks, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "disk-1"}
+
+    other, before = str(tmp_path / "other"), threads()
+    # Of a disk in use only the length changes.
+    disks.take({0: DiskSpec(str(disk), timeout=20.0), 1: DiskSpec(other, timeout=SECONDS)})
+    assert disks._deadlines[0].seconds == 20.0
+    assert disks.buffered(1) is not None
+    for volume in (0, 1):
+        assert disks.perform(CloseDisk(volume)) is None
+        assert isinstance(disks.perform(OpenDisk(volume)), DiskInfo)
+    hang = Hanging(monkeypatch, 4096)
+    assert isinstance(disks.perform(ReadBlocks(1, 4096, 512)), IoTimedOut)
+    assert disks.perform(CloseDisk(1)) is None
+    disks.take({0: DiskSpec(str(disk)), 1: DiskSpec(other)})
+    assert isinstance(disks.perform(OpenDisk(1)), IoFailed), "what was given up is not forgotten"
+    hang.go.set()
+    wait_until(lambda: not disks._deadlines[1].late, 10, "the late order to end")
+    assert disks.perform(CloseDisk(0)) is None
+    for volume in (0, 1):
+        assert isinstance(disks.perform(OpenDisk(volume)), DiskInfo)
+        assert disks.buffered(volume) is not None
+
+    wait_until(lambda: not (threads() - before), 10, "its threads to end")
+
+
 def test_what_no_thread_has_begun_is_never_done(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
     go = threading.Event()

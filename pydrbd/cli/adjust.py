@@ -44,10 +44,10 @@ class RestartNeeded(PydrbdError):
 def adjust_command(app: App, names: tuple[str, ...], skip_disk: bool, skip_net: bool) -> None:
     """Make a resource run as the edited configuration says, with the fewest steps.
 
-    One that is down is started. Of one that is up, options are changed while it runs; only those that both
-    nodes agree to when they connect (protocol, authentication, socket buffers) need the connection made
-    anew. Detached disks are attached, a connection that was given up is tried again. What needs a new
-    process is named, with exit code 10. `--dry-run` prints the steps.
+    One that is down is started. Of one that is up, options are changed while it runs; the peer is told of
+    those that both nodes agree to when they connect. What a disk is attached with (al-extents, say) changes
+    while it is detached. Detached disks are attached, a connection that was given up is tried again. What
+    needs a new process is named, with exit code 10. `--dry-run` prints the steps.
     """
 
     def act(target: Target) -> None:

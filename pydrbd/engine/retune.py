@@ -8,10 +8,11 @@ begun under the old value ends under it: requests asked for, the epoch that is o
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydrbd.engine.options import EngineOptions
 from pydrbd.engine.pacing import Pace
+from pydrbd.vocabulary import Disk
 
 if TYPE_CHECKING:
     from pydrbd.engine.engine import Engine
@@ -39,9 +40,14 @@ def take_options(engine: Engine, options: EngineOptions, *, told: bool = False) 
         engine.lane.close()
     engine.options = replace(options, max_logged=old.max_logged, bitmap_batch=old.bitmap_batch, calm=old.calm)
     for number, volume in engine.volumes.items():
-        # What the disk says of the activity log was written when it was attached.
-        # How large the device may be is for `resize`. Who performs orders took its time-out at the start.
-        kept = {name: getattr(volume.options, name) for name in ("al_updates", "size", "disk_timeout")}
+        # How large the device may be is for `resize`. What the disk says of the activity log was written when
+        # it was attached, and so long it has a time-out or not.
+        before = volume.options
+        kept: dict[str, Any] = {"size": before.size}
+        if volume.state.disk is not Disk.DISKLESS:
+            kept["al_updates"] = before.al_updates
+            if not (before.disk_timeout and options.volumes[number].disk_timeout):
+                kept["disk_timeout"] = before.disk_timeout
         volume.options = replace(options.volumes[number], **kept)
         pace = Pace(volume.options)
         pace.begin(engine.now)

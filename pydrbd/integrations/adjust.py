@@ -21,13 +21,13 @@ from pydrbd.config.view import ResourceView, for_node, require_implemented
 from pydrbd.engine.protocol_update import may_tell, tell
 from pydrbd.engine.resize import limit
 from pydrbd.engine.retune import take_options
-from pydrbd.errors import StateRefused, UsageError
+from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.integrations.describe import describe, structure
 from pydrbd.integrations.given import DEFAULTS, laid_over
 from pydrbd.integrations.withdrawing import begin_connection
-from pydrbd.node_options import as_running, engine_options, link_options
+from pydrbd.node_options import as_running, disk_specs, engine_options, link_options
 from pydrbd.units import SECTOR
-from pydrbd.vocabulary import Conn, Refusal, Role
+from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
 
 if TYPE_CHECKING:
     from pydrbd.node import Node
@@ -40,6 +40,8 @@ class How(StrEnum):
     #: Now, if the nodes are connected and the peer can be told (PROTOCOL_UPDATE); else the connection is made
     #: anew for it.
     TOLD = "told"
+    #: Now, if the volume has no disk at present, and so with the next attach; else as RESTART.
+    ATTACH = "attach"
     RESTART = "restart"
 
 
@@ -57,13 +59,11 @@ HOW: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("verify-alg", "csums-alg", "data-integrity-alg", "allow-two-primaries"), _TOLD),
         **dict.fromkeys(("always-asbp", "rr-conflict", "csums-after-crash-only", "fencing"), _NOW),
     },
-    "disk": dict.fromkeys(
-        (
-            *("on-io-error", "discard-zeroes-if-aligned", "rs-discard-granularity", "read-balancing", "size"),
-            *("resync-after", "max-bio-bvecs"),
-        ),
-        _NOW,
-    ),
+    "disk": {
+        **dict.fromkeys(("on-io-error", "discard-zeroes-if-aligned", "rs-discard-granularity"), _NOW),
+        **dict.fromkeys(("read-balancing", "size", "resync-after", "max-bio-bvecs"), _NOW),
+        **dict.fromkeys(("al-extents", "al-updates", "backing-io", "disk-timeout"), How.ATTACH),
+    },
     "peer-device": dict.fromkeys(
         ("resync-rate", "c-plan-ahead", "c-delay-target", "c-fill-target", "c-max-rate", "c-min-rate"), _NOW
     ),
@@ -169,18 +169,17 @@ def adjust(
         wanted = laid_over(wanted, groups[0], given.options, given.volumes, from_defaults=from_defaults)
     require_implemented(wanted)
     found = [one for one in differences(node.view, wanted) if not groups or one.group in (*groups, "")]
-    found = [_smaller_later(node, wanted, one) for one in found]
+    found = [_with_its_disk(node, wanted, _smaller_later(node, wanted, one)) for one in found]
     for one in found:
         if one.name == "resync-after" and one.name in given.options:
-            raise UsageError(
-                f"{node.view.name}: --resync-after is taken from the configuration only: write it there, "
-                f"then `pydrbd adjust {node.view.name}`"
+            raise CommandFailed(
+                node.view.name,
+                Failure.INVALID_REQUEST,
+                "--resync-after is taken from the configuration only: write it there, then "
+                f"`pydrbd adjust {node.view.name}`",
             )
         if one.how is How.RESTART and one.name in given.options:
-            raise UsageError(
-                f"{node.view.name}: --{one.name} takes effect with a new process only, which reads the "
-                f"configuration: write it there, then `pydrbd restart {node.view.name}`"
-            )
+            raise _not_by_command(one)
     todo = [one for one in found if one.how is not How.RESTART]
     view, told, reconnect = _plan(node, wanted, todo)
     if reconnect and any(not one.group for one in found):
@@ -196,7 +195,7 @@ def adjust(
         if reconnect:
             _refuse_between_primaries(node)
             node.driver.run(node.engine.disconnect(False))
-        _apply(node, view, told)
+        _apply(node, view, told, {_volume(one) for one in todo if one.how is How.ATTACH})
         resized = [one for one in todo if (one.group, one.name) == ("disk", "size")]
         if reconnect:
             begin_connection(node, node.engine.connect(False))
@@ -238,6 +237,34 @@ def _smaller_later(node: Node, wanted: ResourceView, one: Difference) -> Differe
     size = wanted.volumes[number].disk_options.size * SECTOR
     smaller = 0 < size < node.driver.call(lambda: node.engine.size(number))
     return replace(one, how=How.RESTART) if smaller else one
+
+
+def _with_its_disk(node: Node, wanted: ResourceView, one: Difference) -> Difference:
+    """What a disk is attached with changes while there is none. Only one disk-timeout may follow another."""
+    if one.how is not How.ATTACH:
+        return one
+    number = _volume(one)
+    views = (node.view, wanted)
+    if one.name == "disk-timeout" and all(v.volumes[number].disk_options.disk_timeout for v in views):
+        return replace(one, how=How.NOW)
+    return one if _has_no_disk(node, number) else replace(one, how=How.RESTART)
+
+
+def _has_no_disk(node: Node, number: int) -> bool:
+    return node.driver.call(lambda: node.engine.volumes[number].state.disk is Disk.DISKLESS)
+
+
+def _not_by_command(one: Difference) -> CommandFailed:
+    """An option that a command gave, and the process cannot take over."""
+    name = one.where.partition("/")[0]
+    way = f"which reads the configuration: write it there, then `pydrbd restart {name}`"
+    text = f"--{one.name} takes effect with a new process only, {way}"
+    if HOW[one.group].get(one.name) is How.ATTACH:
+        text = (
+            f"--{one.name} takes effect when the disk is attached: `pydrbd detach {one.where}`, then this "
+            f"again, and `pydrbd attach {one.where}`. Or with a new process, {way}"
+        )
+    return CommandFailed(name, Failure.INVALID_REQUEST, text)
 
 
 def _resize(node: Node, wanted: ResourceView, number: int) -> None:
@@ -301,23 +328,29 @@ def _waits(running: ResourceView, wanted: ResourceView) -> dict[int, Device]:
     return kept | {n: one for n, one in taken.items() if volumes[n].disk_options.resync_after}
 
 
-def _apply(node: Node, view: ResourceView, told: bool) -> None:
-    """All parts of the process take the options of `view`, and the peer is `told`."""
+def _apply(node: Node, view: ResourceView, told: bool, without_disk: Collection[int]) -> None:
+    """All parts of the process take the options of `view`, and the peer is `told`. These volumes are to be
+    `without_disk` for it."""
     from pydrbd.node import handlers_of
 
     options = engine_options(view)
 
     def take() -> bool:
-        if not told:
-            return take_options(node.engine, options)
-        if not may_tell(node.engine, options):
+        if any(node.engine.volumes[number].state.disk is not Disk.DISKLESS for number in without_disk):
             return False
-        tell(node.engine, options)
-        return True
+        if not told:
+            taken = take_options(node.engine, options)
+        elif taken := may_tell(node.engine, options):
+            tell(node.engine, options)
+        if taken:
+            node.disks.take(disk_specs(view))  # before an attach can begin
+        return taken
 
     if not node.driver.call(take):
         raise StateRefused(
-            view.name, Refusal.IN_TRANSIENT_STATE, "The connection has changed meanwhile; try again."
+            view.name,
+            Refusal.IN_TRANSIENT_STATE,
+            "The connection or a disk has changed meanwhile; try again.",
         )
     node.link.take(link_options(view))
     node.driver.handlers = handlers_of(node, view)

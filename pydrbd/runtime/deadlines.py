@@ -69,6 +69,18 @@ class Deadlines:
         self._queue: deque[_Job] = deque()
         self._called = threading.Condition(self._lock)
         self._idle = 0
+        self._over = False
+
+    def take(self, seconds: float) -> None:
+        """Another time, for the orders that begin from now on."""
+        with self._lock:
+            self.seconds = self._book.seconds = seconds
+
+    def end(self) -> None:
+        """No order comes any more: the threads end that wait for one."""
+        with self._lock:
+            self._over = True
+            self._called.notify_all()
 
     @property
     def late(self) -> int:
@@ -135,7 +147,7 @@ class Deadlines:
             with self._lock:
                 self._idle += 1
                 while not self._queue:
-                    if self._idle > SPARE:
+                    if self._idle > SPARE or self._over:
                         self._idle -= 1
                         return
                     self._called.wait()

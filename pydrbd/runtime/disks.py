@@ -98,12 +98,11 @@ class Disks:
         self, specs: Mapping[int, DiskSpec], log: Callable[[str, str], None] = lambda _level, _text: None
     ) -> None:
         """`log(level, text)` hears of orders that are given up (disk-timeout), and of their end."""
-        self._specs = dict(specs)
-        self._deadlines = {
-            number: Deadlines(number, spec.timeout, self._carry_out, log)
-            for number, spec in self._specs.items()
-            if spec.timeout
-        }
+        self._specs, self._log = dict(specs), log
+        #: Of the volumes that have a time-out, since they were opened.
+        self._deadlines: dict[int, Deadlines] = {}
+        for number in self._specs:
+            self._time(number)
         self._lock = threading.Lock()
         self._volumes: dict[int, _Volume] = {}
         self._perform: dict[type, Callable[[_Volume, Any], Any]] = {
@@ -118,8 +117,30 @@ class Disks:
             NoteSize: _note_size,
         }
 
+    def take(self, specs: Mapping[int, DiskSpec]) -> None:
+        """Other specifications, for disks that are opened from now on. Only another time-out in place of one
+        counts at once."""
+        self._specs = dict(specs)
+        for number, timed in list(self._deadlines.items()):
+            spec = specs.get(number)
+            if spec is not None and spec.timeout:
+                timed.take(spec.timeout)
+
+    def _time(self, number: int) -> None:
+        """The volume is about to be opened: with a time-out or without."""
+        spec, timed = self._specs.get(number), self._deadlines.get(number)
+        seconds = spec.timeout if spec is not None else 0.0
+        if timed is not None and not seconds and not timed.late:
+            del self._deadlines[number]
+            timed.end()
+        elif timed is None and seconds:
+            self._deadlines[number] = Deadlines(number, seconds, self._carry_out, self._log)
+        # Else it refuses to open the disk anew before the orders have ended that were given up.
+
     def perform(self, order: Order) -> Any:
         """The order's result as orders.py describes it. Blocks as long as the disk does, or disk-timeout."""
+        if isinstance(order, OpenDisk) and order.volume not in self._volumes:
+            self._time(order.volume)
         if self._deadlines and (timed := self._deadlines.get(cast(Any, order).volume)) is not None:
             return timed.perform(order)
         return self._carry_out(order)
