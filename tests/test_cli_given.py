@@ -113,6 +113,23 @@ def test_what_cannot_be_given_changes_nothing(pair: CliPair, capsys: pytest.Capt
     assert (wrong.code, "--timeout is too large: '9999', allowed is 1-600 1/10 s" in wrong.err) == (1, True)
     missing = alpha("net-options", "--transport", "rdma", "r0")
     assert (missing.code, "pydrbd does not implement: net/transport rdma" in missing.err) == (10, True)
+    capsys.readouterr()
+    for words in (
+        ("disk-options", "0", "--disk-flushes=no", "disk/disk-flushes no ("),
+        ("net-options", "r0", "1", "--transport=rdma", "net/transport rdma ("),
+        ("resource-options", "r0", "--quorum=majority", "options/quorum majority ("),
+        ("net-options", "r0", "1", "--fencing=resource-and-stonith", "--protocol=A", "(154)"),
+        ("net-options", "r0", "1", "--on-congestion=pull-ahead", "pull-ahead only with prot A allowed"),
+        ("disk-options", "0", "--al-extents=500", "`pydrbd detach r0/0`, then this again"),
+        ("disk-options", "0", "--disk-timeout=10", "--disk-timeout takes effect when"),
+        ("disk-options", "0", "--al-updates=no", "--al-updates takes effect when"),
+        ("disk-options", "0", "--size=4096s", "--size takes effect with a new process only"),
+        ("disk-options", "0", "--resync-after=r1/0", "is taken from the configuration only"),
+    ):
+        assert drbdsetup.run([*words[:-1]]) == 10, words
+        said = capsys.readouterr().err
+        assert words[-1] in said
+        assert str(alpha.config) not in said, "no file is to blame for what a command gave"
     at_odds = alpha("net-options", "--on-congestion", "pull-ahead", "r0")
     assert (at_odds.code, "pull-ahead only with prot A allowed" in at_odds.err) == (10, True)
     assert drbdsetup.run(["net-options", "r0", "1", "--timeout=0"]) == 20

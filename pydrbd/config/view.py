@@ -22,7 +22,7 @@ from pydrbd.config.options import (
     ResourceOptions,
     StartupOptions,
 )
-from pydrbd.config.optionspec import OptionSpec
+from pydrbd.config.optionspec import OptionSpec, value_text
 from pydrbd.config.syntax import Place, shown, suggestion
 from pydrbd.errors import ConfigError, NotImplementedOption
 
@@ -197,34 +197,34 @@ def require_implemented(view: ResourceView) -> None:
     if not refused:
         return
     named = dict.fromkeys(f"{name} ({why})" if (why := reason(spec)) else name for name, _, spec in refused)
-    place = refused[0][1]
-    raise NotImplementedOption(
+    text = (
         f"in resource {view.name}: pydrbd does not implement: {', '.join(named)}. "
-        "Remove the option or give it its default value",
-        file=place.file,
-        line=place.line,
-        column=place.column,
+        "Remove the option or give it its default value"
     )
+    place = refused[0][1]
+    if place is None:
+        raise NotImplementedOption(text)
+    raise NotImplementedOption(text, file=place.file, line=place.line, column=place.column)
 
 
 def _require_agreement(view: ResourceView) -> None:
     """Raises ConfigError where options contradict each other (DRBD: failures 139, 154 and 155)."""
     net = view.net
     if net.fencing == "resource-and-stonith" and net.protocol == "A":
-        raise _place(net, "fencing", view).error(
-            f"in resource {view.name}: fencing resource-and-stonith needs protocol B or C (154)"
-        )
+        text = f"in resource {view.name}: fencing resource-and-stonith needs protocol B or C (154)"
+        raise _error(_place(net, "fencing", "protocol"), text)
     if net.on_congestion != "block" and net.protocol != "A":
-        raise _place(net, "on-congestion", view).error(
+        text = (
             f"in resource {view.name}: on-congestion policy pull-ahead only with prot A allowed"
             f" (on-congestion {net.on_congestion}, protocol {net.protocol})"
         )
+        raise _error(_place(net, "on-congestion", "protocol"), text)
     if net.allow_two_primaries and net.protocol != "C":
-        place = _place(net, "allow-two-primaries", view)
-        raise place.error(f"in resource {view.name}: allow-two-primaries needs protocol C (139)")
+        text = f"in resource {view.name}: allow-two-primaries needs protocol C (139)"
+        raise _error(_place(net, "allow-two-primaries", "protocol"), text)
 
 
-def _refused(view: ResourceView) -> Iterator[tuple[str, Place, OptionSpec]]:
+def _refused(view: ResourceView) -> Iterator[tuple[str, Place | None, OptionSpec]]:
     groups: list[OptionGroup] = [view.net]
     for volume in view.volumes.values():
         groups += [volume.disk_options, volume.peer_device_options]
@@ -233,21 +233,27 @@ def _refused(view: ResourceView) -> Iterator[tuple[str, Place, OptionSpec]]:
         for spec in group.specs():
             value = group.value(spec.name)
             if spec.name in group.given and not spec.accepts(value):
-                yield _named(spec, group), _place(group, spec.name, view), spec
+                yield _named(spec, group), _place(group, spec.name), spec
 
 
 def _named(spec: OptionSpec, group: OptionGroup) -> str:
     origin = group.origins.get(spec.name)
-    text = origin.text if origin else str(group.value(spec.name))
+    text = origin.text if origin else value_text(spec, group.value(spec.name))
     # A handler's command line says nothing about what is missing, and may be long.
     return (
         f"{spec.section}/{spec.name}" if spec.section == "handlers" else f"{spec.section}/{spec.name} {text}"
     )
 
 
-def _place(group: OptionGroup, name: str, view: ResourceView) -> Place:
-    origin = group.origins.get(name)
-    return origin.place if origin else view.place
+def _place(group: OptionGroup, *names: str) -> Place | None:
+    """Where the first of these options stands; None if a command gave one: no file is to blame then."""
+    if any(name not in group.origins for name in names if name in group.given):
+        return None
+    return group.origins[names[0]].place
+
+
+def _error(place: Place | None, text: str) -> ConfigError:
+    return place.error(text) if place else ConfigError(text)
 
 
 def handler_environment(view: ResourceView, run_for: int) -> dict[str, str]:
