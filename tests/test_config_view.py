@@ -212,6 +212,22 @@ def test_other_options_are_refused_by_name_unless_default(spec: OptionSpec) -> N
     assert (caught.value.file, caught.value.line, caught.value.column) == ("-", 3, 2)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("verify-alg crc32", "did you mean 'crc32c'?"), ('cram-hmac-alg "sha-1"', "did you mean 'sha1'?")],
+)
+def test_a_digest_that_is_misspelt_is_answered_with_the_nearest(text: str, hint: str) -> None:
+    with pytest.raises(NotImplementedOption, match=f"net/{text.partition(' ')[0]}") as refused:
+        require_implemented(_view(f"net {{ {text}; }}"))
+    assert f"the kernel has too; {hint})" in str(refused.value)
+
+
+def test_a_digest_that_is_like_none_is_answered_with_the_list() -> None:
+    with pytest.raises(NotImplementedOption) as refused:
+        require_implemented(_view("net { verify-alg whirlpool; }"))
+    assert "; one of: crc32c, md5, sha1, " in str(refused.value)
+
+
 def test_stonith_needs_acknowledged_writes() -> None:
     for protocol in "BC":
         require_implemented(_view(f"net {{ protocol {protocol}; fencing resource-and-stonith; }}"))

@@ -22,7 +22,7 @@ from pydrbd.config.options import (
     ResourceOptions,
     StartupOptions,
 )
-from pydrbd.config.optionspec import OptionSpec, value_text
+from pydrbd.config.optionspec import Kind, OptionSpec, value_text
 from pydrbd.config.syntax import Place, shown, suggestion
 from pydrbd.errors import ConfigError, NotImplementedOption
 
@@ -196,7 +196,9 @@ def require_implemented(view: ResourceView) -> None:
     refused = list(_refused(view))
     if not refused:
         return
-    named = dict.fromkeys(f"{name} ({why})" if (why := reason(spec)) else name for name, _, spec in refused)
+    named = dict.fromkeys(
+        f"{name} ({why})" if (why := _why(name, spec)) else name for name, _, spec in refused
+    )
     text = (
         f"in resource {view.name}: pydrbd does not implement: {', '.join(named)}. "
         "Remove the option or give it its default value"
@@ -205,6 +207,14 @@ def require_implemented(view: ResourceView) -> None:
     if place is None:
         raise NotImplementedOption(text)
     raise NotImplementedOption(text, file=place.file, line=place.line, column=place.column)
+
+
+def _why(name: str, spec: OptionSpec) -> str:
+    """The reason, and of many values (digests) the one that may be meant."""
+    text = name.partition(" ")[2].strip('"')
+    many = spec.kind is Kind.TEXT and spec.works is not None and len(spec.works) > 1
+    hint = suggestion(text, map(str, spec.works or ())) if many else ""
+    return "; ".join(part for part in (reason(spec), hint[2:-1]) if part)
 
 
 def _require_agreement(view: ResourceView) -> None:
