@@ -211,6 +211,24 @@ def test_what_a_disk_is_attached_with_changes_while_it_is_detached(
     assert alpha.pid == pid
 
 
+def test_an_option_that_counts_where_it_is_written_is_said_not_to_be(pair: CliPair) -> None:
+    alpha = pair.alpha
+    pair.up()
+    edit(pair, ("resource r0 {", "resource r0 { options { auto-promote; } disk { c-min-rate 250; }"))
+    steps = {
+        "resource-options r0 auto-promote not written -> yes",
+        "peer-device-options r0/0 c-min-rate not written -> 250",
+    }
+    assert set(alpha.ok("-d", "adjust", "r0").splitlines()) == steps
+    alpha.ok("adjust", "r0")
+    edit(pair, ("options { auto-promote; } disk { c-min-rate 250; }", ""))
+    steps = {
+        "resource-options r0 auto-promote yes -> not written",
+        "peer-device-options r0/0 c-min-rate 250 -> not written",
+    }
+    assert set(alpha.ok("-d", "adjust", "r0").splitlines()) == steps
+
+
 def test_adjust_brings_back_what_is_missing(pair: CliPair) -> None:
     alpha, beta = pair.alpha, pair.beta
     for node in (alpha, beta):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydrbd.config.after import Device
 from pydrbd.config.options import Handlers, OptionGroup
-from pydrbd.config.optionspec import value_text
+from pydrbd.config.optionspec import OptionSpec, value_text
 from pydrbd.config.reader import load
 from pydrbd.config.view import ResourceView, for_node, require_implemented
 from pydrbd.engine.protocol_update import may_tell, tell
@@ -127,7 +127,14 @@ def _options(group: str, where: str, old: OptionGroup, new: OptionGroup) -> Iter
         before, after = old.value(spec.name), new.value(spec.name)
         if before != after or written:
             how = HOW[group].get(spec.name, How.RESTART)
-            yield Difference(group, where, spec.name, value_text(spec, before), value_text(spec, after), how)
+            texts = (_shown(spec, old, written), _shown(spec, new, written))
+            yield Difference(group, where, spec.name, texts[0], texts[1], how)
+
+
+def _shown(spec: OptionSpec, options: OptionGroup, written: bool) -> str:
+    """The value for people; `written`: the options differ in whether it stands there."""
+    absent = written and spec.name not in options.given
+    return "not written" if absent else value_text(spec, options.value(spec.name))
 
 
 def common_volumes(running: ResourceView, wanted: ResourceView) -> list[int]:
