@@ -211,6 +211,22 @@ def test_what_a_disk_is_attached_with_changes_while_it_is_detached(
     assert alpha.pid == pid
 
 
+def test_a_dry_run_refuses_what_the_start_would(pair: CliPair, capsys: pytest.CaptureFixture[str]) -> None:
+    alpha = pair.alpha
+    alpha.ok("create-md", "r0")
+    edit(pair, ("resource r0 {", "resource r0 { disk { no-disk-flushes; }"))
+    config = str(alpha.config)
+    for dry in (["-d"], []):
+        for verb in ("up", "adjust"):
+            refused = alpha(*dry, verb, "r0")
+            assert (refused.code, "disk/disk-flushes no" in refused.err, refused.out) == (10, True, "")
+            assert drbdadm.run(["-c", config, *dry, verb, "r0"]) == 10
+            said = capsys.readouterr()
+            assert "disk/disk-flushes no" in said.err
+            assert not said.out
+    assert alpha.pid is None
+
+
 def test_an_option_that_counts_where_it_is_written_is_said_not_to_be(pair: CliPair) -> None:
     alpha = pair.alpha
     pair.up()

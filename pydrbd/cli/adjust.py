@@ -15,6 +15,7 @@ from pydrbd.cli.context import App, Target, examples, for_each, pass_app, resour
 from pydrbd.cli.lifecycle import attach_and_connect, bring_up, start_supervisor
 from pydrbd.config.optionspec import Kind, OptionSpec, value_text
 from pydrbd.config.optionwords import does
+from pydrbd.config.view import require_implemented
 from pydrbd.errors import PydrbdError
 from pydrbd.integrations.given import CLASSES
 
@@ -53,6 +54,7 @@ def adjust_command(app: App, names: tuple[str, ...], skip_disk: bool, skip_net: 
     def act(target: Target) -> None:
         resource = target.resource
         if resource.pid() is None:
+            require_implemented(resource.view)
             if not app.would(f"up {resource.name}"):
                 bring_up(target, disk=not skip_disk, net=not skip_net)
                 start_supervisor(target)

@@ -33,9 +33,11 @@ def up_command(app: App, names: tuple[str, ...], no_supervisor: bool) -> None:
     that was given up. When a disk cannot be attached, nothing is left running. PYDRBD_SUPERVISOR=no
     in the environment means --no-supervisor.
     """
+    from pydrbd.config import require_implemented
     from pydrbd.supervisor.remote import Remote
 
     def act(target: Target) -> None:
+        require_implemented(target.resource.view)
         if app.would(f"up {target}"):
             return
         remote = Remote(app.run_dir, app.node, target.resource.name)

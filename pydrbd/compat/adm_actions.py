@@ -220,6 +220,7 @@ def adjust(call: Call) -> int:
     if call.adm.dry_run or call.adm.verbose:
         process = call.adm.here.process(call.view.name)
         if process is None:
+            require_implemented(call.view)
             lines = backend.adjust(call.view, list(call.volumes), call.options())
         else:
             lines, left = _changes(call, process)

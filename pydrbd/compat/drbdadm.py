@@ -24,7 +24,7 @@ from pydrbd.compat.run import Ended, guarded, out, pydrbd, say
 from pydrbd.config.model import Config
 from pydrbd.config.names import nothing_here, resources_here
 from pydrbd.config.reader import load
-from pydrbd.config.view import ResourceView, for_node, node_host
+from pydrbd.config.view import ResourceView, for_node, node_host, require_implemented
 from pydrbd.errors import ConfigError, PydrbdError, with_notes
 from pydrbd.runtime.addresses import is_local
 
@@ -259,6 +259,8 @@ def _down(adm: Adm, name: str) -> int:
 def perform(call: Call) -> int:
     """Do it, or print it with --dry-run; a failure is printed and named."""
     verb = VERBS[call.verb]
+    if call.adm.dry_run and call.verb == "up" and (code := _refused(call)):
+        return code
     if call.adm.dry_run or call.adm.verbose:
         for line in call.lines():
             out(backend.printed(line))
@@ -273,6 +275,16 @@ def perform(call: Call) -> int:
     if code and verb.kind is not Kind.HANDLER and (failed := call.failed()):
         say(f"Command '{backend.printed(failed)}' terminated with exit code {code}")
     return code
+
+
+def _refused(call: Call) -> int:
+    """A dry run of `up` ends as `up` does where an option is not implemented: its exit code, 0 for none."""
+    try:
+        require_implemented(call.view)
+    except ConfigError as error:
+        say(str(error))
+        return error.exit_code
+    return 0
 
 
 def _calls(adm: Adm, verb: str, spec: AdmVerb, words: list[str], own: tuple[str, ...]) -> list[Call]:
