@@ -26,7 +26,7 @@ from pydrbd.format.gi import MdFlag
 from pydrbd.integrations.adjust import HOW
 from pydrbd.runtime import launch
 from tests.support.cli import CliNode, CliPair, Result
-from tests.support.waiting import wait_equal, wait_until
+from tests.support.waiting import wait_equal
 from tests.test_compat import run
 
 

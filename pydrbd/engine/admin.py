@@ -19,7 +19,7 @@ from pydrbd.engine.disk_admin import attach, close_disk, forget_disk, refuse_fai
 from pydrbd.engine.openers import clients_leave, open_clients
 from pydrbd.engine.orders import Await, LinkAction, Script
 from pydrbd.engine.state import State, imply, refusal, sync_start_refusal, verify_refusal
-from pydrbd.engine.turns import exclusively
+from pydrbd.engine.turns import alone, exclusively
 from pydrbd.errors import CommandFailed, StateRefused
 from pydrbd.format.gi import JUST_CREATED
 from pydrbd.vocabulary import Conn, Disk, Failure, Refusal, Role
