@@ -124,7 +124,6 @@ def test_what_cannot_be_given_changes_nothing(pair: CliPair, capsys: pytest.Capt
         ("disk-options", "0", "--disk-timeout=10", "--disk-timeout takes effect when"),
         ("disk-options", "0", "--al-updates=no", "--al-updates takes effect when"),
         ("disk-options", "0", "--size=4096s", "--size takes effect with a new process only"),
-        ("disk-options", "0", "--resync-after=r1/0", "is taken from the configuration only"),
     ):
         assert drbdsetup.run([*words[:-1]]) == 10, words
         said = capsys.readouterr().err

@@ -54,6 +54,7 @@ def test_of_a_resource_that_is_up_the_volume_and_drbdsetup(pair: CliPair) -> Non
     assert pair.alpha.ok("dstate", "r0/0").startswith("Inconsistent/")
     pair.alpha.ok("detach", "r0/1")
     assert failed(pair, "invalidate", "r0") == "drbdsetup invalidate 0"
+    pair.alpha.ok("attach", "r0/1")
     assert (
         failed(pair, "disk-options", "--al-extents=67", "r0/1") == "drbdsetup disk-options 1 --al-extents=67"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +14,21 @@ from typing import Any
 from pydrbd.format.layout import Layout
 from pydrbd.format.superblock import decode
 
-#: drbdmeta remembers the last internal metadata it wrote without a minor here.
+#: drbdmeta remembers the last internal metadata it wrote without a minor here, and looks for them there.
 _LITTER = Path("/var/lib/drbd/drbd-minor--1.lkbd")
 
 
 @contextmanager
 def litter_removed() -> Iterator[None]:
-    yield
-    _LITTER.unlink(missing_ok=True)
+    """Nobody else's drbdmeta (a test in another process) finds what this one remembers, nor the other way."""
+    _LITTER.parent.mkdir(exist_ok=True)
+    folder = os.open(_LITTER.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        _LITTER.unlink(missing_ok=True)
+        os.close(folder)
 
 
 def drbdmeta(
