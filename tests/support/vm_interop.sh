@@ -293,13 +293,12 @@ grow() {
     losetup -c "$KERNEL_DISK"
 }
 
-# Both devices have more than $1 bytes, and the same; DATA_BYTES is what they have.
+# Both devices come to have more than $1 bytes, and the same; DATA_BYTES is what they have.
 both_larger() {
+    wait_until 60 '[ "$(kernel_data_bytes 0)" -gt '"$1"' ]'
     both_good
     DATA_BYTES=$(kernel_data_bytes 0)
-    local ours
-    ours=$(on ours status --verbose --statistics r0 | grep -o 'size:[0-9]*' | head -1)
-    [ "$ours" = "size:$((DATA_BYTES / 1024))" ] && [ "$DATA_BYTES" -gt "$1" ]
+    wait_until 20 'on ours status --verbose --statistics r0 | grep -q "size:$((DATA_BYTES / 1024)) "'
 }
 
 # Both disks grow, and each side is asked to resize, as Primary and as its peer.
