@@ -61,7 +61,7 @@ def out_of_sync(node: CliNode) -> int:
 
 
 def reported(node: CliNode) -> list[tuple[int, int]]:
-    """The blocks in the log's reports, as (offset, bytes). Neighbours share a report if their second looks, which
+    """The blocks in the log's reports, as (offset, bytes). Neighbours share one if their second looks, which
     wait for clients' writes, ended one after the other."""
     found = re.findall(
         r"Out of sync: start=(\d+), size=(\d+) \(sectors\); (\d+) bytes at offset (\d+)$",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pydrbd.sim.checker import Checker
     from pydrbd.sim.node import Node
 
+_TARGETS = (Conn.WF_BITMAP_T, Conn.WF_SYNC_UUID, Conn.SYNC_TARGET)
+
 
 class Promises:
     """Writes that were answered and are not promised yet, by node."""
@@ -78,8 +80,8 @@ class Promises:
             return
         self._looked[node.name] = now
         together = s.conn >= Conn.CONNECTED and s.pdsk >= Disk.INCONSISTENT and s.conn != Conn.AHEAD
-        # Its disk had failed when the peer was out of reach already, and the resync goes over what it has.
-        follows = s.conn == Conn.WF_BITMAP_T and s.disk == Disk.INCONSISTENT
+        # Its disk had failed when the peer, or its disk, was out of reach; the resync goes over what it has.
+        follows = s.conn in _TARGETS and s.disk in (Disk.INCONSISTENT, Disk.OUTDATED)
         open_still = []
         for write in writes:
             if self._arrived(node, peer, write, together) or (not together and self._alone(node)):
