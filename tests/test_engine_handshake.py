@@ -27,7 +27,7 @@ from tests.support.engine_bench import (
     pair_of,
 )
 
-SECRET = {"cram_hmac_alg": "sha256", "shared_secret": b"kept to ourselves"}
+SECRET: dict[str, Any] = {"cram_hmac_alg": "sha256", "shared_secret": b"kept to ourselves"}
 BLOCK = b"\x5a" * 4096
 BOTH_UP = (Disk.UP_TO_DATE, Disk.UP_TO_DATE)
 CONNECTED = (Conn.CONNECTED, Conn.CONNECTED)
@@ -96,7 +96,7 @@ def test_a_secret_changes_on_one_node_after_the_other_without_a_stir() -> None:
         connect(pair)
         assert pair.conns() == CONNECTED
         sessions = pair.one.engine.session, pair.two.engine.session
-    assert take_options(pair.one.engine, replace(pair.one.engine.options, **SECRET))  # type: ignore[arg-type]
+    assert take_options(pair.one.engine, replace(pair.one.engine.options, **SECRET))
     pair.cut()
     connect(pair)
     stands_alone(pair.one, "only one side has a shared secret")

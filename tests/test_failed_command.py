@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pydrbd.compat import drbdadm
-from tests.support.cli import CliPair, Result
-from tests.test_compat import run
+from tests.support.cli import CliPair
+from tests.test_cli_adjust import adm
 
 
 @pytest.fixture
@@ -20,10 +19,6 @@ def pair(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     made = CliPair(tmp_path, run_dir, volumes=2)
     yield made
     made.end()
-
-
-def adm(pair: CliPair, *arguments: str) -> Result:
-    return run(drbdadm.run, "-c", str(pair.alpha.config), *arguments)
 
 
 def failed(pair: CliPair, *arguments: str) -> str:

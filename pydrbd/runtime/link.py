@@ -137,8 +137,7 @@ class Link:
         """Other options from now on. The sockets that are there get the new sizes of buffers; an attempt to
         connect is begun again with all of them."""
         old, self.options = self.options, options
-        same = {"send_timeout": options.send_timeout, "ack_timeout": options.ack_timeout}
-        if options != replace(old, **same):  # type: ignore[arg-type]
+        if options != replace(old, send_timeout=options.send_timeout, ack_timeout=options.ack_timeout):
             self._thread.soon(self._take)
 
     def _take(self) -> None:
