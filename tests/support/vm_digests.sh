@@ -6,18 +6,11 @@ SIZE=32M
 
 # usage: fresh_digests OPTION=ALGORITHM...   Two new disks, in sync, both Secondary; e.g. verify-alg=sha1
 fresh_digests() {
-    rm -f $KERNEL_STORE $OUR_STORE
-    truncate -s "$SIZE" $OUR_STORE
-    KERNEL_DISK=$(kernel_disk $KERNEL_STORE "$SIZE")
     local net="" option
-    KERNEL_NET=()
     for option in "$@"; do
         net="$net ${option%%=*} ${option#*=};"
-        KERNEL_NET+=("--$option")
     done
-    write_config "$net" kernel "$KERNEL_DISK" 0 7801 ours $OUR_STORE 9 7802
-    kernel_create_md 0 "$KERNEL_DISK"
-    on ours create-md r0 < /dev/null
+    new_disks "$net" "${@/#/--}"
     both_up
     kernel_wait 0 60 cs:Connected ds:Inconsistent/Inconsistent
     kernel_primary 0 --force

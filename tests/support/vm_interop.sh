@@ -10,24 +10,30 @@ SIZE=${SIZE:-48M}
 KERNEL_STORE=/stores/kernel.img OUR_STORE=/stores/ours.img
 KERNEL_NET=()
 
-# usage: fresh [ALGORITHM | two-primaries]   Two new disks, a configuration, both ends down. With or without a
-# secret, or with allow-two-primaries.
-fresh() {
+# usage: new_disks "NET OPTIONS" [OPTION...]   Two new disks, a configuration, both ends down; the kernel's node connects
+# with OPTIONs.
+new_disks() {
+    local net=$1
+    shift
+    KERNEL_NET=("$@")
     rm -f $KERNEL_STORE $OUR_STORE
     truncate -s "$SIZE" $OUR_STORE
     KERNEL_DISK=$(kernel_disk $KERNEL_STORE "$SIZE")
-    local net=""
-    KERNEL_NET=()
-    if [ "$1" = two-primaries ]; then
-        net="allow-two-primaries yes;"
-        KERNEL_NET=(--allow-two-primaries)
-    elif [ -n "$1" ]; then
-        net="cram-hmac-alg $1; shared-secret \"open sesame\";"
-        KERNEL_NET=("--cram-hmac-alg=$1" "--shared-secret=open sesame")
-    fi
     write_config "$net" kernel "$KERNEL_DISK" 0 7801 ours $OUR_STORE 9 7802
     kernel_create_md 0 "$KERNEL_DISK"
     on ours create-md r0 < /dev/null
+}
+
+# usage: fresh [ALGORITHM | two-primaries]   New disks, with or without a secret, or with allow-two-primaries.
+fresh() {
+    if [ "$1" = two-primaries ]; then
+        new_disks "allow-two-primaries yes;" --allow-two-primaries
+    elif [ -n "$1" ]; then
+        new_disks "cram-hmac-alg $1; shared-secret \"open sesame\";" \
+            "--cram-hmac-alg=$1" "--shared-secret=open sesame"
+    else
+        new_disks ""
+    fi
 }
 
 kernel_start() {
@@ -141,21 +147,15 @@ our_primary_scenario() {
 # usage: fresh_fencing [POLICY]   As `fresh`, with fencing on both nodes; what the handlers were called for is in
 # /tmp/called.*, what our fence-peer answers in /tmp/fence.ours.
 fresh_fencing() {
-    rm -f $KERNEL_STORE $OUR_STORE /tmp/called.*
+    rm -f /tmp/called.*
     echo 4 > /tmp/fence.ours
-    truncate -s "$SIZE" $OUR_STORE
-    KERNEL_DISK=$(kernel_disk $KERNEL_STORE "$SIZE")
-    KERNEL_NET=()
     printf '#!/bin/sh\necho "$1" >> /tmp/called.ours\n[ "$1" != fence-peer ] || exit $(cat /tmp/fence.ours)\n' \
         > /tmp/manager.ours
     printf '#!/bin/sh\necho "$1" >> /tmp/called.%s\n[ "$1" != fence-peer ] || exit 4\n' kernel > /tmp/manager.kernel
     chmod +x /tmp/manager.*
     printf /tmp/manager.kernel > /sys/module/drbd/parameters/usermode_helper
     local handlers='fence-peer "/tmp/manager.ours fence-peer"; unfence-peer "/tmp/manager.ours unfence-peer";'
-    write_config "fencing ${1:-resource-only}; } handlers { $handlers" \
-        kernel "$KERNEL_DISK" 0 7801 ours $OUR_STORE 9 7802
-    kernel_create_md 0 "$KERNEL_DISK"
-    on ours create-md r0 < /dev/null
+    new_disks "fencing ${1:-resource-only}; } handlers { $handlers"
 }
 
 # usage: called NODE HANDLER   Was it called?
@@ -505,16 +505,8 @@ wrong_secret() {
 # usage: fresh_congested   As `fresh`, under protocol A, where 32 KiB on their way are too much for either node.
 fresh_congested() {
     PROTOCOL=A
-    rm -f $KERNEL_STORE $OUR_STORE
-    truncate -s "$SIZE" $OUR_STORE
-    KERNEL_DISK=$(kernel_disk $KERNEL_STORE "$SIZE")
-    write_config "on-congestion pull-ahead; congestion-fill 64;" \
-        kernel "$KERNEL_DISK" 0 7801 ours $OUR_STORE 9 7802
-    kernel_create_md 0 "$KERNEL_DISK"
-    on ours create-md r0 < /dev/null
-    kernel_up r0 0 "$KERNEL_DISK" 7801 7802 --on-congestion=pull-ahead --congestion-fill=64
-    DATA_BYTES=$(kernel_data_bytes 0)
-    on ours up r0
+    new_disks "on-congestion pull-ahead; congestion-fill 64;" --on-congestion=pull-ahead --congestion-fill=64
+    both_up
     kernel_wait 0 60 cs:Connected ds:Inconsistent/Inconsistent
     on ours primary --force r0
     both_good

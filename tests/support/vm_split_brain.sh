@@ -6,18 +6,8 @@ OUR_DATA=/tmp/ours.bin KERNEL_DATA=/tmp/kernel.bin
 
 # usage: asbp "OUR NET OPTIONS" [kernel net options]   A pair in sync and Secondary, with policies.
 asbp() {
-    local net=$1
-    shift
-    KERNEL_POLICIES=("$@")
-    rm -f $KERNEL_STORE $OUR_STORE
-    truncate -s "$SIZE" $OUR_STORE
-    KERNEL_DISK=$(kernel_disk $KERNEL_STORE "$SIZE")
-    write_config "$net" kernel "$KERNEL_DISK" 0 7801 ours $OUR_STORE 9 7802
-    kernel_create_md 0 "$KERNEL_DISK"
-    on ours create-md r0 < /dev/null
-    kernel_up r0 0 "$KERNEL_DISK" 7801 7802 "${KERNEL_POLICIES[@]}"
-    DATA_BYTES=$(kernel_data_bytes 0)
-    on ours up r0
+    new_disks "$@"
+    both_up
     kernel_wait 0 60 cs:Connected ds:Inconsistent/Inconsistent
     kernel_primary 0 --force
     both_good
@@ -51,7 +41,7 @@ kernel_writes() {
 }
 
 meet() {
-    kernel_connect r0 7801 7802 "${KERNEL_POLICIES[@]}"
+    kernel_reconnect
     on ours connect r0
 }
 
@@ -172,7 +162,7 @@ policies_disagree() {
     part
     we_write 3
     kernel_writes 5
-    KERNEL_POLICIES=(--after-sb-0pri=discard-least-changes)
+    KERNEL_NET=(--after-sb-0pri=discard-least-changes)
     meet
     unresolved policies_disagree
 }
